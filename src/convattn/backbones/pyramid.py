@@ -1,0 +1,202 @@
+"""What the families share: a stem, stages of growing stride, a final norm and a head, under timm's protocol.
+
+    image (B, C, H, W) -> stem -> stage 1 -> ... -> stage 4 -> norm -> head -> logits (B, classes)
+                                  level 1           level 4
+
+The levels of the pyramid are the outputs of the stages. Layout is channels-last inside, whatever the input's.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from timm.layers import ClassifierHead
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+__all__ = ["Pyramid", "Stage"]
+
+
+class Stage(nn.Module):
+    """downsample -> blocks -> norm: (B, C, H, W) -> (B, C', H', W').
+
+    Args:
+        downsample: changes width and size, or identity.
+        blocks: the units that keep the shape.
+        norm: applied to the output of the last block, or identity.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module | None = None):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Identity() if norm is None else norm
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing and self.training else self.blocks(x)
+        return self.norm(x)
+
+
+class Pyramid(nn.Module):
+    """A backbone built from parts, with everything that a timm user expects of one.
+
+    Args:
+        stem: (B, in_chans, H, W) -> the input of the first stage.
+        stages: one module a level, each (B, C, H, W) -> (B, C', H', W').
+        dims: channels of each level.
+        reductions: input stride of each level.
+        norm: applied to the last level before the head; identity by default.
+        num_classes: width of the classifier; 0 leaves it out, and `forward` returns pooled features.
+        in_chans: channels of the image.
+        global_pool: pooling of the head, in timm's words (`avg`, `max`, `avgmax`, `catavgmax`, or `""` for none).
+        drop_rate: dropout in front of the classifier.
+    """
+
+    family: ClassVar[str | None] = None  # names the map to the authors' checkpoint, where there is one
+    min_input_size: ClassVar[int] = 1  # shortest side that the arithmetic allows
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        *,
+        dims: Sequence[int],
+        reductions: Sequence[int],
+        norm: nn.Module | None = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.drop_rate = drop_rate
+        self.feature_info = [
+            dict(num_chs=dim, reduction=reduction, module=f"stages.{index}")
+            for index, (dim, reduction) in enumerate(zip(dims, reductions, strict=True))
+        ]
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.Identity() if norm is None else norm
+        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.num_features = dims[-1]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> the normalised last level (B, C, H', W')."""
+        self._check_input(x)
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last level (B, C, H', W') -> logits (B, num_classes), or pooled features (B, C) with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The levels of the pyramid, in timm's protocol.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: levels to return: the last n for an int, these for a list (negative from the end), all for None.
+            norm: apply the final norm to the last level when it is among them.
+            stop_early: do not run stages behind the last level asked for.
+            output_fmt: "NCHW", the only layout of these maps.
+            intermediates_only: return the list alone, without the final features.
+
+        Returns:
+            The list of levels (B, C, H', W'), or (final features, list).
+
+        Raises:
+            ValueError: for another `output_fmt`, or a level that does not exist.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
+        self._check_input(x)
+        wanted, deepest = self._take_indices(indices)
+        levels = []
+        last = len(self.stages) - 1
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages[: deepest + 1] if stop_early else self.stages):
+            x = stage(x)
+            if index in wanted:
+                levels.append(self.norm(x) if norm and index == last else x)
+        if intermediates_only:
+            return levels
+        return (x if stop_early and deepest < last else self.norm(x)), levels
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop stages behind the last level in `indices`, and the norm and head if asked; returns the levels kept."""
+        wanted, deepest = self._take_indices(indices)
+        if prune_norm or deepest < len(self.stages) - 1:
+            self.norm = nn.Identity()
+        self.stages = self.stages[: deepest + 1]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer (identity when there are no classes)."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks of every stage in backward instead of keeping their activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter groups in depth order for layer-wise learning rates; stages instead of blocks when `coarse`."""
+        blocks = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^stages\.(\d+)\.norm", (99998,)),
+            (r"^norm", (99999,)),
+        ]
+        return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else blocks)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters with two or more dimensions that must not decay: none."""
+        return set()
+
+    def _take_indices(self, indices: int | list[int] | None) -> tuple[list[int], int]:
+        try:
+            return feature_take_indices(len(self.stages), indices)
+        except AssertionError:
+            last = len(self.stages) - 1
+            raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 4:
+            raise ValueError(f"input of shape {tuple(x.shape)}: expected a batch of images (B, {self.in_chans}, H, W)")
+        channels, height, width = x.shape[1:]
+        if channels != self.in_chans:
+            raise ValueError(
+                f"input has {channels} channels, this model takes {self.in_chans}; "
+                f"convert the images or create the model with in_chans={channels}"
+            )
+        least = self.min_input_size
+        if height < least or width < least:
+            raise ValueError(
+                f"input of {height} x {width} pixels is too small; the nearest size that works is "
+                f"{max(height, least)} x {max(width, least)}"
+            )

@@ -1,0 +1,216 @@
+"""Names of models: registering a family's table in timm, listing it, building from it."""
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    is_model,
+    register_model,
+    split_model_name_tag,
+)
+from torch import nn
+
+from convattn.weights.fetch import fetch_official
+from convattn.weights.official import load_adapted, to_our_names
+from convattn.weights.read import CheckpointError
+from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
+
+__all__ = ["create_model", "list_models", "nearest", "official_weights", "register_family"]
+
+# What timm's factory takes besides a model's own options.
+_FACTORY_OPTIONS = (
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "feature_cls",
+)
+
+_FIRST_CONV, _CLASSIFIER = "stem.conv1", "head.fc"  # what is adapted when channels or classes differ
+
+_TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """Names of this package's models, sorted, that match a shell-style pattern such as `"smt_*"`."""
+    return sorted(fnmatch.filter(_TIMM_NAMES, filter))
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    features_only: bool = False,
+    *,
+    pretrained_path: str | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Build a model by name.
+
+    Args:
+        name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), or `timm:NAME` for any
+            model of timm.
+        pretrained: load the authors' weights (downloaded once, or from the folder in `CONVATTN_WEIGHTS`). With another
+            number of classes the head starts fresh; with other `in_chans` the first kernel is summed or repeated, as in
+            timm.
+        num_classes: classes of the head; 0 for none. The weights' own number (1000) by default.
+        features_only: return a model whose forward gives the list of pyramid levels; `out_indices` selects them.
+        pretrained_path: load these weights instead of downloading: the authors' file, or one in our names.
+        **overrides: options of the model (`in_chans`, `drop_path_rate`, `global_pool`, and the fields of its family's
+            configuration).
+
+    Raises:
+        ValueError: for an unknown name, tag or option, naming the nearest; CheckpointError (a ValueError) when the
+            weights cannot be had or do not fit.
+    """
+    kwargs = dict(overrides)
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    if features_only:
+        kwargs["features_only"] = True
+    if pretrained_path is not None:
+        pretrained = True
+        kwargs["pretrained_cfg_overlay"] = dict(file=str(pretrained_path))
+    model = timm.create_model(_timm_name(name), pretrained=pretrained, **kwargs)
+    kwargs.pop("pretrained_cfg_overlay", None)
+    model.built_as = {"name": name, "options": kwargs}
+    return model
+
+
+def register_family(
+    module_name: str, model_class: type[nn.Module], variants: Mapping[str, Any], timm_prefix: str = ""
+) -> None:
+    """Enter every row of a family's table into timm's registry.
+
+    Args:
+        module_name: `__name__` of the family's file.
+        model_class: called as `model_class(cfg=row, **options)`.
+        variants: our name -> frozen dataclass with the variant's differences.
+        timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
+
+    Raises:
+        ValueError: if a name is taken, here or in timm.
+    """
+    module = sys.modules[module_name]
+    timm_names = {name: timm_prefix + name for name in variants}
+    for name, timm_name in timm_names.items():
+        if name in _TIMM_NAMES or is_model(timm_name):
+            raise ValueError(f"model name {timm_name!r} is registered already")
+    cfgs = {}
+    for name, timm_name in timm_names.items():
+        for weights in OFFICIAL_WEIGHTS.get(name, ()):
+            cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights)
+        if name not in OFFICIAL_WEIGHTS:
+            cfgs[timm_name] = dict(first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
+    module.default_cfgs = getattr(module, "default_cfgs", {}) | generate_default_cfgs(cfgs)
+    for name, config in variants.items():
+        entry = _entry(name, timm_names[name], model_class, config)
+        entry.__module__ = module_name
+        setattr(module, entry.__name__, entry)
+        register_model(entry)
+        _TIMM_NAMES[name] = timm_names[name]
+
+
+def official_weights(name: str) -> OfficialWeights:
+    """The record of the authors' file for `name`, with or without a tag; the default one without.
+
+    Raises:
+        CheckpointError: if the authors released none for this model, or none with this tag.
+    """
+    architecture, tag = split_model_name_tag(name)
+    records = {weights.tag: weights for weights in OFFICIAL_WEIGHTS.get(architecture, ())}
+    if not records:
+        raise CheckpointError(f"{architecture} has no published weights")
+    if tag and tag not in records:
+        raise CheckpointError(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
+    return records[tag or next(iter(records))]
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """ "; nearest: a, b" for an error message, or a hint that nothing is near."""
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(choices)[:12])}"
+
+
+def _timm_name(name: str) -> str:
+    if name.startswith("timm:"):
+        bare = name.removeprefix("timm:")
+        if not is_model(split_model_name_tag(bare)[0]):
+            raise ValueError(f"unknown timm model {bare!r}; {nearest(bare, timm.list_models())}")
+        return bare
+    architecture, tag = split_model_name_tag(name)
+    if architecture not in _TIMM_NAMES:
+        hint = f"; timm has it as 'timm:{name}'" if is_model(architecture) else ""
+        raise ValueError(f"unknown model {architecture!r}; {nearest(architecture, _TIMM_NAMES)}{hint}")
+    if tag:
+        official_weights(name)
+    return _TIMM_NAMES[architecture] + (f".{tag}" if tag else "")
+
+
+def _pretrained_cfg(weights: OfficialWeights) -> dict[str, Any]:
+    return dict(
+        url=weights.url,
+        num_classes=weights.num_classes,
+        input_size=(3, weights.image_size, weights.image_size),
+        crop_pct=weights.crop_ratio,
+        crop_mode=weights.crop_mode,
+        interpolation="bicubic",
+        first_conv=_FIRST_CONV,
+        classifier=_CLASSIFIER,
+        license=weights.license,
+        origin_url=weights.url,
+    )
+
+
+def _entry(name: str, timm_name: str, model_class: type[nn.Module], config: Any) -> Callable[..., nn.Module]:
+    fields = {field.name for field in dataclasses.fields(config)}
+    options = {*inspect.signature(model_class).parameters} - {"cfg"}
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        for key in kwargs:
+            if key not in fields | options | {*_FACTORY_OPTIONS}:
+                raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
+        row = dataclasses.replace(config, **{key: kwargs.pop(key) for key in fields & kwargs.keys()})
+        path = _weights_path(name, kwargs) if pretrained else None
+
+        def build(cfg: Any, **model_options: Any) -> nn.Module:
+            model = model_class(cfg=cfg, **model_options)
+            if path is not None:
+                load_adapted(model, path, first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
+            return model
+
+        return build_model_with_cfg(
+            build,
+            timm_name,
+            pretrained and path is None,
+            model_cfg=row,
+            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+            pretrained_filter_fn=to_our_names,
+            **kwargs,
+        )
+
+    entry.__name__ = entry.__qualname__ = timm_name
+    entry.__doc__ = f"{name}: {config}"
+    return entry
+
+
+def _weights_path(name: str, kwargs: Mapping[str, Any]) -> str | Path | None:
+    """The file to read ourselves: safely, old formats too. None for a source that only timm knows (a hub, a dict)."""
+    cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    if overlay.get("file"):
+        return overlay["file"]
+    if {"url", "state_dict", "hf_hub_id", "source"} & overlay.keys() or not (cfg is None or isinstance(cfg, str)):
+        return None
+    return fetch_official(official_weights(f"{name}.{cfg}" if cfg else name), kwargs.get("cache_dir"))

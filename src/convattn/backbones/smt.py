@@ -1,0 +1,281 @@
+"""SMT: scale-aware modulation in the early stages, self-attention in the late ones, both by turns between.
+
+Paper: "Scale-Aware Modulation Meet Transformer", Lin, Wu, Chen, Huang, Jin, ICCV 2023, arXiv 2307.08579.
+Reference code: github.com/AFeng-x/SMT (MIT); written from a description of it.
+
+    stage i: (B, C_in, H, W)
+      3x3 convolution /2 -> norm -> [ mixer -> channel MLP with a depthwise 3x3 ] x depth -> norm
+    out: (B, C_out, ceil(H/2), ceil(W/2))          mixer: modulation | by turns | attention
+
+What is unusual: the norm at the end of a stage is part of the path to the next stage, so a level of the pyramid and what
+the classifier sees are the same tensor. There is no position code and nothing depends on the image size. Norms behind a
+convolution have eps 1e-5, all others 1e-6.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d, calculate_drop_path_rates, trunc_normal_
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.registry import register_family
+from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
+from convattn.ops.attention import multi_head_attention
+from convattn.ops.fold import add_identity_tap
+from convattn.ops.linear import Linear2d
+
+__all__ = ["SMT", "SMTConfig"]
+
+STACKINGS = ("alternate", "half", "modulation", "attention")
+
+
+@dataclass(frozen=True)
+class SMTConfig:
+    """What a variant of SMT is made of; every field is also a keyword of `create_model`."""
+
+    dims: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 8, 1)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 2)
+    num_heads: int = 4  # of the mixed convolution
+    kernel_growth: int = 2  # head h has a kernel of 3 + growth·h
+    aggregation: bool = True
+    expansion_ratio: int = 2  # inside the aggregation
+    attention_heads: tuple[int, int] = (8, 16)  # stages 3 and 4
+    stacking: str = "alternate"  # mixers of stage 3: modulation and attention by turns, half and half, or one alone
+    stem_kernel: int = 3
+    stem_stride: int = 4  # 4, or 2 for small images
+    layer_scale_init: float | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.dims) == len(self.depths) == len(self.mlp_ratios) == 4:
+            raise ValueError(f"dims {self.dims}, depths {self.depths} and mlp_ratios {self.mlp_ratios} need 4 entries")
+        if min(self.depths) < 1:
+            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
+        if self.stacking not in STACKINGS:
+            raise ValueError(f"stacking {self.stacking!r} is unknown; choose one of {', '.join(STACKINGS)}")
+        if self.stem_stride not in (2, 4):
+            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
+        if self.stem_kernel % 2 == 0:
+            raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
+        for dim, heads in zip(self.dims[2:], self.attention_heads, strict=True):
+            if dim % heads:
+                raise ValueError(f"attention_heads {heads} does not divide the stage's dim {dim}")
+
+    def mixers(self, stage: int) -> list[str]:
+        """The mixer of each block of `stage` (0 to 3): "modulation" or "attention"."""
+        depth = self.depths[stage]
+        if stage != 2:
+            return ["attention" if stage == 3 else "modulation"] * depth
+        if self.stacking == "alternate":
+            return ["attention" if block % 2 else "modulation" for block in range(depth)]
+        if self.stacking == "half":
+            return ["modulation" if block < (depth + 1) // 2 else "attention" for block in range(depth)]
+        return [self.stacking] * depth
+
+
+class Stem(nn.Module):
+    """Two convolutions with a ReLU between: (B, in_chans, H, W) -> (B, C, floor(ceil(H/2)/2), floor(ceil(W/2)/2)).
+
+    With `stride` 2 the first convolution keeps the size: (B, C, floor(H/2), floor(W/2)).
+    """
+
+    def __init__(self, in_chans: int, dim: int, kernel_size: int = 3, stride: int = 4):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim, kernel_size, stride // 2, kernel_size // 2, bias=False)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.act = nn.ReLU()
+        self.conv2 = nn.Conv2d(dim, dim, 2, 2)
+        self.norm2 = LayerNorm2d(dim, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x)))
+        return self.norm2(self.conv2(x))
+
+    def fused(self) -> nn.Module:
+        """The inference form: batch norm folded into the first convolution."""
+        stem = deepcopy(self)
+        stem.conv1 = fuse_conv_bn_eval(self.conv1, self.norm1)
+        stem.norm1 = nn.Identity()
+        return stem
+
+
+class Downsample(nn.Module):
+    """3×3 convolution of stride 2 and a norm: (B, C, H, W) -> (B, C', ceil(H/2), ceil(W/2))."""
+
+    def __init__(self, in_dim: int, dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, 3, 2, 1)
+        self.norm = LayerNorm2d(dim, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class LocalSelfAttention(nn.Module):
+    """Self-attention over all positions, with a depthwise 3×3 convolution of the values added to its result.
+
+    out = proj(softmax(q kᵀ / √head_dim) v + conv(v)); (B, C, H, W) -> (B, C, H, W).
+
+    Source: section 3.2 of the paper and its code.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = Linear2d(dim, dim)
+        self.key_value = Linear2d(dim, 2 * dim)
+        self.local_conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.proj = Linear2d(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key_value = self.query(x), self.key_value(x)
+        key, value = key_value.chunk(2, 1)
+        tokens = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (query, key, value))  # each (B, N, C)
+        mixed = multi_head_attention(*tokens, num_heads=self.num_heads)
+        mixed = mixed.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return self.proj(mixed + self.local_conv(value))
+
+
+class ConvMlp(nn.Module):
+    """fc2(GELU(h + conv(h))), h = fc1(x), conv a depthwise 3×3; (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = Linear2d(dim, hidden_dim)
+        self.conv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = Linear2d(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        return self.fc2(self.act(x + self.conv(x)))
+
+    def fused(self) -> nn.Module:
+        """The inference form: the addition becomes a 1 in the centre tap of the convolution."""
+        return nn.Sequential(deepcopy(self.fc1), add_identity_tap(self.conv), deepcopy(self.act), deepcopy(self.fc2))
+
+
+class Block(nn.Module):
+    """x + scale1·mixer(norm1(x)), then x + scale2·mlp(norm2(x)), each branch under its own drop path."""
+
+    def __init__(
+        self, mixer: nn.Module, dim: int, mlp_ratio: float, *, layer_scale_init: float | None, drop_path: float
+    ):
+        super().__init__()
+        self.norm1 = LayerNorm2d(dim, eps=1e-6)
+        self.token_mixer = mixer
+        self.layer_scale1 = nn.Identity() if layer_scale_init is None else LayerScale2d(dim, layer_scale_init)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = LayerNorm2d(dim, eps=1e-6)
+        self.channel_mixer = ConvMlp(dim, int(dim * mlp_ratio))
+        self.layer_scale2 = nn.Identity() if layer_scale_init is None else LayerScale2d(dim, layer_scale_init)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.layer_scale1(self.token_mixer(self.norm1(x))))
+        return x + self.drop_path2(self.layer_scale2(self.channel_mixer(self.norm2(x))))
+
+
+class SMT(Pyramid):
+    """The SMT backbone.
+
+    Args:
+        cfg: the variant.
+        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
+        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
+    """
+
+    family = "smt"
+    min_input_size = 4
+
+    def __init__(
+        self,
+        cfg: SMTConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(cfg.depths)))
+        stages = []
+        for index, dim in enumerate(cfg.dims):
+            blocks = [
+                Block(
+                    self._mixer(cfg, mixer, index),
+                    dim,
+                    cfg.mlp_ratios[index],
+                    layer_scale_init=cfg.layer_scale_init,
+                    drop_path=next(rates),
+                )
+                for mixer in cfg.mixers(index)
+            ]
+            downsample = Downsample(cfg.dims[index - 1], dim) if index else nn.Identity()
+            stages.append(Stage(downsample, blocks, LayerNorm2d(dim, eps=1e-6)))
+        super().__init__(
+            Stem(in_chans, cfg.dims[0], cfg.stem_kernel, cfg.stem_stride),
+            stages,
+            dims=cfg.dims,
+            reductions=[cfg.stem_stride * 2**index for index in range(4)],
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        self.cfg = cfg
+        self.apply(init_weights)
+
+    @staticmethod
+    def _mixer(cfg: SMTConfig, mixer: str, stage: int) -> nn.Module:
+        if mixer == "attention":
+            return LocalSelfAttention(cfg.dims[stage], cfg.attention_heads[stage - 2])
+        return ScaleAwareModulation(
+            cfg.dims[stage],
+            num_heads=cfg.num_heads,
+            kernel_growth=cfg.kernel_growth,
+            aggregation=cfg.aggregation,
+            expansion_ratio=cfg.expansion_ratio,
+        )
+
+
+def init_weights(module: nn.Module) -> None:
+    """The authors' rule: truncated normal of 0.02 for linear layers, He by outputs per group for convolutions."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+_LARGE_RATIOS = (8, 6, 4, 2)
+
+register_family(
+    __name__,
+    SMT,
+    {
+        # For images of 32 to 64 pixels: levels at strides 2, 4, 8, 16. Not in the paper.
+        "smt_nano": SMTConfig(dims=(24, 48, 96, 160), depths=(1, 1, 4, 1), attention_heads=(4, 8), stem_stride=2),
+        # Table 1 of the paper.
+        "smt_tiny": SMTConfig(),
+        "smt_small": SMTConfig(depths=(3, 4, 18, 2)),
+        "smt_base": SMTConfig(depths=(4, 6, 28, 2), mlp_ratios=_LARGE_RATIOS, stem_kernel=7),
+        "smt_large": SMTConfig(
+            dims=(96, 192, 384, 768),
+            depths=(4, 6, 28, 4),
+            mlp_ratios=_LARGE_RATIOS,
+            stem_kernel=7,
+            layer_scale_init=1e-4,
+        ),
+    },
+)

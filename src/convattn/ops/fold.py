@@ -1,0 +1,45 @@
+"""Exact folding of depthwise convolutions at inference. (Batch norm: `torch.nn.utils.fusion.fuse_conv_bn_eval`.)"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["add_identity_tap", "merge_depthwise"]
+
+
+@torch.no_grad()
+def add_identity_tap(conv: nn.Conv2d) -> nn.Conv2d:
+    """A new convolution equal to `x + conv(x)`, for a depthwise `conv` that keeps the size."""
+    _check_depthwise(conv)
+    conv = deepcopy(conv)
+    conv.weight[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += 1
+    return conv
+
+
+@torch.no_grad()
+def merge_depthwise(convs: Sequence[nn.Conv2d]) -> tuple[Tensor, Tensor]:
+    """Several depthwise convolutions of different channels as the weights of one, kernels zero-padded to the largest.
+
+    Args:
+        convs: depthwise convolutions that keep the size, with square kernels; the channels of each follow the last's.
+
+    Returns:
+        weight (C, 1, K, K) and bias (C,), C the sum of the channels and K the largest kernel.
+    """
+    largest = max(conv.kernel_size[0] for conv in convs)
+    weights, biases = [], []
+    for conv in convs:
+        _check_depthwise(conv)
+        weights.append(F.pad(conv.weight, ((largest - conv.kernel_size[0]) // 2,) * 4))
+        biases.append(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
+    return torch.cat(weights), torch.cat(biases)
+
+
+def _check_depthwise(conv: nn.Conv2d) -> None:
+    kernel = conv.kernel_size
+    assert conv.groups == conv.in_channels == conv.out_channels, f"not depthwise: {conv}"
+    assert kernel[0] % 2 == kernel[1] % 2 == 1 and conv.padding == (kernel[0] // 2, kernel[1] // 2), f"size: {conv}"
+    assert conv.stride == conv.dilation == (1, 1), f"stride or dilation: {conv}"

@@ -1,0 +1,31 @@
+"""A linear layer over the channels of a map, without moving memory when the map is channels-last."""
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Linear2d"]
+
+
+class Linear2d(nn.Linear):
+    """`nn.Linear` over the channels of a map: (B, C, H, W) -> (B, C', H, W).
+
+    The value of a 1×1 convolution, as one matrix product. A channels-last map is read as it lies, and the result is
+    channels-last whatever came in, so a network built from these settles in that layout by itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+    @classmethod
+    @torch.no_grad()
+    def from_conv1x1(cls, conv: nn.Conv2d) -> Self:
+        """The linear layer equal to a 1×1 convolution (stride 1, no padding, ungrouped); its weights are copied."""
+        assert conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0), conv
+        linear = cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None).to(conv.weight)
+        linear.weight.copy_(conv.weight.flatten(1))
+        if conv.bias is not None:
+            linear.bias.copy_(conv.bias)
+        return linear

@@ -1,0 +1,1 @@
+"""Reading checkpoints safely, the authors' names, and where the authors' files are."""

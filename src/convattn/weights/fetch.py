@@ -1,0 +1,59 @@
+"""Getting the authors' files: from a folder, from the cache, or from where they were released."""
+
+import os
+import sys
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import torch.hub
+
+from convattn.weights.records import OfficialWeights
+from convattn.weights.read import CheckpointError
+
+__all__ = ["fetch_official"]
+
+
+def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None) -> Path:
+    """The path of an official file on this machine, downloaded with a progress bar if it is not there yet.
+
+    Looked for in the folder that the environment variable `CONVATTN_WEIGHTS` names, then in the cache (`cache_dir`, or
+    torch.hub's `checkpoints`), then fetched. A download counts only when it is as long as the server said and its
+    SHA-256 agrees with the recorded one, where one is recorded; otherwise nothing is kept.
+
+    Raises:
+        CheckpointError: if the file is nowhere to be had, in one line that says where it was looked for.
+    """
+    name = Path(urlsplit(weights.url).path).name
+    folder = os.environ.get("CONVATTN_WEIGHTS")
+    if folder and (Path(folder) / name).is_file():
+        return Path(folder) / name
+    cached = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints") / name
+    if cached.is_file():
+        return cached
+
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    arriving = cached.with_name(f"{name}.{os.getpid()}.arriving")
+    try:
+        expected = _content_length(weights.url)
+        torch.hub.download_url_to_file(weights.url, str(arriving), weights.sha256, progress=sys.stderr.isatty())
+        received = arriving.stat().st_size
+        if expected is not None and received != expected:
+            raise CheckpointError(f"{weights.url}: the connection was cut after {received} of {expected} bytes")
+        os.replace(arriving, cached)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        raise CheckpointError(
+            f"{weights.url}: could not be downloaded ({reason}); fetch {name} by other means and set "
+            f"CONVATTN_WEIGHTS to its folder, or pass pretrained_path"
+        ) from None
+    finally:
+        arriving.unlink(missing_ok=True)
+    return cached
+
+
+def _content_length(url: str) -> int | None:
+    with urlopen(Request(url, method="HEAD", headers={"User-Agent": "convattn"}), timeout=30) as response:
+        length = response.headers.get("Content-Length")
+    return None if length is None else int(length)
