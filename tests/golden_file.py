@@ -1,0 +1,74 @@
+"""Golden files: what a reference implementation computes with weights and an input that anyone can draw again.
+
+A file in `golden/` was written by the authors' formulation of one model in float64, with every weight drawn from its
+name and shape alone. Nothing trained is in it. The same weights under the same names and the same input must give the
+same numbers in any implementation.
+
+Keys: `names`, `shapes` (the authors' state dict), `meta` (JSON), `logits`, and sampled positions of each pyramid level
+(`feat{i}_index`, `_value`, `_shape`, `_stats`) and of the input's gradient of `(logits ** 2).sum() / 2` (`grad_*`).
+`*_stats` are mean, standard deviation and largest absolute value.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A golden file: its arrays, and the state dict and images that belong to it, in float64."""
+
+    arrays: dict[str, np.ndarray]
+    state: dict[str, Tensor]
+    images: Tensor
+
+
+def load_golden(name: str) -> Golden:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    meta = json.loads(str(arrays.pop("meta")))
+    salt = meta["salt"]
+    state = {}
+    for key, shape in zip(arrays.pop("names"), arrays.pop("shapes"), strict=True):
+        sizes = tuple(int(size) for size in str(shape).split("x")) if str(shape) else ()
+        state[str(key)] = torch.from_numpy(np.asarray(draw(str(key), sizes, salt)))
+    return Golden(arrays, state, torch.from_numpy(image(meta["batch"], meta["height"], meta["width"], salt)))
+
+
+def draw(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
+    """The value of one state entry; NumPy has frozen this stream, so it depends on name, shape and salt alone."""
+    stream = np.random.RandomState(zlib.crc32((salt + name).encode()))
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, dtype=np.int64)
+    x = stream.standard_normal(shape)
+    if leaf == "running_var":
+        return 1.0 + 0.25 * np.abs(x)
+    if leaf == "running_mean":
+        return 0.1 * x
+    if x.ndim >= 2:  # convolutions and linear layers: activations stay near unit scale
+        return x / np.sqrt(max(1, int(np.prod(shape[1:]))))
+    if leaf == "weight":  # scale of a norm
+        return 1.0 + 0.1 * x
+    if leaf.startswith("gamma"):  # layer scale
+        return 0.5 + 0.1 * x
+    return 0.1 * x
+
+
+def image(batch: int, height: int, width: int, salt: str) -> np.ndarray:
+    """Images (batch, 3, height, width) of smooth and fine structure, about unit scale."""
+    stream = np.random.RandomState(zlib.crc32((salt + f"image{batch}x{height}x{width}").encode()))
+    y, x = np.mgrid[0:height, 0:width] / 32.0
+    images = 0.5 * stream.standard_normal((batch, 3, height, width))
+    phase = stream.uniform(0, 2 * np.pi, (batch, 3, 2))
+    for b in range(batch):
+        for c in range(3):
+            images[b, c] += np.sin(x * (c + 1) + phase[b, c, 0]) + np.cos(y * (3 - c) + phase[b, c, 1])
+    return images

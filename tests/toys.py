@@ -1,0 +1,79 @@
+"""Toy configurations, one row a family: small enough that a test of every registered model takes a moment.
+
+A new family adds its row, keyed by the name of its file in `convattn.backbones`, and gets the whole contract suite.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import convattn
+
+
+@dataclass(frozen=True)
+class Toy:
+    """How the contract suite builds and feeds a family.
+
+    Args:
+        options: overrides that make any variant of the family small.
+        image_size: an odd, non-square size that the family takes.
+        least_size: the shortest side that it takes.
+    """
+
+    options: dict[str, Any]
+    image_size: tuple[int, int] = (33, 47)
+    least_size: int = 1
+
+
+TOYS = {
+    "smt": Toy(
+        dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2)), least_size=4
+    ),
+}
+
+
+def timm_name(name: str) -> str:
+    """The name of our model `name` in timm's registry; prefixed where timm has a model of that name itself."""
+    prefixed = f"convattn_{name}"
+    return prefixed if timm.is_model(prefixed) else name
+
+
+def family_file(name: str) -> str:
+    return timm.model_entrypoint(timm_name(name)).__module__.rpartition(".")[2]
+
+
+def toy(name: str) -> Toy:
+    return TOYS[family_file(name)]
+
+
+def build_toy(name: str, **options: Any) -> nn.Module:
+    """A small form of `name` in evaluation mode, with batch-norm statistics and affine weights drawn at random."""
+    model = convattn.create_model(name, **{**toy(name).options, "num_classes": 7, **options})
+    randomise_norms(model)
+    return model.eval()
+
+
+def randomise_norms(model: nn.Module) -> None:
+    """Draw the statistics and affine weights of every norm, and every bias: at 0 and 1 a wrong order can look right."""
+    for module in model.modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if name == "running_var":
+                tensor.data.uniform_(0.5, 2.0)
+            elif name in ("running_mean", "bias"):
+                tensor.data.normal_(std=0.3)
+            elif name in ("weight", "gamma") and tensor.ndim == 1:
+                tensor.data.uniform_(0.5, 1.5)
+
+
+def toy_images(name: str, batch: int = 2, in_chans: int = 3) -> Tensor:
+    return torch.randn(batch, in_chans, *toy(name).image_size)
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """max|got - want| / max|want|; infinite where a NaN is."""
+    assert got.shape == want.shape, f"shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    error = float((got.double() - want.double()).abs().max() / want.double().abs().max())
+    return error if error == error else float("inf")
