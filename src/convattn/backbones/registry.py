@@ -13,7 +13,6 @@ import timm
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
-    get_pretrained_cfg,
     is_model,
     register_model,
     split_model_name_tag,
@@ -59,8 +58,8 @@ def create_model(
     """Build a model by name.
 
     Args:
-        name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), or `timm:NAME` for any
-            model of timm.
+        name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), or `timm:NAME` for
+            any model of timm.
         pretrained: load the authors' weights (downloaded once, or from the folder in `CONVATTN_WEIGHTS`). With another
             number of classes the head starts fresh; with other `in_chans` the first kernel is summed or repeated, as in
             timm.
@@ -113,7 +112,7 @@ def register_family(
             cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights)
         if name not in OFFICIAL_WEIGHTS:
             cfgs[timm_name] = dict(first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
-    module.default_cfgs = getattr(module, "default_cfgs", {}) | generate_default_cfgs(cfgs)
+    vars(module)["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config)
         entry.__module__ = module_name

@@ -7,18 +7,16 @@ Reference code: github.com/AFeng-x/SMT (MIT); written from a description of it.
       3x3 convolution /2 -> norm -> [ mixer -> channel MLP with a depthwise 3x3 ] x depth -> norm
     out: (B, C_out, ceil(H/2), ceil(W/2))          mixer: modulation | by turns | attention
 
-What is unusual: the norm at the end of a stage is part of the path to the next stage, so a level of the pyramid and what
-the classifier sees are the same tensor. There is no position code and nothing depends on the image size. Norms behind a
-convolution have eps 1e-5, all others 1e-6.
+What is unusual: the norm at the end of a stage is part of the path to the next stage, so a level of the pyramid and
+what the classifier sees are the same tensor. There is no position code and nothing depends on the image size. Norms
+behind a convolution have eps 1e-5, all others 1e-6.
 """
 
 import math
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d, LayerScale2d, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -50,7 +48,7 @@ class SMTConfig:
     stacking: str = "alternate"  # mixers of stage 3: modulation and attention by turns, half and half, or one alone
     stem_kernel: int = 3
     stem_stride: int = 4  # 4, or 2 for small images
-    layer_scale_init: float | None = None
+    layer_scale_init: float = 0.0  # initial value of the scales; 0: no layer scale (timm drops a None on its way here)
 
     def __post_init__(self) -> None:
         if not len(self.dims) == len(self.depths) == len(self.mlp_ratios) == 4:
@@ -99,10 +97,8 @@ class Stem(nn.Module):
 
     def fused(self) -> nn.Module:
         """The inference form: batch norm folded into the first convolution."""
-        stem = deepcopy(self)
-        stem.conv1 = fuse_conv_bn_eval(self.conv1, self.norm1)
-        stem.norm1 = nn.Identity()
-        return stem
+        conv1 = fuse_conv_bn_eval(self.conv1, self.norm1)
+        return nn.Sequential(conv1, deepcopy(self.act), deepcopy(self.conv2), deepcopy(self.norm2))
 
 
 class Downsample(nn.Module):
@@ -136,10 +132,38 @@ class LocalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key_value = self.query(x), self.key_value(x)
         key, value = key_value.chunk(2, 1)
-        tokens = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (query, key, value))  # each (B, N, C)
-        mixed = multi_head_attention(*tokens, num_heads=self.num_heads)
-        mixed = mixed.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-        return self.proj(mixed + self.local_conv(value))
+        return self.proj(_attend(query, key, value, self.num_heads) + self.local_conv(value))
+
+    def fused(self) -> nn.Module:
+        """The inference form: queries, keys and values from one product."""
+        return FusedLocalSelfAttention(self)
+
+
+class FusedLocalSelfAttention(nn.Module):
+    """Inference form of `LocalSelfAttention`: one linear layer gives queries, keys and values."""
+
+    @torch.no_grad()
+    def __init__(self, block: LocalSelfAttention):
+        super().__init__()
+        dim = block.proj.in_features
+        self.num_heads = block.num_heads
+        self.query_key_value = Linear2d(dim, 3 * dim).to(block.proj.weight)
+        self.query_key_value.weight.copy_(torch.cat([block.query.weight, block.key_value.weight]))
+        self.query_key_value.bias.copy_(torch.cat([block.query.bias, block.key_value.bias]))
+        self.local_conv = deepcopy(block.local_conv)
+        self.proj = deepcopy(block.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        query, key, value = self.query_key_value(x).chunk(3, 1)
+        return self.proj(_attend(query, key, value, self.num_heads) + self.local_conv(value))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """Attention between the positions of maps (B, C, H, W), row by row."""
+    query_tokens, key_tokens, value_tokens = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (query, key, value))
+    mixed = multi_head_attention(query_tokens, key_tokens, value_tokens, num_heads)
+    return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
 
 
 class ConvMlp(nn.Module):
@@ -165,16 +189,16 @@ class Block(nn.Module):
     """x + scale1·mixer(norm1(x)), then x + scale2·mlp(norm2(x)), each branch under its own drop path."""
 
     def __init__(
-        self, mixer: nn.Module, dim: int, mlp_ratio: float, *, layer_scale_init: float | None, drop_path: float
+        self, mixer: nn.Module, dim: int, mlp_ratio: float, *, layer_scale_init: float, drop_path: float
     ):
         super().__init__()
         self.norm1 = LayerNorm2d(dim, eps=1e-6)
         self.token_mixer = mixer
-        self.layer_scale1 = nn.Identity() if layer_scale_init is None else LayerScale2d(dim, layer_scale_init)
+        self.layer_scale1 = LayerScale2d(dim, layer_scale_init) if layer_scale_init else nn.Identity()
         self.drop_path1 = DropPath(drop_path)
         self.norm2 = LayerNorm2d(dim, eps=1e-6)
         self.channel_mixer = ConvMlp(dim, int(dim * mlp_ratio))
-        self.layer_scale2 = nn.Identity() if layer_scale_init is None else LayerScale2d(dim, layer_scale_init)
+        self.layer_scale2 = LayerScale2d(dim, layer_scale_init) if layer_scale_init else nn.Identity()
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

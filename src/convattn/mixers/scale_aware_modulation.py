@@ -137,9 +137,9 @@ class ScaleAwareModulation(nn.Module):
 class FusedScaleAwareModulation(nn.Module):
     """Inference form of `ScaleAwareModulation`.
 
-    The rows of `context` are permuted once so that it emits interleaved channels; the heads' kernels, zero-padded to the
-    largest, become one depthwise convolution in that order; the biases in front of the group convolution and the batch
-    norm behind it fold into it. No stack, no slice, no norm is left.
+    The rows of `context` are permuted once so that it emits interleaved channels; the heads' kernels, zero-padded to
+    the largest, become one depthwise convolution in that order; batch norm folds into the group convolution. No stack,
+    no slice, no norm is left.
     """
 
     @torch.no_grad()
@@ -155,9 +155,9 @@ class FusedScaleAwareModulation(nn.Module):
         self.context.weight.copy_(block.context.weight[interleaved])
         if block.context.bias is not None:
             self.context.bias.copy_(block.context.bias[interleaved])
-        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim).to(weight)
-        self.conv.weight.copy_(weight[interleaved])
-        self.conv.bias.copy_(bias[interleaved])
+        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.conv.weight = nn.Parameter(weight[interleaved])
+        self.conv.bias = nn.Parameter(bias[interleaved])
         self.aggregation = (
             block.aggregation.fused() if isinstance(block.aggregation, ScaleAwareAggregation) else nn.Identity()
         )

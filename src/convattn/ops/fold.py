@@ -1,6 +1,6 @@
 """Exact folding of depthwise convolutions at inference. (Batch norm: `torch.nn.utils.fusion.fuse_conv_bn_eval`.)"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -20,7 +20,7 @@ def add_identity_tap(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def merge_depthwise(convs: Sequence[nn.Conv2d]) -> tuple[Tensor, Tensor]:
+def merge_depthwise(convs: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
     """Several depthwise convolutions of different channels as the weights of one, kernels zero-padded to the largest.
 
     Args:
@@ -29,17 +29,19 @@ def merge_depthwise(convs: Sequence[nn.Conv2d]) -> tuple[Tensor, Tensor]:
     Returns:
         weight (C, 1, K, K) and bias (C,), C the sum of the channels and K the largest kernel.
     """
-    largest = max(conv.kernel_size[0] for conv in convs)
+    depthwise = [_check_depthwise(conv) for conv in convs]
+    largest = max(conv.kernel_size[0] for conv in depthwise)
     weights, biases = [], []
-    for conv in convs:
-        _check_depthwise(conv)
+    for conv in depthwise:
         weights.append(F.pad(conv.weight, ((largest - conv.kernel_size[0]) // 2,) * 4))
         biases.append(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
     return torch.cat(weights), torch.cat(biases)
 
 
-def _check_depthwise(conv: nn.Conv2d) -> None:
+def _check_depthwise(conv: nn.Module) -> nn.Conv2d:
+    assert isinstance(conv, nn.Conv2d)
     kernel = conv.kernel_size
     assert conv.groups == conv.in_channels == conv.out_channels, f"not depthwise: {conv}"
     assert kernel[0] % 2 == kernel[1] % 2 == 1 and conv.padding == (kernel[0] // 2, kernel[1] // 2), f"size: {conv}"
     assert conv.stride == conv.dilation == (1, 1), f"stride or dilation: {conv}"
+    return conv

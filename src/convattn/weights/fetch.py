@@ -9,8 +9,8 @@ from urllib.request import Request, urlopen
 
 import torch.hub
 
-from convattn.weights.records import OfficialWeights
 from convattn.weights.read import CheckpointError
+from convattn.weights.records import OfficialWeights
 
 __all__ = ["fetch_official"]
 

@@ -76,8 +76,8 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping, *,
 def load_adapted(model: nn.Module, path: str | Path, *, first_conv: str, classifier: str) -> None:
     """Load an official file as `pretrained=True` means it: the first kernel and the classifier may differ.
 
-    A kernel for another number of image channels is summed or repeated by timm's rule; a classifier for another number of
-    classes stays as it was initialised (an ImageNet-22k head is mapped onto 1,000 classes).
+    A kernel for another number of image channels is summed or repeated by timm's rule; a classifier for another number
+    of classes stays as it was initialised (an ImageNet-22k head is mapped onto 1,000 classes).
 
     Raises:
         CheckpointError: if the file cannot be read, or anything else in it or in the model lacks a counterpart.
@@ -159,7 +159,7 @@ def _convert_or_raise(state: Mapping[str, Tensor], model: nn.Module, source: str
 
 
 def _name_map(model: nn.Module) -> NameMap:
-    family = getattr(model, "family", None)
+    family = getattr(model, "family", None) or "none"
     if family not in NAME_MAPS:
         raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
     return NAME_MAPS[family]

@@ -16,7 +16,7 @@ __all__ = ["CheckpointError", "read_state_dict"]
 
 # What the authors' training scripts stored beside the weights. Allowed by name: a yacs node becomes a plain ordered
 # dictionary (yacs itself is never imported), an argparse namespace and a set hold data only.
-_HARMLESS = [(collections.OrderedDict, "yacs.config.CfgNode"), argparse.Namespace, set]
+_HARMLESS: list[Any] = [(collections.OrderedDict, "yacs.config.CfgNode"), argparse.Namespace, set]
 
 _WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_state_dict", "module")
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")

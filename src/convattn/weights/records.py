@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["OFFICIAL_WEIGHTS", "OfficialWeights"]
 
@@ -27,7 +28,7 @@ _SMT_RELEASE = "https://github.com/AFeng-x/SMT/releases/download/v1.0.0/"
 _SMT_SOURCE = "README of github.com/AFeng-x/SMT"
 
 
-def _smt(file: str, tag: str, **fields) -> OfficialWeights:
+def _smt(file: str, tag: str, **fields: Any) -> OfficialWeights:
     return OfficialWeights(tag=tag, url=_SMT_RELEASE + file, source=_SMT_SOURCE, license="MIT", **fields)
 
 

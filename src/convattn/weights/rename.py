@@ -1,8 +1,9 @@
 """Translating the names in a state dict by a table, in both directions."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 __all__ = ["NameMap"]
 
@@ -13,9 +14,9 @@ _SLOT = re.compile(r"\{(\w+)(\+1)?\}")
 class NameMap:
     """The names of a family's modules here and in the authors' files.
 
-    A row pairs two module names. `{i}` stands for a number that both share, and `{i+1}` on the right for the same number
-    counted from one: `"stages.{i}.norm": "norm{i+1}"`. What follows the module name (`.weight`, …) is kept; a row may also
-    name a parameter itself.
+    A row pairs two module names. `{i}` stands for a number that both share, and `{i+1}` on the right for the same
+    number counted from one: `"stages.{i}.norm": "norm{i+1}"`. What follows the module name (`.weight`, …) is kept; a
+    row may also name a parameter itself.
 
     Args:
         modules: our module name -> the authors', the first row that fits is taken.
@@ -36,21 +37,24 @@ class NameMap:
         return _translate(name, self.modules.items())
 
 
-def _translate(name: str, rows) -> str | None:
+def _translate(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
     for source, target in rows:
-        offsets = {slot: len(plus) > 0 for slot, plus in _SLOT.findall(source)}
-        match = re.fullmatch(_pattern(source) + r"(?P<leaf>\.\w+)?", name)
-        if match is None:
-            continue
-        numbers = {slot: int(match[slot]) - offset for slot, offset in offsets.items()}
-        return _SLOT.sub(lambda m: str(numbers[m[1]] + bool(m[2])), target) + (match["leaf"] or "")
+        match = _pattern(source).fullmatch(name)
+        if match:
+            offset = {slot: bool(plus) for slot, plus in _SLOT.findall(source)}
+            for slot, plus in _SLOT.findall(target):
+                number = int(match[slot]) - offset[slot] + bool(plus)
+                target = target.replace(f"{{{slot}{plus}}}", str(number))
+            return target + (match["leaf"] or "")
     return None
 
 
-def _pattern(template: str) -> str:
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Matches the names a row stands for, numbers in groups of their slot's name and the rest in `leaf`."""
     parts = _SLOT.split(template)  # text, slot, plus, text, slot, plus, ..., text
     texts, slots = parts[::3], parts[1::3]
     pattern = re.escape(texts[0])
     for slot, text in zip(slots, texts[1:], strict=True):
         pattern += rf"(?P<{slot}>\d+)" + re.escape(text)
-    return pattern
+    return re.compile(pattern + r"(?P<leaf>\.\w+)?")

