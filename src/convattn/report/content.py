@@ -1,0 +1,160 @@
+"""What a report says: plain data, without a word about how it looks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = [
+    "Command",
+    "Confusion",
+    "Epoch",
+    "Figure",
+    "FusionRow",
+    "GalleryItem",
+    "LatencyRow",
+    "Parity",
+    "ParityRow",
+    "Report",
+    "StageRow",
+    "epochs_from_log",
+]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the key figures on top: `value` in large type, `label` above and `note` below it."""
+
+    label: str
+    value: str
+    note: str = ""
+    is_warning: bool = False  # set apart: this figure is not what it should be
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One point of the learning curves; what was not measured is None."""
+
+    epoch: int  # from 1
+    train_loss: float | None = None
+    val_loss: float | None = None
+    top1: float | None = None  # validation, percent
+    lr: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often images of one class (row) were taken for another (column)."""
+
+    class_names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        if len(self.counts) != classes or any(len(row) != classes for row in self.counts):
+            sizes = sorted({len(row) for row in self.counts})
+            raise ValueError(f"counts are {len(self.counts)} rows of {sizes}; {classes} classes need {classes} of each")
+
+    def confused_pairs(self) -> list[tuple[str, str, int, int]]:
+        """(true class, predicted class, images, all images of the true class), most frequent first."""
+        pairs = [
+            (name, self.class_names[column], count, sum(row))
+            for index, (name, row) in enumerate(zip(self.class_names, self.counts, strict=True))
+            for column, count in enumerate(row)
+            if count and column != index
+        ]
+        return sorted(pairs, key=lambda pair: -pair[2])
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A sample, what the model said about it and where it looked. Images are encoded PNG or JPEG."""
+
+    image: bytes
+    overlay: bytes
+    true_name: str
+    predicted_name: str
+    confidence: float  # of the prediction, 0..1
+    name: str = ""  # of the sample: a file name or a number
+
+    @property
+    def is_right(self) -> bool:
+        return self.true_name == self.predicted_name
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One part of the model; `output_shape` without the batch."""
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Milliseconds of one call, over interleaved repeats. The first row of a report is what the others are compared to."""
+
+    name: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """The exported model against the eager one on one input."""
+
+    input_shape: tuple[int, ...]
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison behind an exported file."""
+
+    file: str
+    tolerance: float  # on the relative error
+    rows: tuple[ParityRow, ...]
+
+
+@dataclass(frozen=True)
+class FusionRow:
+    """What `fuse` did to one module."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line to go on with, and what it does."""
+
+    line: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page. A section whose data is empty is left out."""
+
+    title: str
+    summary: str = ""  # a sentence below the title
+    figures: tuple[Figure, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    confusion: Confusion | None = None
+    gallery: tuple[GalleryItem, ...] = ()
+    gallery_note: str = ""  # how the samples were chosen
+    stages: tuple[StageRow, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
+    latency_note: str = ""  # batch, threads, repeats
+    parity: Parity | None = None
+    fusion: tuple[FusionRow, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    commands: tuple[Command, ...] = ()
+
+
+def epochs_from_log(entries: Iterable[Mapping[str, float | None]]) -> tuple[Epoch, ...]:
+    """The learning curves out of the entries of a run's `log.jsonl`; other keys are for other readers."""
+    keys = ("train_loss", "val_loss", "top1", "lr", "seconds")
+    return tuple(Epoch(int(entry["epoch"] or 0), **{key: entry.get(key) for key in keys}) for entry in entries)

@@ -1,0 +1,106 @@
+"""The report as a file: one HTML page that needs nothing else, no script and no network."""
+
+import base64
+import math
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from convattn.report.charts import learning_curves
+from convattn.report.content import Confusion, Report
+
+__all__ = ["render", "write_report"]
+
+_LARGEST_MATRIX = 20  # classes; above that only the confused pairs are readable
+
+
+def write_report(path: str | Path, report: Report) -> Path:
+    """Write `report` to `path`, replacing what is there in one step; returns the path.
+
+    A reader never sees half a page: the text goes to a temporary file beside it, is flushed to disk and then renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = render(report)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def render(report: Report, written: datetime | None = None) -> str:
+    """The page as text. Everything from `report` is escaped; `written` is the date at its foot, now by default."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(data_uri=_data_uri, short=short_count, shape=_shape, thousands=lambda n: f"{n:,}")
+    return environment.get_template("report.html").render(
+        report=report,
+        charts=learning_curves(report.epochs),
+        confusion=None if report.confusion is None else _confusion_view(report.confusion),
+        slowest_ms=max((row.p90_ms for row in report.latency), default=0.0),
+        total_parameters=sum(row.parameters for row in report.stages),
+        total_macs=sum(row.macs for row in report.stages),
+        written=(written or datetime.now()).strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def short_count(number: float) -> str:
+    """Three significant digits and a letter: 654321 -> "654 k"."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * factor:
+            return f"{_three_digits(number / factor)} {letter}"
+    return f"{number:g}"
+
+
+def _three_digits(value: float) -> str:
+    decimals = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
+    return f"{value:.{decimals}f}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in shape)
+
+
+def _data_uri(image: bytes) -> str:
+    kinds = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+    kind = next((kind for start, kind in kinds.items() if image.startswith(start)), None)
+    if kind is None:
+        raise ValueError(f"an image that starts with {image[:8]!r} is neither PNG nor JPEG; encode it as one of them")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _confusion_view(confusion: Confusion) -> dict[str, Any]:
+    """The matrix with the heat of every cell, if it is small enough to read, and the confused pairs."""
+    is_small = len(confusion.class_names) <= _LARGEST_MATRIX
+    rows = []
+    for index, counts in enumerate(confusion.counts if is_small else ()):
+        total = max(sum(counts), 1)
+        # The root lifts the rare mistakes, which are what one looks for.
+        heats = [round(math.sqrt(count / total), 3) for count in counts]
+        cells = [(count, heat, column == index) for column, (count, heat) in enumerate(zip(counts, heats, strict=True))]
+        rows.append((confusion.class_names[index], cells, counts[index] / total))
+    pairs = confusion.confused_pairs()
+    return dict(
+        class_names=confusion.class_names,
+        has_long_names=max(map(len, confusion.class_names), default=0) > 3,
+        rows=rows,
+        pairs=pairs[: 6 if is_small else 20],
+        wrong=sum(pair[2] for pair in pairs),
+        total=sum(map(sum, confusion.counts)),
+    )
+
