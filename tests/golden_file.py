@@ -33,13 +33,18 @@ class Golden:
 def load_golden(name: str) -> Golden:
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
-    meta = json.loads(str(arrays.pop("meta")))
+    meta = json.loads(str(arrays["meta"]))
     salt = meta["salt"]
-    state = {}
-    for key, shape in zip(arrays.pop("names"), arrays.pop("shapes"), strict=True):
-        sizes = tuple(int(size) for size in str(shape).split("x")) if str(shape) else ()
-        state[str(key)] = torch.from_numpy(np.asarray(draw(str(key), sizes, salt)))
+    state = {key: torch.from_numpy(np.asarray(draw(key, shape, salt))) for key, shape in official_shapes(name).items()}
     return Golden(arrays, state, torch.from_numpy(image(meta["batch"], meta["height"], meta["width"], salt)))
+
+
+def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """The authors' state dict of a model: name -> shape, in its order."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        names, shapes = file["names"].tolist(), file["shapes"].tolist()
+    sizes = [tuple(int(size) for size in shape.split("x")) if shape else () for shape in shapes]
+    return dict(zip(names, sizes, strict=True))
 
 
 def draw(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:

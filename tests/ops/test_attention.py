@@ -1,0 +1,25 @@
+import pytest
+import torch
+from toys import relative_error
+
+from convattn.ops.attention import multi_head_attention, multi_head_attention_reference
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 6])
+@pytest.mark.parametrize(("queries", "keys"), [(7, 7), (7, 3), (1, 5)])
+def test_fused_attention_equals_the_formula(num_heads, queries, keys):
+    query = torch.randn(2, queries, 12, dtype=torch.float64)
+    key, value = torch.randn(2, 2, keys, 12, dtype=torch.float64)
+    want = multi_head_attention_reference(query, key, value, num_heads)
+    assert relative_error(multi_head_attention(query, key, value, num_heads), want) < 1e-12
+
+
+def test_one_key_is_copied_to_every_query():
+    value = torch.randn(2, 1, 8)
+    got = multi_head_attention(torch.randn(2, 5, 8), torch.randn(2, 1, 8), value, num_heads=2)
+    assert torch.equal(got, value.expand(2, 5, 8))
+
+
+def test_gradients():
+    tokens = [torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda q, k, v: multi_head_attention(q, k, v, 2), tokens)
