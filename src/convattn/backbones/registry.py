@@ -88,7 +88,12 @@ def create_model(
 
 
 def register_family(
-    module_name: str, model_class: type[nn.Module], variants: Mapping[str, Any], timm_prefix: str = ""
+    module_name: str,
+    model_class: type[nn.Module],
+    variants: Mapping[str, Any],
+    *,
+    image_sizes: Mapping[str, int] | None = None,
+    timm_prefix: str = "",
 ) -> None:
     """Enter every row of a family's table into timm's registry.
 
@@ -96,6 +101,7 @@ def register_family(
         module_name: `__name__` of the family's file.
         model_class: called as `model_class(cfg=row, **options)`.
         variants: our name -> frozen dataclass with the variant's differences.
+        image_sizes: the size in pixels that a variant without official weights is made for, where it is not 224.
         timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
 
     Raises:
@@ -111,7 +117,8 @@ def register_family(
         for weights in OFFICIAL_WEIGHTS.get(name, ()):
             cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights)
         if name not in OFFICIAL_WEIGHTS:
-            cfgs[timm_name] = dict(first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
+            size = (image_sizes or {}).get(name, 224)
+            cfgs[timm_name] = dict(input_size=(3, size, size), first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
     vars(module)["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config)

@@ -188,9 +188,7 @@ class ConvMlp(nn.Module):
 class Block(nn.Module):
     """x + scale1·mixer(norm1(x)), then x + scale2·mlp(norm2(x)), each branch under its own drop path."""
 
-    def __init__(
-        self, mixer: nn.Module, dim: int, mlp_ratio: float, *, layer_scale_init: float, drop_path: float
-    ):
+    def __init__(self, mixer: nn.Module, dim: int, mlp_ratio: float, *, layer_scale_init: float, drop_path: float):
         super().__init__()
         self.norm1 = LayerNorm2d(dim, eps=1e-6)
         self.token_mixer = mixer
@@ -302,4 +300,5 @@ register_family(
             layer_scale_init=1e-4,
         ),
     },
+    image_sizes={"smt_nano": 32},
 )

@@ -31,8 +31,8 @@ def fuse(model: nn.Module) -> nn.Module:
         model: any model; `model` itself is left as it is, its training flag too.
 
     Returns:
-        The copy, in evaluation mode, channels-last, without gradients; `.fusion_report` lists what was replaced as `FusedPart` rows.
-        A model without such blocks comes back as a plain copy with an empty list.
+        The copy, in evaluation mode, channels-last, without gradients; `.fusion_report` lists what was replaced as
+        `FusedPart` rows. A model without such blocks comes back as a plain copy with an empty list.
     """
     model = deepcopy(model).eval().requires_grad_(False)
     report: list[FusedPart] = []

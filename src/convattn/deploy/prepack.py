@@ -117,7 +117,7 @@ class PackedConv2d(nn.Module):
         super().__init__()
         assert not isinstance(conv.padding, str)
         self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
             conv.weight.detach().to_mkldnn(), *self.geometry, list(shape)
         )
         self.bias = None if conv.bias is None else conv.bias.detach()

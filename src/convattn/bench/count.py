@@ -1,0 +1,108 @@
+"""Parameters, multiply-adds and activations of a model, without running it."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Count", "CountRow", "count"]
+
+_MODULE_PRODUCTS = ("aten.convolution", "aten.addmm", "aten.mm")  # what a counter of layers sees
+
+
+@dataclass(frozen=True)
+class CountRow:
+    """One part of a model."""
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """The costs of one forward pass of one image."""
+
+    parameters: int  # elements of all parameters
+    macs: int  # multiply-adds of all convolutions and matrix products
+    activations: int  # elements written by convolutions and linear layers
+    rows: tuple[CountRow, ...]  # stem, stages, head: the top level, stages one by one
+
+
+def count(
+    model: nn.Module, input_size: tuple[int, ...] | None = None, style: Literal["full", "published"] = "full"
+) -> Count:
+    """Count what `model` holds and does for one image.
+
+    The arithmetic is followed operator by operator on shapes alone, so nothing is computed and a large model or image
+    costs nothing. Norms, activations and other elementwise work are not multiply-adds.
+
+    Args:
+        model: any model of images; it is left as it is.
+        input_size: (channels, height, width); by default what the model's weights expect.
+        style: "full" counts every product, those inside attention and custom kernels included. "published" counts what
+            most papers print: convolutions and linear layers only.
+
+    Raises:
+        ValueError: for another style, or an input the model does not take.
+    """
+    if style not in ("full", "published"):
+        raise ValueError(f"style {style!r} is unknown; choose full or published")
+    size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
+    if len(size) != 3:
+        raise ValueError(f"input_size {size} must be (channels, height, width)")
+    meta = deepcopy(model).eval().to("meta")
+    shapes: dict[str, tuple[int, ...]] = {}
+    activations = 0
+
+    def record(name: str, layer: bool) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal activations
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape)
+                activations += output.numel() if layer else 0
+
+        return hook
+
+    parts = _parts(meta)
+    for name, module in meta.named_modules():
+        is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        if is_layer or name in parts:
+            module.register_forward_hook(record(name, is_layer))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta(torch.empty(1, *size, device="meta", dtype=_dtype(model)))
+
+    macs_of = {name: _macs(ops, style) for name, ops in counter.get_flop_counts().items()}
+    root = type(meta).__name__
+    rows = tuple(
+        CountRow(name, shapes.get(name, ()), _parameters(module), macs_of.get(f"{root}.{name}", 0))
+        for name, module in parts.items()
+    )
+    return Count(_parameters(meta), macs_of.get("Global", 0), activations, rows)
+
+
+def _macs(flops_of_ops: dict[Any, int], style: str) -> int:
+    return sum(flops for op, flops in flops_of_ops.items() if style == "full" or str(op) in _MODULE_PRODUCTS) // 2
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The children of a model, a sequence of stages split into its own; those that hold nothing are left out."""
+    parts: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 0:
+            parts |= {f"{name}.{inner}": stage for inner, stage in child.named_children()}
+        else:
+            parts[name] = child
+    return {name: part for name, part in parts.items() if _parameters(part)}
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
