@@ -12,9 +12,9 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.export import Dim
-from toys import TOYS, build_toy, family_file, relative_error, timm_name, toy, toy_images
 
 import convattn
+from toys import TOYS, build_toy, family_file, relative_error, timm_name, toy, toy_images
 
 NAMES = convattn.list_models()
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -184,7 +184,7 @@ def test_gradients_reach_every_parameter_and_the_image(name):
     model, images = build_toy(name).train(), toy_images(name).requires_grad_()
     model(images).square().sum().backward()
     dead = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-    # A bias in front of a batch norm is subtracted again by the batch's mean: its gradient is only rounding, so `any` holds.
+    # (A bias in front of a batch norm is taken out again by the batch's mean: its gradient is rounding, yet not all 0.)
     assert dead == []
     assert images.grad is not None and images.grad.isfinite().all() and images.grad.any()
 
@@ -378,7 +378,7 @@ def test_group_matcher_puts_every_parameter_in_order_of_depth(name, coarse):
     previous = min(stem)
     for info in model.feature_info:
         depth = [group for key, group in groups.items() if key.startswith(info["module"] + ".")]
-        assert previous < min(depth) or coarse and previous <= min(depth)
+        assert previous < min(depth) or (coarse and previous <= min(depth))
         previous = max(depth)
 
 

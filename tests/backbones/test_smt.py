@@ -5,13 +5,13 @@ import timm
 import timm.data
 import torch
 import torch.nn.functional as F
-from golden_file import load_golden
 from timm.layers import DropPath
-from toys import build_toy, relative_error
 
 import convattn
 from convattn.backbones.smt import LocalSelfAttention, SMTConfig
 from convattn.mixers.scale_aware_modulation import ScaleAwareAggregation, ScaleAwareModulation
+from golden_file import load_golden
+from toys import build_toy, relative_error
 
 TOY = dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2), num_classes=5)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import randomise_norms, relative_error
 
 from convattn.mixers.scale_aware_modulation import MultiHeadMixedConv, ScaleAwareAggregation, ScaleAwareModulation
+from toys import randomise_norms, relative_error
 
 
 def maps(*shape: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from toys import relative_error
 
 from convattn.ops.attention import multi_head_attention, multi_head_attention_reference
+from toys import relative_error
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 6])

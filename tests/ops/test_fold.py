@@ -1,9 +1,9 @@
 import pytest
 import torch
-from toys import relative_error
 from torch import nn
 
 from convattn.ops.fold import add_identity_tap, merge_depthwise
+from toys import relative_error
 
 
 def depthwise(dim: int, kernel: int, bias: bool = True) -> nn.Conv2d:

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from toys import relative_error
 from torch import nn
 
 from convattn.ops.linear import Linear2d
+from toys import relative_error
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toys import build_toy
 
 import convattn
+from toys import build_toy
 
 TOY = "smt_large"  # has every kind of entry: layer scale too
 
@@ -20,7 +20,7 @@ def official_toy(**options: Any) -> tuple[torch.nn.Module, dict[str, torch.Tenso
 
 
 def save_with_yacs_node(content: dict[str, Any], path: Path) -> None:
-    """Save with a `yacs.config.CfgNode` under `config`, as the authors do; yacs is not installed here nor needed to read."""
+    """Save with a `yacs.config.CfgNode` under `config`, as the authors do; reading it must not need yacs."""
 
     class CfgNode(dict):
         pass

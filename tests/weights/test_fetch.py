@@ -13,7 +13,6 @@ import timm
 import torch
 from official_files import TOY, official_toy
 from timm.models import adapt_input_conv
-from toys import build_toy, toy
 
 import convattn
 from convattn.backbones import registry
@@ -21,6 +20,7 @@ from convattn.weights.fetch import fetch_official
 from convattn.weights.official import imagenet_22k_rows
 from convattn.weights.read import CheckpointError
 from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
+from toys import build_toy, toy
 
 
 @dataclass

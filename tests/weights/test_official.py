@@ -5,11 +5,11 @@ import safetensors.torch
 import timm
 import torch
 from official_files import TOY, official_toy, save_with_yacs_node
-from toys import build_toy, toy, toy_images
 
 import convattn
 from convattn.weights.official import imagenet_22k_rows
 from convattn.weights.read import CheckpointError
+from toys import build_toy, toy, toy_images
 
 
 def assert_same_weights(model, other):
@@ -146,7 +146,7 @@ def test_to_official_refuses_what_the_authors_model_lacks():
     model = build_toy(TOY)
     model.stages[0].blocks[0].gate = torch.nn.Linear(2, 2)
     with pytest.raises(
-        CheckpointError, match="stages.0.blocks.0.gate.weight of .* has no counterpart in the authors' model"
+        CheckpointError, match=r"stages.0.blocks.0.gate.weight of .* has no counterpart in the authors' model"
     ):
         convattn.to_official(model)
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from golden_file import official_shapes
 
 import convattn
 from convattn.weights.rename import NameMap
 from convattn.weights.smt import SMT_NAMES
+from golden_file import official_shapes
 
 VARIANTS = ["smt_nano", "smt_tiny", "smt_small", "smt_base", "smt_large"]
 

@@ -2,8 +2,9 @@
 
 import os
 import sys
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -42,7 +43,9 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
         if expected is not None and received != expected:
             raise CheckpointError(f"{weights.url}: the connection was cut after {received} of {expected} bytes")
         os.replace(arriving, cached)
-    except (URLError, OSError, RuntimeError) as error:
+    except (HTTPException, OSError, RuntimeError) as error:  # a URLError is an OSError
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         reason = str(getattr(error, "reason", error)).splitlines()[0]
         raise CheckpointError(
             f"{weights.url}: could not be downloaded ({reason}); fetch {name} by other means and set "
