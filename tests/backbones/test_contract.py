@@ -62,7 +62,7 @@ def test_every_variant_has_its_parameter_count(name):
 def test_is_registered_in_timm_under_the_same_name(name):
     assert timm.is_model(timm_name(name))
     with torch.device("meta"):
-        model = timm.create_model(timm_name(name), num_classes=3)
+        model = timm.create_model(timm_name(name), num_classes=3, **toy(name).options)
     assert model.num_classes == 3
 
 
