@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "convattn needs Python 3.11 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true
-	@$(BIN)/uv pip install --python $(BIN)/python -e ".[dev]" -c constraints.txt || \
+	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e ".[dev]" -c constraints.txt || \
 		$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	@touch $@
 
