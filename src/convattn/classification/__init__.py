@@ -1,0 +1,1 @@
+"""The task of classifying images: its loss, its metrics, its evaluation."""

@@ -1,0 +1,1 @@
+"""Data sets of labelled images, their transforms and their loaders."""

@@ -1,0 +1,26 @@
+"""What every data set of labelled images offers, wherever they come from."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL import Image
+
+__all__ = ["DataError", "ImageDataset"]
+
+
+class DataError(ValueError):
+    """A data set that is missing, empty, or not laid out as expected."""
+
+
+class ImageDataset(Protocol):
+    """Labelled images, read one at a time."""
+
+    classes: Sequence[str]  # names, in the order of the labels
+    labels: Sequence[int]  # one per image, 0 to len(classes) - 1
+    paths: Sequence[str]  # one per image: where it is, or a name for it
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """The image at `index`, RGB; raises ImageError if it cannot be read."""
+        ...

@@ -1,0 +1,112 @@
+"""From a PIL image to a model's input, by timm's and torchvision's transforms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+from torchvision.transforms import Compose, InterpolationMode, RandomAffine
+
+__all__ = ["Augmentation", "Transform", "training_transform", "transforms_for"]
+
+Transform = Callable[[Image.Image], Tensor]  # PIL RGB -> (3, H, W) float, normalised
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training image is varied before it reaches the model."""
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Random crop: share of the image's area, from and to; (1, 1) with `crop_aspect` (1, 1) crops nothing."""
+    crop_aspect: tuple[float, float] = (0.75, 1.3333)
+    """Random crop: width over height, from and to."""
+    horizontal_flip: float = 0.5
+    """Probability of mirroring left and right; 0 where the side matters, as in writing."""
+    rotation: float = 0.0
+    """Random rotation up to so many degrees either way."""
+    shift: float = 0.0
+    """Random shift up to this share of the image's side."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Random enlargement, from and to."""
+    color_jitter: float = 0.0
+    """Strength of random brightness, contrast and saturation; not together with `auto_augment`."""
+    auto_augment: str | None = None
+    """Policy in timm's words, such as `rand-m9-mstd0.5-inc1` for RandAugment."""
+    random_erasing: float = 0.0
+    """Probability of overwriting a random rectangle with noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "random_erasing", "shift"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be between 0 and 1")
+        for name in ("crop_area", "crop_aspect", "zoom"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} {low} to {high} must be positive and rising")
+        if self.crop_area[1] > 1:
+            raise ValueError(f"crop_area up to {self.crop_area[1]} must stay within the image: 1 or less")
+        if not 0 <= self.rotation <= 180:
+            raise ValueError(f"rotation {self.rotation} must be between 0 and 180 degrees")
+        if self.color_jitter < 0:
+            raise ValueError(f"color_jitter {self.color_jitter} must be 0 or more")
+        if self.color_jitter and self.auto_augment:
+            raise ValueError(
+                f"color_jitter {self.color_jitter} has no effect beside auto_augment {self.auto_augment!r}; "
+                "set one of them"
+            )
+        if self.auto_augment is not None and not self.auto_augment.startswith(
+            ("rand", "augmix", "original", "v0", "3a")
+        ):
+            raise ValueError(f"auto_augment {self.auto_augment!r} is unknown; write for example rand-m9-mstd0.5-inc1")
+
+
+def training_transform(model: nn.Module, augmentation: Augmentation) -> Transform:
+    """The random transform of training, ending in the size, mean and std that `model` expects.
+
+    Args:
+        model: with a `pretrained_cfg`.
+        augmentation: what is varied, and how much.
+    """
+    config = _input_config(model)
+    # Bicubic throughout, as the authors of these families train; timm's own default picks one at random.
+    transform = create_transform(
+        input_size=config["input_size"],
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        is_training=True,
+        scale=augmentation.crop_area,
+        ratio=augmentation.crop_aspect,
+        hflip=augmentation.horizontal_flip,
+        color_jitter=augmentation.color_jitter or None,
+        auto_augment=augmentation.auto_augment,
+        re_prob=augmentation.random_erasing,
+        re_mode="pixel",
+    )
+    if not (augmentation.rotation or augmentation.shift or augmentation.zoom != (1.0, 1.0)):
+        return transform
+    affine = RandomAffine(
+        augmentation.rotation,
+        translate=(augmentation.shift, augmentation.shift),
+        scale=augmentation.zoom,
+        interpolation=InterpolationMode.BILINEAR,
+    )
+    return Compose([affine, transform])
+
+
+def transforms_for(model: nn.Module) -> Transform:
+    """The evaluation transform that the weights of `model` expect: size, crop, interpolation, mean and std.
+
+    Args:
+        model: with a `pretrained_cfg`, as every model of this package and of timm has.
+
+    Returns:
+        A callable from a PIL image to a tensor (3, H, W).
+    """
+    return create_transform(**_input_config(model), is_training=False)
+
+
+def _input_config(model: nn.Module) -> dict[str, Any]:
+    return resolve_data_config(pretrained_cfg=getattr(model, "pretrained_cfg", None) or {}, model=model)

@@ -1,0 +1,1 @@
+"""One configuration, one loop, its checkpoints and its log."""

@@ -1,0 +1,57 @@
+"""The log of a run: `log.jsonl`, one JSON object an epoch, and TensorBoard events beside it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convattn.atomic import write_atomically
+from convattn.extras import require
+
+__all__ = ["Journal", "read_log"]
+
+_FILE = "log.jsonl"
+
+
+class Journal:
+    """Appends to the log of a run folder.
+
+    Args:
+        folder: the run folder.
+        step: updates done so far; entries behind it, left by a run that went on past its last checkpoint, are removed.
+        tensorboard: write TensorBoard events to `folder/tensorboard` too.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True):
+        self._path = folder / _FILE
+        entries = [entry for entry in read_log(folder) if entry["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        self._writer = None
+        if tensorboard:
+            writer = require("torch.utils.tensorboard", "train").SummaryWriter
+            self._writer = writer(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Add one epoch; `entry` has `step` and figures."""
+        with open(self._path, "a") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+        if self._writer is not None:
+            for name, value in entry.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, entry["step"])
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """The entries of a run folder's log, oldest first; an unfinished last line (of a killed process) is left out."""
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        return []
+    *lines, unfinished = path.read_text().split("\n")
+    del unfinished
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,65 @@
+"""What a person sees while training runs: a live bar on a terminal, one line an epoch elsewhere."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["TrainingDisplay"]
+
+
+class TrainingDisplay:
+    """Progress over all epochs, counted in updates so that the time left is that of the whole run.
+
+    Args:
+        updates: of the whole run.
+        done: updates done before this process started.
+        epochs: of the whole run.
+        console: where to write; standard error by default, so that results can be piped.
+    """
+
+    def __init__(self, updates: int, done: int, epochs: int, console: Console | None = None):
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._epochs = epochs
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self._task = self._progress.add_task("training", total=updates, completed=done, figures="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, epoch: int, step: int, *, loss: float, lr: float, images_per_second: float) -> None:
+        """After an update; `epoch` from 0."""
+        figures = f"loss {loss:.3f} · lr {lr:.1e} · {images_per_second:,.0f} images/s"
+        description = f"epoch {epoch + 1}/{self._epochs}"
+        self._progress.update(self._task, completed=step, description=description, figures=figures)
+
+    def validating(self, images: int, total: int) -> None:
+        """While validation runs."""
+        self._progress.update(self._task, figures=f"validating {images:,}/{total:,}")
+
+    def epoch_done(self, entry: Mapping[str, Any]) -> None:
+        """One line for the record."""
+        self.note(
+            f"epoch {entry['epoch']}/{self._epochs} · loss {entry['train_loss']:.3f} · "
+            f"validation {entry['val_loss']:.3f} · top-1 {entry['top1']:.2f} % · top-5 {entry['top5']:.2f} % · "
+            f"{entry['images_per_second']:,.0f} images/s · {entry['seconds']:.1f} s"
+        )
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False)

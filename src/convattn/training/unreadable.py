@@ -1,0 +1,49 @@
+"""Training images that cannot be read: set aside by name, up to a limit."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+__all__ = ["UnreadableError", "UnreadableImages"]
+
+_LIMIT = 0.01  # share of the data set
+
+
+class UnreadableError(ValueError):
+    """Too many images of a data set cannot be read."""
+
+
+class UnreadableImages:
+    """Keeps `unreadable.txt` of a run folder: one line a file, with the reason.
+
+    Args:
+        folder: the run folder.
+        images: size of the data set.
+    """
+
+    def __init__(self, folder: Path, images: int):
+        self._file = folder / "unreadable.txt"
+        self._images = images
+        self._known = dict.fromkeys(self._file.read_text().splitlines()) if self._file.is_file() else {}
+
+    def add(self, unreadable: Mapping[str, str], note: Callable[[str], None]) -> None:
+        """Record the files of a batch; those seen before are passed over.
+
+        Args:
+            unreadable: file -> reason, which begins with the file's name.
+            note: shows one line to the user.
+
+        Raises:
+            UnreadableError: when more than 1 % of the data set is unreadable, listing the files.
+        """
+        for reason in unreadable.values():
+            if reason in self._known:
+                continue
+            self._known[reason] = None
+            with open(self._file, "a") as file:
+                file.write(f"{reason}\n")
+            note(f"set aside: {reason}")
+        if len(self._known) > _LIMIT * self._images:
+            raise UnreadableError(
+                f"{len(self._known)} of {self._images} training images cannot be read, more than {_LIMIT:.0%}; "
+                f"repair or remove them (also in {self._file}): {'; '.join(self._known)}"
+            )
