@@ -15,12 +15,19 @@ class DataError(ValueError):
 class ImageDataset(Protocol):
     """Labelled images, read one at a time."""
 
-    classes: Sequence[str]  # names, in the order of the labels
-    labels: Sequence[int]  # one per image, 0 to len(classes) - 1
-    paths: Sequence[str]  # one per image: where it is, or a name for it
+    @property
+    def classes(self) -> Sequence[str]:
+        """Their names, in the order of the labels."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """One per image, 0 to len(classes) - 1."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """One per image: where it is, or a name for it."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB; raises ImageError if it cannot be read."""
-        ...

@@ -103,7 +103,7 @@ class _Run:
         self.memory_format = torch.channels_last if config.loop.channels_last else torch.contiguous_format
         self.data, model = build_model_and_data(config)
         self.task = build_task(config, model.num_classes)
-        model = model.to(self.accelerator.device, memory_format=self.memory_format)
+        model = model.to(self.accelerator.device).to(memory_format=self.memory_format)
         self.ema = build_ema(model, config.loop)
         optimizer = build_optimizer(model, config, self.accelerator.num_processes)
         self.updates_per_epoch = math.ceil(len(self.data.train_loader) / config.loop.accumulation)
