@@ -2,10 +2,23 @@
 
 from convattn import backbones as _backbones  # registers every family  # noqa: F401
 from convattn.backbones.registry import create_model, list_models
+from convattn.bench.compare import benchmark
 from convattn.bench.count import count
+from convattn.data.transforms import transforms_for
 from convattn.deploy.export import export
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
 from convattn.weights.official import load_official, to_official
 
-__all__ = ["count", "create_model", "export", "fuse", "list_models", "load_official", "prepack", "to_official"]
+__all__ = [
+    "benchmark",
+    "count",
+    "create_model",
+    "export",
+    "fuse",
+    "list_models",
+    "load_official",
+    "prepack",
+    "to_official",
+    "transforms_for",
+]

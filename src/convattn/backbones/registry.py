@@ -36,7 +36,7 @@ _FACTORY_OPTIONS = (
     "feature_cls",
 )
 
-_FIRST_CONV, _CLASSIFIER = "stem.conv1", "head.fc"  # what is adapted when channels or classes differ
+FIRST_CONV, CLASSIFIER = "stem.conv1", "head.fc"  # what is adapted when channels or classes differ
 
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 
@@ -118,7 +118,7 @@ def register_family(
             cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights)
         if name not in OFFICIAL_WEIGHTS:
             size = (image_sizes or {}).get(name, 224)
-            cfgs[timm_name] = dict(input_size=(3, size, size), first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
+            cfgs[timm_name] = dict(input_size=(3, size, size), first_conv=FIRST_CONV, classifier=CLASSIFIER)
     vars(module)["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config)
@@ -173,8 +173,8 @@ def _pretrained_cfg(weights: OfficialWeights) -> dict[str, Any]:
         crop_pct=weights.crop_ratio,
         crop_mode=weights.crop_mode,
         interpolation="bicubic",
-        first_conv=_FIRST_CONV,
-        classifier=_CLASSIFIER,
+        first_conv=FIRST_CONV,
+        classifier=CLASSIFIER,
         license=weights.license,
         origin_url=weights.url,
     )
@@ -194,7 +194,7 @@ def _entry(name: str, timm_name: str, model_class: type[nn.Module], config: Any)
         def build(cfg: Any, **model_options: Any) -> nn.Module:
             model = model_class(cfg=cfg, **model_options)
             if path is not None:
-                load_adapted(model, path, first_conv=_FIRST_CONV, classifier=_CLASSIFIER)
+                load_adapted(model, path, first_conv=FIRST_CONV, classifier=CLASSIFIER)
             return model
 
         return build_model_with_cfg(

@@ -13,11 +13,13 @@ behind a convolution have eps 1e-5, all others 1e-6.
 """
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, LayerScale2d, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -226,7 +228,8 @@ class SMT(Pyramid):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(cfg.depths)))
+        last = max(1, sum(cfg.depths) - 1)
+        rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
         stages = []
         for index, dim in enumerate(cfg.dims):
             blocks = [
@@ -253,6 +256,13 @@ class SMT(Pyramid):
         )
         self.cfg = cfg
         self.apply(init_weights)
+
+    def infer_options(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint under our names says about layer scale, where it differs from this model."""
+        has_scale = any(name.endswith(".layer_scale1.gamma") for name in state)
+        if has_scale == bool(self.cfg.layer_scale_init):
+            return {}
+        return {"layer_scale_init": 1e-4 if has_scale else 0.0}
 
     @staticmethod
     def _mixer(cfg: SMTConfig, mixer: str, stage: int) -> nn.Module:

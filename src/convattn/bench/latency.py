@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 __all__ = ["Latency", "measure_latency"]
 
 
@@ -19,6 +24,7 @@ class Latency:
     p10_ms: float
     p90_ms: float
     repeats: int
+    page_faults: float | None  # median per call; thousands mean that the allocator gives memory back and forth
 
 
 def measure_latency(
@@ -37,18 +43,24 @@ def measure_latency(
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    faults: dict[str, list[int]] = {name: [] for name in candidates}
     for turn in range(warmup + repeats):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            faults_before, start = _page_faults(), time.perf_counter()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= warmup:
                 times[name].append(1000 * (time.perf_counter() - start))
-    return [_summary(name, measured) for name, measured in times.items()]
+                faults[name].append(_page_faults() - faults_before)
+    return [_summary(name, measured, faults[name]) for name, measured in times.items()]
 
 
-def _summary(name: str, times_ms: list[float]) -> Latency:
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
+
+
+def _summary(name: str, times_ms: list[float], faults: list[int]) -> Latency:
     ordered = sorted(times_ms)
     last = len(ordered) - 1
     return Latency(
@@ -57,4 +69,5 @@ def _summary(name: str, times_ms: list[float]) -> Latency:
         p10_ms=ordered[round(0.1 * last)],
         p90_ms=ordered[round(0.9 * last)],
         repeats=len(ordered),
+        page_faults=statistics.median(faults) if resource else None,
     )

@@ -1,0 +1,74 @@
+"""Finding out which model an authors' checkpoint is of, from the names and shapes in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convattn.backbones.registry import CLASSIFIER, FIRST_CONV, create_model, list_models
+from convattn.weights.official import NAME_MAPS, convert_official, to_our_names
+from convattn.weights.read import CheckpointError
+
+__all__ = ["Recognised", "recognise"]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The model that a state dict fits without remainder."""
+
+    name: str
+    options: Mapping[str, Any]  # where it differs from what `create_model(name)` builds
+
+    def build(self) -> nn.Module:
+        """The model, with fresh weights."""
+        return create_model(self.name, **self.options)
+
+
+def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recognised:
+    """Which model, with which options, takes every entry of an official state dict and misses none.
+
+    Args:
+        state: names (the authors' or ours) -> weights.
+        source: what to call it in an error.
+
+    Raises:
+        CheckpointError: if no model fits; names the closest one and what stands in the way.
+    """
+    attempts = []
+    for name in list_models():
+        model = _on_meta(name, {})
+        if getattr(model, "family", None) not in NAME_MAPS:
+            continue
+        options = _options(to_our_names(state, model), model)
+        model = _on_meta(name, options)
+        problems = convert_official(state, model).problems(model)
+        if not problems:
+            return Recognised(name, options)
+        attempts.append((len(problems), name, problems))
+    count, name, problems = min(attempts)
+    if count >= len(state):
+        raise CheckpointError(
+            f"{source}: not a checkpoint of any family here; its entries are {', '.join([*state][:3])}, …"
+        )
+    raise CheckpointError(
+        f"{source}: fits no model; the closest is {name}, but {'; '.join(problems[:3])} ({count} in all)"
+    )
+
+
+def _options(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
+    """What the shapes of a state dict say about the options of `model`, where they differ from its own."""
+    found: dict[str, Any] = {"num_classes": 0}
+    if f"{CLASSIFIER}.weight" in ours:
+        found["num_classes"] = len(ours[f"{CLASSIFIER}.weight"])
+    if f"{FIRST_CONV}.weight" in ours:
+        found["in_chans"] = ours[f"{FIRST_CONV}.weight"].shape[1]
+    different = {key: value for key, value in found.items() if value != getattr(model, key)}
+    infer = getattr(model, "infer_options", None)
+    return different | (infer(ours) if infer else {})
+
+
+def _on_meta(name: str, options: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return create_model(name, **options)

@@ -1,0 +1,64 @@
+"""`convattn convert`: the authors' checkpoint under this package's names."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from convattn.backbones.recognise import recognise
+from convattn.saved import save_model
+from convattn.weights.official import load_official
+from convattn.weights.read import read_state_dict
+
+__all__ = ["command"]
+
+_DESCRIPTION = """Read the authors' checkpoint, find out which model it is of, and write it as a model file.
+
+The checkpoint is read without running anything that is in it. The result loads with every command here
+(`convattn predict OUT.safetensors photo.jpg`) and holds the weights under this package's names.
+
+Examples:
+    convattn convert smt_tiny.pth smt_tiny.safetensors
+    convattn convert smt_large_22k.pth out.safetensors --json
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    source: Annotated[Path, tyro.conf.Positional]
+    """The authors' file (.pth, .pt, .safetensors)."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """The model file to write (.safetensors)."""
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+def command(args: list[str]) -> int:
+    """Run `convattn convert` with these arguments."""
+    options = tyro.cli(Options, prog="convattn convert", description=_DESCRIPTION, args=args)
+    if options.target.suffix != ".safetensors":
+        raise ValueError(f"{options.target}: the target must end in .safetensors")
+    if options.target.resolve() == options.source.resolve():
+        raise ValueError(f"{options.target}: the target must be another file than the source")
+    state = read_state_dict(options.source)
+    found = recognise(state, str(options.source))
+    model = found.build()
+    load_official(model, state)
+    save_model(model, options.target)
+    facts: dict[str, Any] = {
+        "model": found.name,
+        "options": found.options,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "entries": len(state),
+        "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
+        "written": str(options.target),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        chosen = "".join(f", {key}={value}" for key, value in found.options.items())
+        print(f"{options.source}: {found.name}{chosen}, {facts['parameters']:,} parameters in {len(state)} entries")
+        print(f"written to {options.target}")
+    return 0

@@ -1,0 +1,81 @@
+"""`convattn COMMAND …`: finds the command, and turns errors into one line and an exit status."""
+
+import importlib
+import os
+import sys
+import traceback
+from importlib.metadata import version
+
+from convattn.backbones.registry import nearest
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    # name -> what it does; each is a module of this package with `command(args) -> exit status`
+    "demo": "train, explain, export and measure a small model on handwritten digits; writes a report",
+    "models": "list models, or show one: stages, parameters, multiply-adds, published accuracy",
+    "train": "train a model on a folder of images, or resume a run",
+    "eval": "top-1 and top-5 accuracy of a model on a folder of images",
+    "predict": "classify images",
+    "export": "write a model to ONNX or an exported program, with proof that the numbers survived",
+    "convert": "read the authors' checkpoint and write it under this package's names",
+}
+
+USAGE = f"""usage: convattn COMMAND [ARGUMENTS] [--debug]
+
+Vision backbones in which convolution and attention work together.
+
+commands:
+{"".join(f"  {name:<9} {purpose}{os.linesep}" for name, purpose in COMMANDS.items())}
+convattn COMMAND --help shows the arguments and examples of one.
+--debug shows where an error came from.  --version prints the version.
+
+examples:
+  convattn demo
+  convattn models "smt_*"
+  convattn train --data photos --output runs/photos
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(version("convattn"))
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"convattn.cli.{name}").command(rest)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as error:
+        return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        return _fail(name, error, debug, status=1, message=_one_line(error))
+
+
+def _fail(name: str, error: BaseException, debug: bool, *, status: int, message: str) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"convattn {name}: {message}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: BaseException) -> str:
+    """The message of an error on one line; for an operating-system error the file and the reason."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

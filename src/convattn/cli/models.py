@@ -1,0 +1,156 @@
+"""`convattn models`: what there is, and what one is made of."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from convattn.backbones.registry import create_model, list_models, nearest
+from convattn.bench.count import Count, count
+from convattn.saved import open_model
+from convattn.weights.records import OFFICIAL_WEIGHTS
+
+__all__ = ["command"]
+
+_DESCRIPTION = """List models, or show one in detail.
+
+Accuracies are the authors' published figures, with their source; nothing here was measured anew.
+
+Examples:
+    convattn models
+    convattn models "smt_*"
+    convattn models smt_tiny --image-size 384
+    convattn models runs/photos
+    convattn models timm:resnet50 --json
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    name: Annotated[str, tyro.conf.Positional] = "*"
+    """A pattern (quote it), a model's name, `timm:NAME`, a run folder or a model file."""
+    image_size: int | None = None
+    """Count at this height and width in pixels; by default what the weights expect."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def command(args: list[str]) -> int:
+    """Run `convattn models` with these arguments."""
+    options = tyro.cli(Options, prog="convattn models", description=_DESCRIPTION, args=args)
+    if not any(mark in options.name for mark in "*?["):
+        return _show(options)
+    names = list_models(options.name)
+    if not names:
+        raise ValueError(f"no model matches {options.name!r}; {nearest(options.name, list_models())}")
+    rows = [_row(name) for name in names]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for title in ("model", "weights", "pixels", "parameters", "multiply-adds", "top-1 %", "top-5 %", "origin"):
+        table.add_column(title, justify="left" if title in ("model", "weights", "origin") else "right")
+    for row in rows:
+        records = row["weights"] or [{}]
+        for index, record in enumerate(records):
+            table.add_row(
+                row["name"] if index == 0 else "",
+                record.get("tag", "none published"),
+                str(record.get("image_size", row["image_size"])),
+                f"{row['parameters']:,}" if index == 0 else "",
+                f"{row['macs'] / 1e9:.2f} G" if index == 0 else "",
+                f"{record.get('top1') or '-'}",
+                f"{record.get('top5') or '-'}",
+                record.get("source", "-"),
+            )
+    _console().print(table)
+    return 0
+
+
+def _row(name: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = create_model(name)
+    cost = count(model)
+    return {
+        "name": name,
+        "image_size": model.pretrained_cfg["input_size"][-1],  # type: ignore[index]
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "weights": [asdict(weights) for weights in OFFICIAL_WEIGHTS.get(name, ())],
+    }
+
+
+def _show(options: Options) -> int:
+    model = _open(options.name)
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    channels, height, width = cfg["input_size"]
+    size = options.image_size
+    if size is not None and size < 1:
+        raise ValueError(f"image-size {size} must be 1 or more")
+    cost = count(model, (channels, size or height, size or width))
+    weights = [asdict(record) for record in OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())]
+    levels = _levels(model)
+    if options.json:
+        found = {"name": options.name, "input": cfg_of_interest(cfg), "levels": levels, "weights": weights}
+        print(json.dumps(found | asdict(cost), indent=2))
+        return 0
+    console = _console()
+    console.print(f"[bold]{options.name}[/bold]  {type(model).__name__}, {getattr(model, 'num_classes', 0)} classes")
+    console.print(
+        f"input {channels} x {size or height} x {size or width}, {cfg.get('interpolation')} interpolation, "
+        f"crop ratio {cfg.get('crop_pct')} ({cfg.get('crop_mode')})"
+    )
+    console.print(_parts_table(cost))
+    console.print(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
+    for level in levels:
+        console.print(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
+    for record in weights:
+        scores = f"top-1 {record['top1']} %, top-5 {record['top5']} %" if record["top1"] else "no accuracy published"
+        console.print(
+            f"weights [bold]{record['tag']}[/bold]: {record['num_classes']} classes at {record['image_size']} pixels, "
+            f"{scores} (published: {record['source']}), licence {record['license']}\n    {record['url']}"
+        )
+    if not weights:
+        console.print("no published weights")
+    return 0
+
+
+def cfg_of_interest(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a weight configuration that say how an image must be prepared."""
+    wanted = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes")
+    return {key: cfg[key] for key in wanted if key in cfg}
+
+
+def _open(name: str) -> nn.Module:
+    if Path(name).exists():
+        return open_model(name)
+    with torch.device("meta"):
+        return create_model(name)
+
+
+def _levels(model: nn.Module) -> list[dict[str, Any]]:
+    info = getattr(model, "feature_info", [])
+    return [{key: level[key] for key in ("reduction", "num_chs", "module")} for level in info]
+
+
+def _parts_table(cost: Count) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    for title in ("output", "parameters", "multiply-adds"):
+        table.add_column(title, justify="right")
+    for row in cost.rows:
+        shape = " x ".join(map(str, row.output_shape[1:]))
+        table.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs:,}")
+    return table
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for any row when the output goes to a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
