@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["MAX_PIXELS", "ImageError", "read_image"]
 
@@ -48,7 +48,7 @@ def read_image(path: str | Path) -> Image.Image:
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\((\d+) pixels\)", str(error))
             raise ImageError(_too_large(path, int(pixels[1]) if pixels else None)) from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise ImageError(f"{path}: not an image of a known format") from None
         except Exception as error:  # decoders of damaged files raise whatever they stumbled on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

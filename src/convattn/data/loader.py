@@ -89,7 +89,7 @@ class Samples(Dataset):
         words = np.random.SeedSequence((seed, self.epoch, index)).generate_state(2)
         random.seed(int(words[0]))
         np.random.seed(words[0])
-        torch.random.default_generator.manual_seed(int(words[1]))
+        torch.default_generator.manual_seed(int(words[1]))
         return self._sample(index)
 
     def _sample(self, index: int) -> Sample:

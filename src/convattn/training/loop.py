@@ -102,7 +102,7 @@ class _Run:
         seed_everything(config.loop.seed)
         self.memory_format = torch.channels_last if config.loop.channels_last else torch.contiguous_format
         self.data, model = build_model_and_data(config)
-        self.task = build_task(config, model.num_classes)
+        self.task = build_task(config, len(self.data.train.classes))
         model = model.to(self.accelerator.device).to(memory_format=self.memory_format)
         self.ema = build_ema(model, config.loop)
         optimizer = build_optimizer(model, config, self.accelerator.num_processes)
@@ -267,7 +267,7 @@ class _Run:
         checkpoint, problems = load_newest_checkpoint(self.folder)
         console = self.console or Console(stderr=True, highlight=False, soft_wrap=True)
         for problem in problems:
-            console.print(f"warning: {problem}; going on from {checkpoint.folder.name}", markup=False)
+            console.print(f"warning: {problem}; going on from {checkpoint.folder.name}", markup=False, soft_wrap=True)
         state = checkpoint.state
         if state["images"] != len(self.data.train):
             raise ConfigError(

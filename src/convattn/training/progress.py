@@ -62,4 +62,4 @@ class TrainingDisplay:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)

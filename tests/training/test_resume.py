@@ -1,0 +1,153 @@
+"""A run that was stopped ends as if it had not been: every weight, every random state, every figure."""
+
+import io
+import json
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+
+from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.config import ConfigError
+from convattn.training.loop import Interrupted, train
+from convattn.training.progress import TrainingDisplay
+from tiny_runs import tiny_config, write_pictures
+
+EVERYTHING = dict(
+    model=dict(drop_path_rate=0.2, drop_rate=0.1),
+    data=dict(mixup=0.5, cutmix=1.0),
+    schedule=dict(epochs=3, warmup_epochs=1),
+    loop=dict(ema_decay=0.9, accumulation=2, label_smoothing=0.1, device="cpu"),
+    optimizer=dict(clip_grad=1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+def stop_at(monkeypatch, step):
+    """A real SIGINT after update `step`."""
+    update = TrainingDisplay.update
+
+    def stopping(self, epoch, done, **figures):
+        update(self, epoch, done, **figures)
+        if done == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingDisplay, "update", stopping)
+
+
+def assert_same(one, other):
+    """Equal in every tensor and every number, whatever the nesting."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
+
+
+def figures(folder):
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: e[key] for key in e if key not in ("seconds", "images_per_second")} for e in entries]
+
+
+# Three updates an epoch: 24 images in batches of 4, two batches an update. So 4 is within an epoch and 3 at its end.
+@pytest.mark.parametrize(("step", "workers"), [(4, 0), (3, 0), (5, 2)])
+def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypatch, step, workers):
+    parts = {**EVERYTHING, "data": {**EVERYTHING["data"], "workers": workers}}
+    straight = train(tiny_config(pictures, tmp_path / "straight", **parts), console=quiet())
+
+    config = tiny_config(pictures, tmp_path / "stopped", **parts)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(
+            Interrupted, match=rf"stopped after step {step}; go on with: convattn train --resume .*stopped"
+        ):
+            train(config, console=quiet())
+    torch.manual_seed(99)  # what another process starts from must not matter
+    resumed = train(config, resume=True, console=quiet())
+
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (straight / name).read_bytes() == (resumed / name).read_bytes()
+    one, other = load_newest_checkpoint(straight)[0], load_newest_checkpoint(resumed)[0]
+    assert one.state["counters"]["step"] == 9
+    for part in ("model", "ema", "state"):
+        assert_same(getattr(one, part), getattr(other, part))
+    assert figures(straight) == figures(resumed)
+
+
+def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch):
+    straight = train(tiny_config(pictures, tmp_path / "straight", **EVERYTHING), console=quiet())
+    config = tiny_config(pictures, tmp_path / "stopped", **EVERYTHING)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "validating", lambda *args: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted, match="stopped after step 3"):
+            train(config, console=quiet())
+    assert not (tmp_path / "stopped" / "best.safetensors").exists()
+    resumed = train(config, resume=True, console=quiet())
+    assert (straight / "last.safetensors").read_bytes() == (resumed / "last.safetensors").read_bytes()
+    assert figures(straight) == figures(resumed)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(pictures, tmp_path):
+    straight = train(tiny_config(pictures, tmp_path / "straight", **EVERYTHING), console=quiet())
+    weights = (straight / "last.safetensors").read_bytes()
+    newest, before = checkpoint_folders(straight)
+    state = bytearray((newest / "state.pt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (newest / "state.pt").write_bytes(state)
+
+    console = quiet()
+    train(tiny_config(pictures, straight, **EVERYTHING), resume=True, console=console)
+    warning = f"warning: {newest}: damaged: state.pt is not as it was written; going on from {before.name}"
+    assert warning in console.file.getvalue()
+    assert (straight / "last.safetensors").read_bytes() == weights
+    assert [entry["epoch"] for entry in figures(straight)] == [1, 2, 3]
+
+
+def test_a_finished_run_stays_as_it_is(pictures, tmp_path):
+    config = tiny_config(pictures, tmp_path / "run")
+    folder = train(config, console=quiet())
+    before = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    train(config, resume=True, console=quiet())
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def test_resume_refuses_another_run(pictures, tmp_path):
+    folder = train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    with pytest.raises(ConfigError, match=r"started with schedule.epochs 2, not 5; resume as it was"):
+        train(tiny_config(pictures, folder, schedule=dict(epochs=5)), resume=True, console=quiet())
+    with pytest.raises(ConfigError, match=r"nothing: no run to resume here; it holds no config.json"):
+        train(tiny_config(pictures, tmp_path / "nothing"), resume=True, console=quiet())
+
+
+def test_resume_refuses_other_data(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    folder = train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    (pictures / "train" / "dark" / "000.png").unlink()
+    with pytest.raises(ConfigError, match=r"23 training images, but 24 when the run was stopped"):
+        train(tiny_config(pictures, folder), resume=True, console=quiet())
+
+
+def test_a_second_run_does_not_overwrite_the_first(pictures, tmp_path):
+    folder = train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    with pytest.raises(
+        ConfigError, match=r"run: the output folder is not empty; go on with --resume .*, or choose another"
+    ):
+        train(tiny_config(pictures, folder), console=quiet())
