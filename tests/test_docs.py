@@ -1,0 +1,89 @@
+"""The code in README and docs runs, the commands exist, and the examples work."""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SLOW_EXAMPLES = {"fuse_and_export.py"}  # writes ONNX, as the README does
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """(line number, text) of each fenced block of a language."""
+    text = page.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for _, block in blocks(page, "console") for line in block.splitlines()]
+    return [line.removeprefix("$ ").partition("#")[0].strip() for line in lines if line.startswith("$ ")]
+
+
+ids = {"ids": lambda value: value.name if isinstance(value, Path) else None}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], **ids)
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for line, block in blocks(page, "python"):
+        code = compile("\n" * (line - 1) + block, str(page), "exec")  # a failure names the page's own line
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(code, namespace)
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(e, marks=pytest.mark.slow) if e.name in SLOW_EXAMPLES else e for e in EXAMPLES], **ids
+)
+def test_example_runs(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(example)])
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(str(example), run_name="__main__")
+    assert printed.getvalue()
+
+
+@pytest.mark.parametrize("command", sorted({c for page in PAGES for c in commands(page) if c.startswith("convattn ")}))
+def test_command_and_its_options_exist(command, monkeypatch, capsys):
+    from convattn.cli.main import main
+
+    name, *arguments = shlex.split(command)[1:]
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(sys, "argv", ["convattn", name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(main())
+    assert stopped.value.code in (0, None)
+    text = capsys.readouterr().out
+    for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        assert re.search(rf"{re.escape(option)}\b", text), f"convattn {name} has no option {option}"
+
+
+@pytest.mark.parametrize(
+    "target", sorted({c.split()[-1] for page in PAGES for c in commands(page) if c.startswith("make")})
+)
+def test_make_target_exists(target):
+    assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], **ids)
+def test_links_within_the_project_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_table_of_models_is_complete():
+    import convattn
+
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in convattn.list_models())
