@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     **dict.fromkeys(TASKS, _TASK),
     "training": _TASK | TASKS | {"saved", "surgery"},
     "deploy": {"ops", "backbones"},
-    "bench": {"ops", "backbones"},
+    "bench": {"ops", "backbones", "deploy"},  # it times the forms that deploy makes
     "explain": {"ops", "backbones"},
     "recipes": _TASK | TASKS | {"training"},
 }
