@@ -34,7 +34,7 @@ def write_pictures(folder: Path, train: int = 12, val: int = 4, size: int = 16, 
     return folder
 
 
-def tiny_config(source: Path | str, output: Path, **parts: dict) -> RunConfig:
+def tiny_config(source: Path | str, output: Path, /, **parts: dict) -> RunConfig:
     """A run of a second; `parts` names fields to change: `tiny_config(…, loop=dict(seed=1))`."""
     config = RunConfig(
         model=ModelConfig("smt_nano", options=TINY_OPTIONS),

@@ -1,0 +1,227 @@
+"""Every field of the configuration that shapes a part reaches that part."""
+
+import math
+
+import pytest
+import torch
+from timm.layers import DropPath
+
+from convattn.data.dataset import DataError
+from convattn.saved import save_model
+from convattn.training.build import (
+    build_accelerator,
+    build_ema,
+    build_model_and_data,
+    build_optimizer,
+    build_schedule,
+    build_task,
+)
+from convattn.training.config import ConfigError, LoopConfig, ScheduleConfig
+from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def built(pictures, tmp_path):
+    def build(**parts):
+        config = tiny_config(pictures, tmp_path / "run", **parts)
+        data, model = build_model_and_data(config)
+        return config, data, model
+
+    return build
+
+
+def optimizer_of(built, **fields):
+    config, _, model = built(optimizer=fields)
+    return build_optimizer(model, config, num_processes=1)
+
+
+def rates(built, epochs=10, updates=4, lr=1.0, lr_batch_size=None, **fields):
+    """The learning rate before each update of the run."""
+    config, _, model = built(
+        schedule=dict(epochs=epochs, **fields), optimizer=dict(lr=lr, lr_batch_size=lr_batch_size, name="sgd")
+    )
+    optimizer = build_optimizer(model, config, num_processes=1)
+    schedule = build_schedule(optimizer, config, updates, num_processes=1)
+    values = []
+    for update in range(epochs * updates + 1):
+        values.append(optimizer.param_groups[0]["lr"])
+        schedule.step_update(update + 1)
+    return values
+
+
+def test_the_model_takes_classes_size_and_names_from_data_and_config(built):
+    _, data, model = built(data=dict(image_size=20, crop_ratio=0.8))
+    assert model.num_classes == 2
+    assert model.pretrained_cfg["label_names"] == ("bright", "dark")
+    assert model.pretrained_cfg["input_size"] == (3, 20, 20)
+    assert model.pretrained_cfg["crop_pct"] == 0.8
+    batch = next(iter(data.train_loader))
+    assert batch.images.shape == (4, 3, 20, 20)
+    assert next(iter(data.validation_loader)).images.shape == (4, 3, 20, 20)
+
+
+def test_model_fields_reach_the_model(built):
+    _, _, model = built(model=dict(drop_rate=0.3, drop_path_rate=0.2, grad_checkpointing=True))
+    assert model.drop_rate == 0.3
+    assert max(m.drop_prob for m in model.modules() if isinstance(m, DropPath)) == pytest.approx(0.2)
+    assert all(stage.grad_checkpointing for stage in model.stages)
+    assert model.built_as["options"]["dims"] == TINY_OPTIONS["dims"]
+
+
+def test_a_model_of_timm_is_built_under_its_prefix(built):
+    _, _, model = built(model=dict(name="timm:resnet18", options={}))
+    assert model.fc.out_features == 2
+
+
+def test_an_option_that_a_model_does_not_take_is_an_error_of_one_line(built):
+    with pytest.raises(ConfigError, match=r"model timm:resnet18 cannot be built: .*'wings'"):
+        built(model=dict(name="timm:resnet18", options={"wings": 2}))
+    with pytest.raises(ValueError, match=r"unknown option 'dim' of smt_nano; nearest: dims"):
+        built(model=dict(options={"dim": 2}))
+
+
+def test_weights_to_start_from_are_loaded(built, tmp_path):
+    _, _, model = built()
+    torch.nn.init.constant_(model.stem.conv2.bias, 7.0)
+    save_model(model, tmp_path / "start.safetensors")
+    _, _, started = built(model=dict(pretrained_path=str(tmp_path / "start.safetensors")))
+    assert (started.stem.conv2.bias == 7).all()
+
+
+def test_fewer_images_than_a_batch_is_an_error(built):
+    with pytest.raises(DataError, match=r"24 training images do not fill a batch of 64; lower data.batch_size to 24"):
+        built(data=dict(batch_size=64))
+
+
+def test_workers_and_batch_size_reach_the_loaders(built):
+    _, data, _ = built(data=dict(workers=2, batch_size=6))
+    assert (data.train_loader.num_workers, data.train_loader.batch_size, len(data.train_loader)) == (2, 6, 4)
+    assert data.validation_loader.num_workers == 2
+
+
+def test_the_seed_orders_and_varies_the_images(built):
+    first, second = (next(iter(built(loop=dict(seed=seed))[1].train_loader)) for seed in (0, 1))
+    assert first.paths != second.paths
+
+
+def test_the_task_takes_its_fields(built):
+    config, _, _ = built(
+        data=dict(mixup=0.2, cutmix=1.0, mix_probability=0.7, cutmix_probability=0.4, mix_epochs=3),
+        loop=dict(label_smoothing=0.1),
+    )
+    task = build_task(config, 2)
+    mixing = task.mixing
+    assert (mixing.mixup_alpha, mixing.cutmix_alpha, mixing.mix_prob, mixing.switch_prob) == (0.2, 1.0, 0.7, 0.4)
+    assert (task.mix_epochs, task.label_smoothing) == (3, 0.1)
+
+
+def test_optimizer_fields_reach_the_optimizer(built):
+    optimizer = optimizer_of(built, lr=0.5, weight_decay=0.3, betas=(0.7, 0.8), eps=1e-3)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decays = {group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {0.0, 0.3}
+    for group in optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (0.5, (0.7, 0.8), 1e-3)
+        assert (group["weight_decay"] == 0) == all(p.ndim <= 1 for p in group["params"])
+    sgd = optimizer_of(built, name="sgd", momentum=0.3)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert sgd.param_groups[0]["momentum"] == 0.3
+
+
+def test_layer_decay_lowers_the_rate_of_early_layers(built):
+    optimizer = optimizer_of(built, layer_decay=0.5)
+    scales = {group["lr_scale"] for group in optimizer.param_groups}
+    assert max(scales) == 1.0
+    assert min(scales) < 0.1
+
+
+def test_learning_rates_scale_with_the_images_of_an_update(built):
+    # 4 images a batch, 8 batches an update, for 16 images: twice the rate
+    config, _, model = built(
+        optimizer=dict(lr=0.1, lr_batch_size=16), loop=dict(accumulation=8), schedule=dict(warmup_lr=0.01, min_lr=0.02)
+    )
+    optimizer = build_optimizer(model, config, num_processes=1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    schedule = build_schedule(optimizer, config, 3, num_processes=1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+    schedule.step_update(6)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.04)
+    assert build_optimizer(model, config, num_processes=4).param_groups[0]["lr"] == pytest.approx(0.8)
+
+
+def test_cosine_behind_a_warm_up_spans_the_rest(built):
+    values = rates(built, warmup_epochs=2, warmup_lr=0.2, min_lr=0.1)
+    assert values[0] == pytest.approx(0.2)
+    assert values[4] == pytest.approx(0.6)
+    assert values[8] == pytest.approx(1.0)
+    assert values[24] == pytest.approx(0.1 + 0.9 / 2)  # half of the 32 updates behind the warm-up
+    assert values[40] == pytest.approx(0.1)
+
+
+def test_a_warm_up_may_cover_the_start_of_the_cosine_instead(built):
+    values = rates(built, warmup_epochs=2, warmup_prefix=False)
+    assert values[20] == pytest.approx(0.5)
+    assert values[8] == pytest.approx(0.5 * (1 + math.cos(math.pi * 8 / 40)))
+
+
+def test_a_warm_up_may_end_within_an_epoch(built):
+    values = rates(built, warmup_epochs=0.5, warmup_lr=0.0)
+    assert values[:3] == pytest.approx([0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "end"),
+    [("cosine", 0.5, 0.0), ("poly", 0.5, 0.0), ("tanh", None, None), ("constant", 1.0, 1.0)],
+)
+def test_the_shape_of_the_schedule(built, name, middle, end):
+    values = rates(built, name=name, warmup_epochs=0)
+    assert values[0] == pytest.approx(1.0, abs=0.01)
+    if name == "tanh":
+        assert values == sorted(values, reverse=True)
+        assert values[20] > 0.9  # stays up longer than the others
+    else:
+        assert (values[20], values[40]) == (pytest.approx(middle), pytest.approx(end))
+
+
+def test_the_average_follows_weights_and_statistics(built):
+    _, _, model = built()
+    ema = build_ema(model, LoopConfig(ema_decay=0.5, ema_warmup=False))
+    norm, averaged = model.stem.norm1, ema.module.stem.norm1
+    before = averaged.weight.clone()
+    torch.nn.init.constant_(norm.weight, 3.0)
+    norm.running_mean.fill_(4.0)
+    ema.update(model, 100)
+    assert torch.allclose(averaged.weight, 0.5 * before + 1.5)
+    assert torch.allclose(averaged.running_mean, torch.tensor(2.0))
+    assert build_ema(model, LoopConfig()) is None
+
+
+def test_the_decay_of_the_average_grows_with_a_warm_up(built):
+    _, _, model = built()
+    warm = build_ema(model, LoopConfig(ema_decay=0.99))
+    assert warm.get_decay(3) < warm.get_decay(30) < 0.95
+    assert build_ema(model, LoopConfig(ema_decay=0.99, ema_warmup=False)).get_decay(3) == 0.99
+
+
+@pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
+def test_precision_reaches_the_accelerator_run_after_run(precision, mixed):
+    accelerator = build_accelerator(LoopConfig(precision=precision, device="cpu"))
+    assert accelerator.mixed_precision == mixed
+    assert accelerator.device.type == "cpu"
+
+
+def test_fp16_without_a_gpu_says_what_to_use():
+    with pytest.raises(ConfigError, match=r"loop.precision fp16 needs a GPU; use bf16 or fp32"):
+        build_accelerator(LoopConfig(precision="fp16", device="cpu"))
+
+
+def test_a_schedule_of_one_update_is_quiet(built):
+    config, _, model = built(schedule=dict(epochs=1, warmup_epochs=0))
+    optimizer = build_optimizer(model, config, num_processes=1)
+    build_schedule(optimizer, config, 1, num_processes=1)
+    assert ScheduleConfig(epochs=1).warmup_epochs == 0

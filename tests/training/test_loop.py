@@ -1,0 +1,259 @@
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from convattn.classification.task import Classification
+from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.sources import open_data
+from convattn.data.transforms import transforms_for
+from convattn.saved import load_model
+from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.config import config_to_json
+from convattn.training.loop import TrainingError, _Run, train
+from convattn.training.signals import StopRequest
+from convattn.training.unreadable import UnreadableError
+from tiny_runs import tiny_config, write_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def quiet():
+    return Console(file=io.StringIO())
+
+
+def start(config, tmp_path):
+    """A run that has not begun."""
+    return _Run(config, tmp_path, StopRequest(), quiet())
+
+
+def test_a_run_learns_and_leaves_everything_in_its_folder(pictures, tmp_path):
+    config = tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=3), output=dict(tensorboard=True))
+    console = quiet()
+    folder = train(config, console=console)
+    assert (folder / "config.json").read_text() == config_to_json(config)
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [(entry["epoch"], entry["step"]) for entry in entries] == [(1, 6), (2, 12), (3, 18)]
+    keys = "epoch step train_loss val_loss top1 top5 lr images_per_second seconds"
+    assert list(entries[0]) == keys.split()
+    assert entries[-1]["train_loss"] < entries[0]["train_loss"]
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert [path.name for path in checkpoint_folders(folder)] == ["step_00000018", "step_00000012"]
+    assert not list(folder.rglob("*.writing"))
+    model = load_model(folder)
+    loader = evaluation_loader(Samples(open_data(pictures, "val"), transforms_for(model)), 4)
+    found = Classification(2).metrics(model, loader, torch.device("cpu"))
+    assert found["top1"] == max(entry["top1"] for entry in entries) == 100
+    assert "epoch 3/3" in console.file.getvalue()
+
+
+def test_an_update_on_accumulated_batches_is_that_on_one_large_batch(pictures, tmp_path):
+    # Batch norm sees other batches, so the network is one without it.
+    plain = dict(name="timm:convnext_atto", options={"depths": (1, 1, 1, 1), "dims": (4, 4, 8, 8)})
+    parts = dict(model=plain, optimizer=dict(name="sgd", lr=0.1), schedule=dict(warmup_epochs=0, epochs=1))
+    one = start(tiny_config(pictures, tmp_path, data=dict(batch_size=8, image_size=32), **parts), tmp_path)
+    two = start(tiny_config(pictures, tmp_path, data=dict(image_size=32), loop=dict(accumulation=2), **parts), tmp_path)
+    display = _NoDisplay()
+    losses = [one._update(list(one.data.train_loader)[:1], display), two._update(next(two._groups()), display)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for (name, a), b in zip(one.bare_model.state_dict().items(), two.bare_model.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+    assert (one.updates_per_epoch, two.updates_per_epoch) == (3, 3)
+
+
+def test_the_last_update_of_an_epoch_takes_what_is_left(pictures, tmp_path):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(accumulation=4)), tmp_path)
+    assert [len(group) for group in run._groups()] == [4, 2]
+    assert run.updates_per_epoch == 2
+
+
+def test_gradients_are_clipped(pictures, tmp_path):
+    def step_length(clip):
+        parts = dict(optimizer=dict(name="momentum", lr=1.0, momentum=0.0, weight_decay=0.0, clip_grad=clip))
+        run = start(tiny_config(pictures, tmp_path, schedule=dict(warmup_epochs=0), **parts), tmp_path)
+        before = [p.detach().clone() for p in run.bare_model.parameters()]
+        run._update(next(run._groups()), _NoDisplay())
+        moved = [p.detach() - q for p, q in zip(run.bare_model.parameters(), before, strict=True)]
+        return torch.cat([m.flatten() for m in moved]).norm().item()
+
+    assert step_length(None) > 0.1
+    assert step_length(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_average_is_what_is_validated_and_kept(pictures, tmp_path):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(ema_decay=0.9)), tmp_path)
+    assert run.result_model is run.ema.module
+    assert start(tiny_config(pictures, tmp_path), tmp_path).result_model is not None
+    folder = train(tiny_config(pictures, tmp_path / "run", loop=dict(ema_decay=0.9)), console=quiet())
+    checkpoint = load_newest_checkpoint(folder)[0]
+    kept = load_model(folder / "last.safetensors").state_dict()
+    assert all(torch.equal(kept[name], checkpoint.ema[name]) for name in kept)
+    assert not all(torch.equal(kept[name], checkpoint.model[name]) for name in kept)
+
+
+def test_bf16_runs_the_network_in_bf16(pictures, tmp_path):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(precision="bf16")), tmp_path)
+    seen = []
+    run.bare_model.stem.conv2.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    run._update(next(run._groups()), _NoDisplay())
+    assert seen == [torch.bfloat16]
+    assert next(run.bare_model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_layout_is_set_for_weights_and_images(pictures, tmp_path, channels_last):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(channels_last=channels_last)), tmp_path)
+    seen = []
+    run.bare_model.stem.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    run._update(next(run._groups()), _NoDisplay())
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) is channels_last
+    weight = run.bare_model.stages[1].downsample.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_compile_compiles_the_model(pictures, tmp_path):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(compile=True)), tmp_path)
+    assert run.bare_model._compiled_call_impl is not None
+    assert not any("_orig_mod" in name for name in run.bare_model.state_dict())
+    assert start(tiny_config(pictures, tmp_path), tmp_path).bare_model._compiled_call_impl is None
+
+
+def test_the_seed_decides_the_weights(pictures, tmp_path):
+    first, again, other = (
+        start(tiny_config(pictures, tmp_path, loop=dict(seed=seed)), tmp_path).bare_model.stem.conv1.weight
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_so_many_checkpoints_are_kept(pictures, tmp_path):
+    config = tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=4), output=dict(keep_checkpoints=3))
+    assert len(checkpoint_folders(train(config, console=quiet()))) == 3
+
+
+def test_any_model_of_timm_trains(pictures, tmp_path):
+    parts = dict(model=dict(name="timm:resnet18", options={}), schedule=dict(epochs=1, warmup_epochs=0))
+    folder = train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
+    assert load_model(folder).built_as["name"] == "timm:resnet18"
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(pictures, tmp_path, monkeypatch):
+    loss = Classification.loss
+    calls = []
+
+    def overflowing(self, model, batch):
+        calls.append(batch.paths)
+        return loss(self, model, batch) * (math.nan if len(calls) == 8 else 1)
+
+    monkeypatch.setattr(Classification, "loss", overflowing)
+    with pytest.raises(TrainingError) as caught:
+        train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    message = str(caught.value)
+    assert message.startswith("loss is nan at step 8; last good checkpoint: ")
+    assert "step_00000006; lower optimizer.lr" in message
+    assert all(path in message for path in calls[-1])
+    assert "\n" not in message
+
+
+def test_weights_that_overflow_stop_at_validation(pictures, tmp_path):
+    parts = dict(
+        schedule=dict(epochs=1, warmup_epochs=0), optimizer=dict(name="sgd", lr=1e30), data=dict(batch_size=24)
+    )
+    with pytest.raises(TrainingError, match=r"validation loss is nan after step 1; no checkpoint was written yet"):
+        train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
+    assert checkpoint_folders(tmp_path / "run") == []
+
+
+def test_an_unreadable_image_is_set_aside_and_named_once(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", train=60)
+    broken = pictures / "train" / "dark" / "007.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    console = quiet()
+    config = tiny_config(pictures, tmp_path / "run", data=dict(batch_size=20))
+    folder = train(config, console=console)
+    lines = (folder / "unreadable.txt").read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{broken}: damaged or cut short")
+    assert console.file.getvalue().count("set aside: ") == 1
+
+
+def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    for index in (1, 2):
+        (pictures / "train" / "dark" / f"{index:03d}.png").write_bytes(b"")
+    with pytest.raises(UnreadableError, match=r"[12] of 24 training images cannot be read, more than 1%; .*00[12].png"):
+        train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+
+
+def test_a_batch_of_unreadable_images_alone_is_skipped(tmp_path, pictures):
+    run = start(tiny_config(pictures, tmp_path), tmp_path)
+    batch = next(iter(run.data.train_loader))
+    empty = type(batch)(torch.empty(0), torch.empty(0), [], {})
+    before = {name: value.clone() for name, value in run.bare_model.named_parameters()}
+    assert run._update([empty], _NoDisplay()) == 0.0
+    assert run.counters.step == 1
+    assert all(torch.equal(value, before[name]) for name, value in run.bare_model.named_parameters())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(pictures, tmp_path):
+    folder = train(tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0)), console=quiet())
+    config = tiny_config(pictures, folder, schedule=dict(epochs=1, warmup_epochs=0))
+    (tmp_path / "config.json").write_text(config_to_json(config))
+    # A real limit on the size of files, smaller than a checkpoint's weights, in a process of its own.
+    code = f"""
+import resource, signal
+from pathlib import Path
+from convattn.training.config import config_from_json
+from convattn.training.loop import _Run
+from convattn.training.signals import StopRequest
+config = config_from_json(Path({str(tmp_path / "config.json")!r}).read_text())
+run = _Run(config, Path(config.output.folder), StopRequest(), None)
+run.restore()
+run.counters.step += 1
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    run._save()
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "model.safetensors could not be written: File too large" in done.stdout
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_00000006"]
+    assert load_newest_checkpoint(folder)[0].state["counters"]["step"] == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, number):
+    output = tmp_path / "run"
+    code = "import sys; from convattn.cli.train import command; sys.exit(command(sys.argv[1:]))"
+    small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 400 --output.no-tensorboard --loop.device cpu"
+    args = f"--data {pictures} --output {output} {small}".split()
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (output / "last.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert f"go on with: convattn train --resume {output}" in said
+    assert "Traceback" not in said
+    assert load_newest_checkpoint(output)[0].state["counters"]["step"] >= 6
+
+
+class _NoDisplay:
+    """A display that shows nothing."""
+
+    def note(self, text):
+        """Drop the line."""
