@@ -93,7 +93,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Milliseconds of one call, over interleaved repeats. The first row of a report is what the others are compared to."""
+    """Milliseconds of one call, over interleaved repeats. A report compares its rows to the first of them."""
 
     name: str
     median_ms: float

@@ -2,13 +2,13 @@
 
 import base64
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from convattn.atomic import write_atomically
 from convattn.report.charts import learning_curves
 from convattn.report.content import Confusion, Report
 
@@ -20,21 +20,10 @@ _LARGEST_MATRIX = 20  # classes; above that only the confused pairs are readable
 def write_report(path: str | Path, report: Report) -> Path:
     """Write `report` to `path`, replacing what is there in one step; returns the path.
 
-    A reader never sees half a page: the text goes to a temporary file beside it, is flushed to disk and then renamed.
+    A reader never sees half a page, so a report may be rewritten while it is open.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = render(report)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_atomically(path, render(report).encode())
     return path
 
 
@@ -103,4 +92,3 @@ def _confusion_view(confusion: Confusion) -> dict[str, Any]:
         wrong=sum(pair[2] for pair in pairs),
         total=sum(map(sum, confusion.counts)),
     )
-

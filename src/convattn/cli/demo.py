@@ -1,0 +1,315 @@
+"""`convattn demo`: the whole way of a model in about a minute, on data that needs no download."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from torch import nn
+
+from convattn.atomic import write_atomically
+from convattn.bench.count import Count, count
+from convattn.bench.latency import Latency, measure_latency
+from convattn.classification.evaluate import Evaluation, evaluate
+from convattn.data.digits import open_digits
+from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.transforms import transforms_for
+from convattn.deploy import onnx
+from convattn.deploy.export import ExportReport, export
+from convattn.deploy.fuse import fuse
+from convattn.extras import require
+from convattn.recipes.smt import smt_nano_digits
+from convattn.report import content
+from convattn.report.environment import describe_environment
+from convattn.report.gallery import choose_samples, gallery_items
+from convattn.report.write import short_count, write_report
+from convattn.saved import load_model
+from convattn.training.config import RunConfig
+from convattn.training.loop import train
+
+__all__ = ["command"]
+
+TARGET = 98.5  # percent of the test images that the full demo must get right
+
+_MARKER = ".convattn-demo"  # says that a folder was written by the demo, so that the next one may replace it
+_WRITTEN = {_MARKER, "report.html", "model.onnx", "run"}
+_EXPLAINED_STRIDE = 4  # of the level that Grad-CAM reads: the last ones have 2 × 2 and 4 × 4 positions for a digit
+_DESCRIPTION = """Train a small hybrid on real handwritten digits, and show everything that comes after.
+
+Trains smt_nano on scikit-learn's 1,797 digits, evaluates it on held-out images, shows where it looks, fuses it, exports
+it to ONNX, compares the numbers, measures the speed and writes a report. About a minute on two cores; no network.
+
+Examples:
+    convattn demo
+    convattn demo --output /tmp/demo --epochs 3
+    convattn demo --json
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    output: Path = Path("demo")
+    """Folder for the report, the exported model and the run; one that an earlier demo wrote is replaced."""
+    seed: int = 0
+    """Of the weights, the order and the augmentation."""
+    epochs: int | None = None
+    """Passes over the training images; the recipe's number by default."""
+    json: bool = False
+    """Print the results as one JSON object instead of sentences."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the steps of the demo found."""
+
+    config: RunConfig
+    evaluation: Evaluation
+    costs: Count
+    exported: ExportReport
+    latencies: list[Latency]
+    training_seconds: float
+
+
+def command(args: list[str]) -> int:
+    """Run `convattn demo` with these arguments; returns the exit status."""
+    options = tyro.cli(Options, args=args, prog="convattn demo", description=_DESCRIPTION)
+    start = time.perf_counter()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for package, extra in (("accelerate", "train"), ("onnxruntime", "onnx"), ("captum", "explain")):
+        require(package, extra)  # before the work, not after it
+    with _replacing(options.output) as folder:
+        results = _run(folder, options, console)
+    _print_results(options, results, time.perf_counter() - start)
+    return 0
+
+
+def _run(folder: Path, options: Options, console: Console) -> Results:
+    """All steps, the report last."""
+    config = _configure(folder, options)
+    console.print("[bold]1/5[/] training smt_nano on 1,257 handwritten digits")
+    started = time.perf_counter()
+    train(config, console=console)
+    training_seconds = time.perf_counter() - started
+    model = load_model(folder / "run")
+
+    with _step(console, "2/5", "evaluating on images it never saw"):
+        digits = open_digits("test", _image_size(model))
+        evaluation = evaluate(model, evaluation_loader(Samples(digits, transforms_for(model)), batch_size=90))
+        costs = count(model)
+    with _step(console, "3/5", "looking where it looks"):
+        samples = choose_samples(evaluation.probabilities, evaluation.labels)
+        gallery = gallery_items(model, digits, samples, digits.classes, _explained_layer(model))
+    with _step(console, "4/5", "exporting to ONNX and comparing the numbers"):
+        fused = fuse(model)
+        exported = export(model, folder / "model.onnx")
+    with _step(console, "5/5", "measuring the speed"):
+        latencies = _measure(model, fused, folder / "model.onnx")
+
+    results = Results(config, evaluation, costs, exported, latencies, training_seconds)
+    write_report(folder / "report.html", _report(options, results, gallery, fused, digits.classes))
+    return results
+
+
+def _configure(folder: Path, options: Options) -> RunConfig:
+    config = smt_nano_digits()
+    if options.epochs is not None:
+        warmup = min(config.schedule.warmup_epochs, max(options.epochs - 1, 0))
+        config = replace(config, schedule=replace(config.schedule, epochs=options.epochs, warmup_epochs=warmup))
+    return replace(
+        config,
+        loop=replace(config.loop, seed=options.seed),
+        output=replace(config.output, folder=str(folder / "run")),
+    )
+
+
+def _explained_layer(model: nn.Module) -> str:
+    levels: Any = model.feature_info
+    return next(level["module"] for level in levels if level["reduction"] == _EXPLAINED_STRIDE)
+
+
+def _image_size(model: nn.Module) -> int:
+    cfg: Any = model.pretrained_cfg
+    return cfg["input_size"][1]
+
+
+def _measure(model: nn.Module, fused: nn.Module, exported: Path) -> list[Latency]:
+    size = _image_size(model)
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    session = onnx.open_file(exported)
+    with torch.inference_mode():
+        return measure_latency(
+            {"eager": lambda: model(image), "fused": lambda: fused(image), "ONNX Runtime": lambda: session(image)},
+            repeats=100,
+            warmup=10,
+        )
+
+
+@contextmanager
+def _step(console: Console, number: str, what: str) -> Iterator[None]:
+    """A spinner while the step runs, and a line with its time afterwards."""
+    started = time.perf_counter()
+    with console.status(what):
+        yield
+    console.print(f"[bold]{number}[/] {what} [dim]· {time.perf_counter() - started:.1f} s[/]")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A fresh, marked folder to write to. An earlier demo there is set aside, and comes back if the work fails.
+
+    Raises:
+        ValueError: if the folder holds anything that no demo wrote.
+    """
+    aside = folder.with_name(f".{folder.name}.previous")
+    if (aside / _MARKER).is_file():  # an earlier demo was killed; the one before it is the last whole one
+        if (folder / "report.html").is_file():
+            shutil.rmtree(aside)
+        else:
+            _check_replaceable(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+    _check_replaceable(folder)
+    if folder.is_dir():
+        folder.rename(aside)
+    try:
+        write_atomically(
+            folder / _MARKER, b"Written by `convattn demo`, which replaces this folder when it runs again.\n"
+        )
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if aside.is_dir():
+            aside.rename(folder)
+        raise
+    if aside.is_dir():
+        shutil.rmtree(aside)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise ValueError(f"--output {folder} is not a folder of its own; choose another --output")
+    names = {path.name for path in folder.iterdir()}
+    foreign = sorted(names - _WRITTEN) if _MARKER in names else sorted(names)
+    if foreign:
+        raise ValueError(
+            f"--output {folder} holds {foreign[0]!r}, which the demo did not write; move it or choose another --output"
+        )
+
+
+def _report(
+    options: Options,
+    results: Results,
+    gallery: tuple[content.GalleryItem, ...],
+    fused: nn.Module,
+    class_names: list[str],
+) -> content.Report:
+    evaluation, costs, exported = results.evaluation, results.costs, results.exported
+    run = options.output / "run"
+    parts: Any = fused.fusion_report
+    return content.Report(
+        title="smt_nano on handwritten digits",
+        summary="Scale-aware modulation in the early stages, self-attention in the late ones: trained from scratch on "
+        f"1,257 real handwritten digits in {results.training_seconds:.0f} seconds, and tested on "
+        f"{len(evaluation.labels)} that it never saw.",
+        figures=_figures(results),
+        epochs=content.epochs_from_log(map(json.loads, (run / "log.jsonl").read_text().splitlines())),
+        confusion=content.Confusion(tuple(class_names), tuple(map(tuple, evaluation.confusion.tolist()))),
+        gallery=gallery,
+        gallery_note=f"{_mistakes(gallery)}, then the first image of each class that is right.",
+        stages=tuple(content.StageRow(r.name, r.output_shape[1:], r.parameters, r.macs) for r in costs.rows),
+        latency=tuple(content.LatencyRow(r.name, r.median_ms, r.p10_ms, r.p90_ms) for r in results.latencies),
+        latency_note=f"One image of {exported.checks[0].input_shape[-1]} pixels on {torch.get_num_threads()} threads, "
+        f"{results.latencies[0].repeats} repeats in turn.",
+        parity=content.Parity(
+            exported.path,
+            exported.tolerance,
+            tuple(content.ParityRow(check.input_shape, check.relative_error) for check in exported.checks),
+        ),
+        fusion=tuple(content.FusionRow(part.name, f"{part.kind}: {part.form}") for part in parts),
+        environment=describe_environment(),
+        commands=_next_commands(run),
+    )
+
+
+def _mistakes(gallery: tuple[content.GalleryItem, ...]) -> str:
+    mistakes = sum(not item.is_right for item in gallery)
+    return {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
+
+
+def _figures(results: Results) -> tuple[content.Figure, ...]:
+    accuracy = results.evaluation.top1
+    low, high = results.evaluation.top1_interval
+    size = results.exported.checks[0].input_shape[-1]
+    eager, *_, runtime = results.latencies
+    return (
+        content.Figure(
+            "Test accuracy",
+            f"{accuracy:.2f} %",
+            f"95 % interval {low:.1f}–{high:.1f}" if accuracy >= TARGET else f"below the {TARGET} % it should reach",
+            is_warning=accuracy < TARGET,
+        ),
+        content.Figure("Parameters", short_count(results.costs.parameters)),
+        content.Figure("MACs", short_count(results.costs.macs), f"one image, {size} × {size} pixels"),
+        content.Figure("Training", f"{results.training_seconds:.0f} s", f"{results.config.schedule.epochs} epochs"),
+        content.Figure("ONNX Runtime", f"{eager.median_ms / runtime.median_ms:.1f} ×", "as fast as eager PyTorch"),
+        content.Figure(
+            "Export error",
+            f"{results.exported.max_relative_error:.0e}",
+            f"relative; {results.exported.tolerance:.0e} allowed",
+        ),
+    )
+
+
+def _next_commands(run: Path) -> tuple[content.Command, ...]:
+    return (
+        content.Command(f"convattn predict {run} IMAGE --top 3", "Ask the model about an image of your own"),
+        content.Command(f"convattn eval {run} --data digits --split test", "Evaluate it again"),
+        content.Command(
+            "convattn train smt_nano_small_images --data DIR --output runs/mine",
+            "Train on your images, in folders DIR/train/CLASS and DIR/val/CLASS",
+        ),
+        content.Command("convattn models", "See which other models there are"),
+    )
+
+
+def _print_results(options: Options, results: Results, seconds: float) -> None:
+    evaluation, folder = results.evaluation, options.output
+    times = {latency.name: round(latency.median_ms, 3) for latency in results.latencies}
+    if options.json:
+        summary = dict(
+            top1=evaluation.top1,
+            target=TARGET,
+            is_target_reached=evaluation.top1 >= TARGET,
+            test_images=len(evaluation.labels),
+            parameters=results.costs.parameters,
+            macs=results.costs.macs,
+            latency_ms=times,
+            max_relative_error=results.exported.max_relative_error,
+            training_seconds=round(results.training_seconds, 2),
+            seconds=round(seconds, 2),
+            report=str(folder / "report.html"),
+            run=str(folder / "run"),
+            exported=results.exported.path,
+        )
+        print(json.dumps(summary))
+        return
+    verdict = "" if evaluation.top1 >= TARGET else f" [red]· below the {TARGET} % that the full demo should reach[/]"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{evaluation.top1:.2f} %[/] of {len(evaluation.labels)} test images are right{verdict}")
+    console.print(
+        " · ".join(f"{name} {median:.2f} ms" for name, median in times.items()) + f" · {seconds:.0f} s in all"
+    )
+    console.print(f"report    {folder / 'report.html'}", markup=False)
+    console.print(f"model     {folder / 'run' / 'best.safetensors'} and {results.exported.path}", markup=False)
+    console.print("try next:", markup=False)
+    for step in _next_commands(folder / "run"):
+        console.print(f"  {step.line}", markup=False)

@@ -1,0 +1,93 @@
+"""Samples for a report: which ones, and how they look with the heat map laid over them."""
+
+import io
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from convattn.data.dataset import ImageDataset
+from convattn.data.transforms import transforms_for
+from convattn.explain.grad_cam import grad_cam
+from convattn.explain.overlay import overlay
+from convattn.report.content import GalleryItem
+
+__all__ = ["choose_samples", "gallery_items"]
+
+_SHOWN_SIZE = 192  # pixels: twice as many as a card has room for, so that it stays sharp on dense screens
+
+
+def choose_samples(probabilities: Tensor, labels: Tensor, most_wrong: int = 10) -> list[int]:
+    """The mistakes, most confident first, then the first image of every class that is classified rightly.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        most_wrong: how many mistakes at most.
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    mistakes = (predicted != labels).nonzero()[:, 0]
+    wrong = mistakes[confidence[mistakes].argsort(descending=True, stable=True)][:most_wrong].tolist()
+    right: dict[int, int] = {}
+    for index in (predicted == labels).nonzero()[:, 0].tolist():
+        right.setdefault(int(labels[index]), index)
+    return wrong + [right[label] for label in sorted(right)]
+
+
+def gallery_items(
+    model: nn.Module,
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    class_names: Sequence[str],
+    layer: nn.Module | str | None = None,
+) -> tuple[GalleryItem, ...]:
+    """What the model says about some images of a data set, and where it looks for the class that it predicts.
+
+    Args:
+        model: a classifier with a `pretrained_cfg`.
+        dataset: where the images are; its labels index `class_names`.
+        indices: which of them.
+        class_names: one a class.
+        layer: the layer of `grad_cam`.
+    """
+    if not indices:
+        return ()
+    transform = transforms_for(model)
+    images = torch.stack([transform(dataset.read(index)) for index in indices])
+    with torch.inference_mode():
+        probabilities = model(images).softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    heats = grad_cam(model, images, predicted, layer)
+    items = []
+    for row, index in enumerate(indices):
+        shown = _picture(model, images[row])
+        items.append(
+            GalleryItem(
+                image=_png(shown),
+                overlay=_png(overlay(shown, heats[row])),
+                true_name=class_names[dataset.labels[index]],
+                predicted_name=class_names[int(predicted[row])],
+                confidence=float(confidence[row]),
+                name=dataset.paths[index],
+            )
+        )
+    return tuple(items)
+
+
+def _picture(model: nn.Module, image: Tensor) -> Image.Image:
+    """What the model saw: the input without its normalisation, so that the heat map lies where it belongs."""
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    picture = to_pil_image((image * std + mean).clamp(0, 1))
+    scale = _SHOWN_SIZE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

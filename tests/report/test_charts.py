@@ -1,0 +1,58 @@
+import math
+
+import pytest
+
+from convattn.report.charts import learning_curves, ticks
+from convattn.report.content import Epoch, epochs_from_log
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "want"),
+    [
+        (0, 1.83, [0, 0.5, 1, 1.5, 2]),
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (93.2, 100, [92, 94, 96, 98, 100]),
+        (5, 5, [5, 6]),
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0.0021, 0.0049, [0.002, 0.003, 0.004, 0.005]),
+    ],
+)
+def test_ticks_are_round_and_enclose_the_values(low, high, want):
+    got = ticks(low, high)
+    if low != high:
+        assert got == pytest.approx(want)
+        assert got[0] <= low
+        assert got[-1] >= high
+    assert 2 <= len(got) <= 7
+    assert got[0] < got[-1]
+
+
+def test_lines_are_where_the_values_are():
+    loss, accuracy = learning_curves([Epoch(1, 2.0, 1.0, 0.0), Epoch(2, 1.0, 0.5, 50.0), Epoch(3, 0.0, 0.75, 100.0)])
+    training, validation = loss.lines
+    assert training.path == "M0.0 0.0h0L50.0 50.0L100.0 100.0"
+    assert validation.path == "M0.0 50.0h0L50.0 75.0L100.0 62.5"
+    assert validation.end == (100.0, 62.5)
+    assert (validation.last, validation.best) == ("0.750", "0.500 in epoch 2")
+    assert loss.y_ticks == ((0, "0"), (25, "0.5"), (50, "1"), (75, "1.5"), (100, "2"))
+    assert loss.x_ticks == ((0, "1"), (50, "2"), (100, "3"))
+    assert accuracy.description == "Accuracy over epochs. validation: last 100.00 %, best 100.00 % in epoch 3."
+
+
+def test_what_was_not_measured_is_left_out():
+    assert learning_curves([]) == []
+    assert learning_curves([Epoch(1)]) == []
+    (loss,) = learning_curves([Epoch(1, 1.0), Epoch(2, math.nan), Epoch(3, 0.5)])
+    assert [line.name for line in loss.lines] == ["training"]
+    assert loss.lines[0].path == "M0.0 0.0h0L100.0 50.0"
+
+
+def test_one_epoch_is_a_point_in_the_middle():
+    loss, _ = learning_curves([Epoch(7, 1.0, 0.5, 50.0)])
+    assert loss.lines[0].path == "M50.0 0.0h0"
+    assert loss.x_ticks == ((50.0, "7"),)
+
+
+def test_curves_from_a_log():
+    entry = {"epoch": 3, "step": 9, "train_loss": 1.5, "top1": 50.0, "top5": 90.0, "lr": 0.1, "seconds": 2.0}
+    assert epochs_from_log([entry]) == (Epoch(3, 1.5, None, 50.0, 0.1, 2.0),)

@@ -1,0 +1,51 @@
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+import convattn
+from convattn.report.gallery import choose_samples, gallery_items
+
+
+class Squares:
+    """Four plain images of two classes."""
+
+    classes = ("dark", "bright")
+    labels = (0, 1, 0, 1)
+    paths = ("a", "b", "c", "d")
+
+    def __len__(self):
+        return 4
+
+    def read(self, index):
+        return Image.new("RGB", (32, 32), (200, 100, 50) if self.labels[index] else (10, 20, 30))
+
+
+def test_mistakes_come_first_then_one_right_image_of_each_class():
+    probabilities = torch.tensor([[0.4, 0.6], [0.9, 0.1], [0.3, 0.7], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]])
+    labels = torch.tensor([0, 0, 1, 1, 0, 0])  # wrong: 0 (0.6), 3 (0.8), 5 (0.9)
+    assert choose_samples(probabilities, labels) == [5, 3, 0, 1, 2]
+    assert choose_samples(probabilities, labels, most_wrong=1) == [5, 1, 2]
+
+
+def test_items_show_what_the_model_saw_and_said():
+    torch.manual_seed(0)
+    model = convattn.create_model("smt_nano", num_classes=2, dims=(8, 16, 16, 16), depths=(1, 1, 2, 1)).eval()
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
+    (item, other) = gallery_items(model, Squares(), [1, 2], Squares.classes)
+    shown = Image.open(io.BytesIO(item.image))
+    assert shown.size == (192, 192)
+    assert max(abs(a - b) for a, b in zip(shown.getpixel((96, 96)), (200, 100, 50), strict=True)) <= 1
+    assert Image.open(io.BytesIO(item.overlay)).size == (192, 192)
+    assert (item.true_name, item.name, other.true_name, other.name) == ("bright", "b", "dark", "c")
+    assert item.predicted_name in Squares.classes
+    assert item.confidence >= 0.5
+    assert gallery_items(model, Squares(), [], Squares.classes) == ()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_right_is_when_the_names_agree(right):
+    from convattn.report.content import GalleryItem
+
+    assert GalleryItem(b"", b"", "a", "a" if right else "b", 1.0).is_right is right
