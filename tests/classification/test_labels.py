@@ -1,0 +1,55 @@
+import pytest
+from torch import nn
+
+from convattn.classification.labels import class_names, in_model_order
+from convattn.data.dataset import DataError
+
+
+class Model(nn.Module):
+    def __init__(self, num_classes, label_names=None):
+        super().__init__()
+        self.num_classes = num_classes
+        self.pretrained_cfg = {"label_names": label_names}
+
+
+class Data:
+    def __init__(self, classes, labels):
+        self.classes, self.labels = classes, labels
+        self.paths = [f"{index}.png" for index in range(len(labels))]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def read(self, index):
+        return f"image {index}"
+
+
+def test_names_are_the_models_own_or_imagenets_or_unknown():
+    assert class_names(Model(2, ("cat", "dog"))) == ["cat", "dog"]
+    imagenet = class_names(Model(1000))
+    assert (len(imagenet), imagenet[0], imagenet[281]) == (1000, "tench", "tabby")
+    assert class_names(Model(7)) is None
+
+
+def test_labels_are_matched_by_name():
+    data = in_model_order(Data(["cat", "fox"], [0, 1, 1]), Model(3, ("ant", "fox", "cat")))
+    assert data.labels == [2, 1, 1]
+    assert data.classes == ["ant", "fox", "cat"]
+    assert (len(data), data.paths[2], data.read(2)) == (3, "2.png", "image 2")
+
+
+def test_imagenet_folders_are_matched_by_synset():
+    data = in_model_order(Data(["n02123045", "n01440764"], [0, 1]), Model(1000))
+    assert data.labels == [281, 0]
+
+
+def test_an_unknown_class_is_named():
+    with pytest.raises(DataError, match=r"class 'wolf' of the data is unknown to the model, which knows cat, fox$"):
+        in_model_order(Data(["fox", "wolf"], [0, 1]), Model(2, ("cat", "fox")))
+
+
+def test_without_names_the_number_of_classes_must_agree():
+    data = Data(["a", "b"], [0, 1])
+    assert in_model_order(data, Model(2)) is data
+    with pytest.raises(DataError, match=r"the data has 2 classes and the model 5 without names"):
+        in_model_order(data, Model(5))
