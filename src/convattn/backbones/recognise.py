@@ -42,7 +42,8 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
         if getattr(model, "family", None) not in NAME_MAPS:
             continue
         options = _options(to_our_names(state, model), model)
-        model = _on_meta(name, options)
+        if options:
+            model = _on_meta(name, options)
         problems = convert_official(state, model).problems(model)
         if not problems:
             return Recognised(name, options)

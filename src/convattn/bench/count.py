@@ -90,10 +90,11 @@ def _macs(flops_of_ops: dict[Any, int], style: str) -> int:
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The children of a model, a sequence of stages split into its own; those that hold nothing are left out."""
+    """The children of a model, the container of the pyramid's stages split; those that hold nothing are left out."""
     parts: dict[str, nn.Module] = {}
+    levels = [info["module"] for info in getattr(model, "feature_info", [])]
     for name, child in model.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 0:
+        if any(level.startswith(f"{name}.") for level in levels):
             parts |= {f"{name}.{inner}": stage for inner, stage in child.named_children()}
         else:
             parts[name] = child

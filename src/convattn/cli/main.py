@@ -55,12 +55,17 @@ def main(args: list[str] | None = None) -> int:
     try:
         return importlib.import_module(f"convattn.cli.{name}").command(rest)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
     except KeyboardInterrupt as error:
         return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         return _fail(name, error, debug, status=1, message=_one_line(error))
+
+
+def _discard_output() -> None:
+    """Let what Python still holds for a closed pipe go nowhere, so that it does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(name: str, error: BaseException, debug: bool, *, status: int, message: str) -> int:

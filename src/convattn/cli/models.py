@@ -117,7 +117,7 @@ def _show(options: Options) -> int:
             f"weights [bold]{record['tag']}[/bold]: {record['num_classes']} classes at {record['image_size']} pixels, "
             f"{scores} (published: {record['source']}), licence {record['license']}\n    {record['url']}"
         )
-    if not weights:
+    if not weights and not options.name.startswith("timm:"):
         console.print("no published weights")
     return 0
 

@@ -1,0 +1,71 @@
+"""Counts against figures worked by hand and the published ones."""
+
+import pytest
+import torch
+from torch import nn
+
+import convattn
+from toys import build_toy
+
+# Multiply-adds counted for the variants at 224 pixels, in G, and of these the products inside attention.
+MACS = {
+    "smt_tiny": (2.461, 0.081),
+    "smt_small": (4.839, 0.182),
+    "smt_base": (7.966, 0.280),
+    "smt_large": (17.907, 0.428),
+}
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_variants_have_their_multiply_adds(name):
+    with torch.device("meta"):
+        model = convattn.create_model(name)
+    total, attention = MACS[name]
+    full = convattn.count(model)
+    assert full.macs / 1e9 == pytest.approx(total, rel=1e-3)
+    layers = convattn.count(model, style="published").macs
+    assert (full.macs - layers) / 1e9 == pytest.approx(attention, abs=6e-4)
+    assert full.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_large_at_384_pixels():
+    with torch.device("meta"):
+        model = convattn.create_model("smt_large.in22k_ft_in1k_384")
+    assert convattn.count(model).macs / 1e9 == pytest.approx(55.06, rel=1e-3)
+
+
+def test_a_case_worked_by_hand():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)
+    )
+    counted = convattn.count(model, (3, 8, 8))
+    assert counted.parameters == 3 * 8 * 9 + 128 * 10 + 10
+    assert counted.macs == 3 * 8 * 9 * 16 + 128 * 10
+    assert counted.activations == 8 * 16 + 10
+
+
+def test_rows_add_up_and_the_model_is_untouched():
+    model = build_toy("smt_nano").train()
+    counted = convattn.count(model, (3, 33, 47))
+    assert sum(row.macs for row in counted.rows) == counted.macs
+    assert sum(row.parameters for row in counted.rows) == counted.parameters
+    assert [row.name for row in counted.rows] == ["stem", *[f"stages.{i}" for i in range(4)], "head"]
+    with torch.no_grad():
+        levels = model.eval().forward_intermediates(torch.randn(1, 3, 33, 47), intermediates_only=True)
+    assert [row.output_shape for row in counted.rows[1:5]] == [tuple(level.shape) for level in levels]
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_fusing_does_not_add_parameters_to_attention_or_change_its_products():
+    model = build_toy("smt_nano", stacking="attention")
+    fused, plain = convattn.count(convattn.fuse(model), (3, 32, 32)), convattn.count(model, (3, 32, 32))
+    assert fused.macs >= plain.macs  # kernels padded to the largest
+    assert fused.rows[4].macs == plain.rows[4].macs  # the last stage is attention alone
+
+
+def test_bad_requests_are_refused():
+    model = build_toy("smt_nano")
+    with pytest.raises(ValueError, match="style 'thop' is unknown; choose full or published"):
+        convattn.count(model, style="thop")
+    with pytest.raises(ValueError, match=r"input_size \(32, 32\) must be \(channels, height, width\)"):
+        convattn.count(model, (32, 32))

@@ -1,0 +1,64 @@
+"""`convattn convert` finds out by itself which model an official file is of."""
+
+import json
+
+import pytest
+import torch
+
+import convattn
+from convattn.backbones.recognise import recognise
+from convattn.cli.main import main
+from convattn.saved import load_model
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("smt_tiny", {}),
+        ("smt_tiny", {"num_classes": 21841}),
+        ("smt_small", {"in_chans": 1, "num_classes": 0}),
+        ("smt_large", {}),
+        ("smt_large", {"layer_scale_init": 0.0, "num_classes": 5}),
+    ],
+)
+def test_every_variant_is_recognised_with_its_options(name, options):
+    with torch.device("meta"):
+        state = convattn.to_official(convattn.create_model(name, **options))
+    found = recognise(state)
+    assert (found.name, dict(found.options)) == (name, options)
+
+
+def test_writes_a_model_file_of_the_same_numbers(tmp_path, capsys):
+    model = convattn.create_model("smt_nano", num_classes=5).eval()
+    torch.save({"model": convattn.to_official(model), "epoch": 3}, tmp_path / "official.pth")
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "ours.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "smt_nano"
+    assert found["options"] == {"num_classes": 5}
+    images = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path / "ours.safetensors")(images), model(images))
+
+
+def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
+    model = convattn.create_model("smt_nano", num_classes=5)
+    state = convattn.to_official(model)
+    state.pop("norm4.weight")
+    torch.save(state, tmp_path / "lacking.pth")
+    torch.save({"layer1.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
+    target = str(tmp_path / "ours.safetensors")
+    for source, message in [
+        (
+            "lacking.pth",
+            "fits no model; the closest is smt_nano, but stages.3.norm.weight (160,) is missing in the file",
+        ),
+        ("foreign.pth", "not a checkpoint of any family here; its entries are layer1.weight"),
+        ("nothing.pth", "nothing.pth: no such file"),
+    ]:
+        assert main(["convert", str(tmp_path / source), target]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert main(["convert", str(tmp_path / "lacking.pth"), str(tmp_path / "ours.pth")]) == 1
+    assert "the target must end in .safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "ours.safetensors").exists()

@@ -1,0 +1,87 @@
+"""The front door: exit statuses, one-line errors, help."""
+
+import subprocess
+import sys
+
+import pytest
+
+from convattn.cli import main as front
+from convattn.cli.main import COMMANDS, main
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: convattn {name}" in shown
+    assert "Examples:" in shown
+
+
+def test_no_command_is_bad_usage(capsys):
+    assert main([]) == 2
+    assert "usage: convattn COMMAND" in capsys.readouterr().out
+
+
+def test_unknown_command_names_the_nearest(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == "convattn: unknown command 'trian'; nearest: train\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_option_is_bad_usage(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--no-such-option"])
+    assert stop.value.code == 2
+    capsys.readouterr()
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+
+
+def test_errors_are_one_line_and_debug_shows_more(capsys):
+    assert main(["models", "smt_tyny"]) == 1
+    assert (
+        capsys.readouterr().err == "convattn models: unknown model 'smt_tyny'; nearest: smt_tiny, smt_nano, smt_base\n"
+    )
+    assert main(["models", "smt_tyny", "--debug"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("two\n  lines"), 1, "two lines"),
+        (FileNotFoundError(2, "No such file or directory", "photos"), 1, "photos: No such file or directory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("resume with X"), 130, "resume with X"),
+        (BrokenPipeError(), 0, None),
+    ],
+)
+def test_exit_status_of_each_kind_of_error(monkeypatch, capsys, error, status, line):
+    class Command:
+        @staticmethod
+        def command(args):
+            raise error
+
+    monkeypatch.setattr(front.importlib, "import_module", lambda name: Command)
+    monkeypatch.setattr(front, "_discard_output", lambda: None)  # would close this process's own output
+    assert main(["models"]) == status
+    assert capsys.readouterr().err == (f"convattn models: {line}\n" if line else "")
+
+
+def test_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "convattn.cli.main", "models", "nothing_*"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("convattn models: no model matches 'nothing_*'; known: smt_base")

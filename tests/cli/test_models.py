@@ -1,0 +1,69 @@
+"""`convattn models` shows what is registered, counted and published."""
+
+import json
+
+import pytest
+
+import convattn
+from convattn.cli.main import main
+from convattn.saved import save_model
+from toys import build_toy
+
+
+def test_lists_every_model(capsys):
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in convattn.list_models())
+    assert "11,506,536" in shown
+    assert "82.2" in shown
+    assert "README of github.com/AFeng-x/SMT" in shown
+
+
+def test_a_pattern_selects(capsys):
+    assert main(["models", "*_tiny", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "smt_tiny"
+    assert row["parameters"] == 11_506_536
+    assert [weights["tag"] for weights in row["weights"]] == ["in1k"]
+
+
+def test_shows_one(capsys):
+    assert main(["models", "smt_large.in22k_ft_in1k_384"]) == 0
+    shown = capsys.readouterr().out
+    assert "input 3 x 384 x 384, bicubic interpolation, crop ratio 1.0 (squash)" in shown
+    assert "level at stride 16: 384 channels (stages.2)" in shown
+    assert "top-1 88.1 %, top-5 98.4 % (published: README of github.com/AFeng-x/SMT), licence MIT" in shown
+
+
+def test_shows_a_saved_model_and_another_size(tmp_path, capsys):
+    model = build_toy("smt_nano")
+    save_model(model, tmp_path / "toy.safetensors")
+    assert main(["models", str(tmp_path / "toy.safetensors"), "--image-size", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["macs"] == convattn.count(model, (3, 64, 64)).macs
+    assert [level["reduction"] for level in found["levels"]] == [2, 4, 8, 16]
+
+
+def test_shows_timms(capsys):
+    assert main(["models", "timm:resnet18"]) == 0
+    shown = capsys.readouterr().out
+    assert "parameters 11,689,512" in shown
+    assert "no published weights" not in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["zzz_*"], "no model matches 'zzz_*'; known: smt_base"),
+        (["timm:resnet19"], "unknown timm model 'resnet19'; nearest: resnet"),
+        (["resnet18"], "unknown model 'resnet18'"),
+        (["smt_tiny.in21k"], "smt_tiny has no weights 'in21k'; it has in1k"),
+        (["smt_tiny", "--image-size", "0"], "image-size 0 must be 1 or more"),
+        (["smt_tiny", "--image-size", "2"], "2 x 2 pixels is too small; the nearest size that works is 4 x 4"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(args, message, capsys):
+    assert main(["models", *args]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,86 @@
+import pytest
+
+from convattn.cli.main import main
+from convattn.training.config import config_from_json
+from convattn.training.loop import train
+from tiny_runs import tiny_config, write_pictures
+
+SMALL = [
+    "--data.image-size",
+    "16",
+    "--data.batch-size",
+    "4",
+    "--schedule.epochs",
+    "1",
+    "--schedule.warmup-epochs",
+    "0",
+    "--output.no-tensorboard",
+    "--loop.device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_trains_on_a_folder_with_fields_overridden(pictures, tmp_path, capsys):
+    args = ["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL]
+    assert main([*args, "--optimizer.lr", "0.005", "--data.augmentation.rotation", "7"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'run'}\n"
+    assert "epoch 1/1" in captured.err
+    config = config_from_json((tmp_path / "run" / "config.json").read_text())
+    assert config.data.source == str(pictures)
+    assert (config.optimizer.lr, config.data.augmentation.rotation) == (0.005, 7.0)
+    assert config.optimizer.clip_grad == 5.0  # of the recipe
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_a_recipe_is_taken_wherever_its_name_stands(tmp_path, capsys, place):
+    args = ["train", "--output", str(tmp_path / "run"), *SMALL, "--data.batch-size", "400"]
+    args.insert(place, "smt_nano_digits")
+    args[args.index("--data.image-size") + 1] = "8"
+    assert main(args) == 0
+    config = config_from_json((tmp_path / "run" / "config.json").read_text())
+    assert (config.data.source, config.data.augmentation.horizontal_flip) == ("digits", 0.0)
+
+
+def test_a_run_is_resumed_from_its_folder_alone_even_when_moved(pictures, tmp_path, capsys):
+    train(tiny_config(pictures, tmp_path / "run"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "moved")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'moved'}\n"
+
+
+def test_recipes_are_listed_with_what_they_are(capsys):
+    assert main(["train", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "smt_nano_digits" in out
+    assert "scikit-learn's handwritten digits" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["smt_nano_digit"], r"unknown recipe 'smt_nano_digit'; nearest: smt_nano_digits"),
+        (["--resume", "nowhere"], r"nowhere: no run to resume here; it holds no config.json"),
+        (["--resume", "nowhere", "--optimizer.lr", "1"], r"--resume nowhere takes nothing else"),
+        (["--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder; expected DIR/train/CLASS/IMAGE"),
+        (["--model.name", "smt_nan", "--data", "{pictures}", "--output", "{tmp}/run", *SMALL], r"nearest: smt_nano"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(pictures, tmp_path, capsys, args, message):
+    words = [word.format(tmp=tmp_path, pictures=pictures) for word in args]
+    assert main(["train", *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_out_of_range_says_so(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--schedule.epochs", "0"])
+    assert "schedule.epochs 0 must be 1 or more" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,50 @@
+"""Prepacked layers give the same numbers; what they cannot take is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+import convattn
+from toys import build_toy, relative_error
+
+
+@pytest.mark.parametrize("size", [(32, 32), (37, 51)])
+def test_agrees_with_the_fused_model(size):
+    model = build_toy("smt_nano")
+    images = torch.randn(2, 3, *size)
+    packed = convattn.prepack(convattn.fuse(model), images)
+    with torch.inference_mode():
+        assert relative_error(packed(images), model(images)) < 1e-5
+        other = torch.randn(1, 3, 41, 35)  # a shape it was not packed for
+        assert relative_error(packed(other), model(other)) < 1e-5
+
+
+def test_activations_become_part_of_the_kernel_only_where_they_follow():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.GELU("tanh"), nn.Flatten(), nn.Linear(72, 5)
+    )
+    images = torch.randn(2, 3, 5, 5)
+    packed = convattn.prepack(model, images)
+    assert isinstance(packed[1], nn.Identity)
+    assert isinstance(packed[3], nn.GELU)  # the approximation is another function
+    with torch.inference_mode():
+        assert relative_error(packed(images), model(images)) < 1e-5
+
+
+def test_the_original_is_untouched():
+    model = build_toy("smt_nano").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    convattn.prepack(model.eval(), torch.randn(1, 3, 32, 32))
+    assert [name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)] == []
+    assert not [module for module in model.modules() if module._forward_pre_hooks]
+
+
+def test_other_precisions_are_refused():
+    with pytest.raises(ValueError, match=r"torch.float64 on cpu; prepack takes float32 or bfloat16 on the CPU"):
+        convattn.prepack(build_toy("smt_nano").double(), torch.randn(1, 3, 32, 32))
+
+
+def test_a_build_without_onednn_is_told(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=r"no oneDNN.*use the fused model"):
+        convattn.prepack(build_toy("smt_nano"), torch.randn(1, 3, 32, 32))
