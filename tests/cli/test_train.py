@@ -6,6 +6,9 @@ from convattn.training.loop import train
 from tiny_runs import tiny_config, write_pictures
 
 SMALL = [
+    *("--data.image-size", "16", "--data.batch-size", "4", "--schedule.epochs", "1", "--schedule.warmup-epochs", "0"),
+    *("--output.no-tensorboard", "--loop.device", "cpu"),
+]
     "--data.image-size",
     "16",
     "--data.batch-size",

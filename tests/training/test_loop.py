@@ -16,7 +16,7 @@ from convattn.data.sources import open_data
 from convattn.data.transforms import transforms_for
 from convattn.saved import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
-from convattn.training.config import config_to_json
+from convattn.training.config import config_from_json, config_to_json
 from convattn.training.loop import TrainingError, _Run, train
 from convattn.training.signals import StopRequest
 from convattn.training.unreadable import UnreadableError
@@ -238,7 +238,7 @@ except OSError as error:
 def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, number):
     output = tmp_path / "run"
     code = "import sys; from convattn.cli.train import command; sys.exit(command(sys.argv[1:]))"
-    small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 400 --output.no-tensorboard --loop.device cpu"
+    small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 40 --output.no-tensorboard --loop.device cpu"
     args = f"--data {pictures} --output {output} {small}".split()
     process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -249,7 +249,10 @@ def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, nu
     assert process.returncode == 130, said
     assert f"go on with: convattn train --resume {output}" in said
     assert "Traceback" not in said
-    assert load_newest_checkpoint(output)[0].state["counters"]["step"] >= 6
+    assert 6 <= load_newest_checkpoint(output)[0].state["counters"]["step"] < 240
+    if number == signal.SIGINT:
+        train(config_from_json((output / "config.json").read_text()), resume=True, console=quiet())
+        assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 240
 
 
 class _NoDisplay:

@@ -57,7 +57,6 @@ def smt_nano_small_images() -> RunConfig:
     """SMT-nano on colour images of 32 to 64 pixels, a short run for CPUs; more epochs give more.
 
     Command: `convattn train smt_nano_small_images --data DIR --output runs/small`
-    Hardware and time: about 330 images/s on one core of an AMD EPYC with AVX-512: 15 minutes for 50,000 images.
     Result: none published; this recipe is ours.
     """
     return RunConfig(
