@@ -9,18 +9,6 @@ SMALL = [
     *("--data.image-size", "16", "--data.batch-size", "4", "--schedule.epochs", "1", "--schedule.warmup-epochs", "0"),
     *("--output.no-tensorboard", "--loop.device", "cpu"),
 ]
-    "--data.image-size",
-    "16",
-    "--data.batch-size",
-    "4",
-    "--schedule.epochs",
-    "1",
-    "--schedule.warmup-epochs",
-    "0",
-    "--output.no-tensorboard",
-    "--loop.device",
-    "cpu",
-]
 
 
 @pytest.fixture(scope="module")

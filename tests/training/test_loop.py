@@ -238,7 +238,7 @@ except OSError as error:
 def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, number):
     output = tmp_path / "run"
     code = "import sys; from convattn.cli.train import command; sys.exit(command(sys.argv[1:]))"
-    small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 40 --output.no-tensorboard --loop.device cpu"
+    small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 12 --output.no-tensorboard --loop.device cpu"
     args = f"--data {pictures} --output {output} {small}".split()
     process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -249,10 +249,10 @@ def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, nu
     assert process.returncode == 130, said
     assert f"go on with: convattn train --resume {output}" in said
     assert "Traceback" not in said
-    assert 6 <= load_newest_checkpoint(output)[0].state["counters"]["step"] < 240
+    assert 6 <= load_newest_checkpoint(output)[0].state["counters"]["step"] < 72
     if number == signal.SIGINT:
         train(config_from_json((output / "config.json").read_text()), resume=True, console=quiet())
-        assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 240
+        assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 72
 
 
 class _NoDisplay:
