@@ -16,8 +16,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state() -> dict[str, Any]:
-    """The state of every generator, in types that `torch.load(weights_only=True)` reads."""
+def random_state(*, gpus: bool = True) -> dict[str, Any]:
+    """The state of every generator (without `gpus`: of the CPU), in types that `torch.load(weights_only=True)` reads."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -29,7 +29,7 @@ def random_state() -> dict[str, Any]:
             float(cached),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_initialized() else [],
     }
 
 

@@ -170,7 +170,7 @@ def test_weights_that_overflow_stop_at_validation(pictures, tmp_path):
     parts = dict(
         schedule=dict(epochs=1, warmup_epochs=0), optimizer=dict(name="sgd", lr=1e30), data=dict(batch_size=24)
     )
-    with pytest.raises(TrainingError, match=r"validation loss is nan after step 1; no checkpoint was written yet"):
+    with pytest.raises(TrainingError, match=r"val_loss is nan after step 1; no checkpoint was written yet"):
         train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
     assert checkpoint_folders(tmp_path / "run") == []
 

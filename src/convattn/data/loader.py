@@ -78,7 +78,7 @@ class Samples(Dataset):
         """Several samples at once; PyTorch's loader calls this, and the caller's random state is saved once a batch."""
         if self.seed is None:
             return [self._sample(index) for index in indices]
-        before = random_state()
+        before = random_state(gpus=False)  # transforms run on the CPU; asking a GPU would make it wait
         try:
             return [self._seeded_sample(index, self.seed) for index in indices]
         finally:

@@ -214,10 +214,9 @@ class _Run:
             )
         except _StopDuringValidation:
             self._interrupt(display)
-        if not math.isfinite(metrics["val_loss"]):
-            raise TrainingError(
-                self._not_finite(f"validation loss is {metrics['val_loss']} after step {self.counters.step}")
-            )
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrainingError(self._not_finite(f"{name} is {value} after step {self.counters.step}"))
         return metrics
 
     def _finish_epoch(self, metrics: dict[str, float]) -> None:

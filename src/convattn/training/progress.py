@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 __all__ = ["TrainingDisplay"]
 
+_NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds"}
+
 
 class TrainingDisplay:
     """Progress over all epochs, counted in updates so that the time left is that of the whole run.
@@ -53,10 +55,10 @@ class TrainingDisplay:
         self._progress.update(self._task, figures=f"validating {images:,}/{total:,}")
 
     def epoch_done(self, entry: Mapping[str, Any]) -> None:
-        """One line for the record."""
+        """One line for the record; `entry` is that of the log, with whatever metrics the task has."""
+        metrics = " · ".join(f"{name} {value:.4g}" for name, value in entry.items() if name not in _NOT_METRICS)
         self.note(
-            f"epoch {entry['epoch']}/{self._epochs} · loss {entry['train_loss']:.3f} · "
-            f"validation {entry['val_loss']:.3f} · top-1 {entry['top1']:.2f} % · top-5 {entry['top5']:.2f} % · "
+            f"epoch {entry['epoch']}/{self._epochs} · loss {entry['train_loss']:.4g} · {metrics} · "
             f"{entry['images_per_second']:,.0f} images/s · {entry['seconds']:.1f} s"
         )
 
