@@ -17,7 +17,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state(*, gpus: bool = True) -> dict[str, Any]:
-    """The state of every generator (without `gpus`: of the CPU), in types that `torch.load(weights_only=True)` reads."""
+    """The state of every generator (without `gpus`: of the CPU), in types that a safe `torch.load` reads."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),

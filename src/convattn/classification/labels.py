@@ -1,0 +1,80 @@
+"""Names of a model's classes, and the labels of a data set in a model's order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch import nn
+
+from convattn.data.dataset import DataError, ImageDataset
+
+__all__ = ["RelabelledDataset", "class_names", "in_model_order"]
+
+
+def class_names(model: nn.Module) -> list[str] | None:
+    """What the outputs of a model mean: its own names, ImageNet's for a 1,000-class model, None if nothing is known."""
+    own = _own_names(model)
+    if own is not None:
+        return list(own)
+    if model.num_classes != 1000:
+        return None
+    return [text.split(",")[0] for text in ImageNetInfo("imagenet-1k").label_descriptions()]
+
+
+def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
+    """The data set with the labels that `model` was trained with, matched by the names of the classes.
+
+    ImageNet's folders are called by synset (`n01440764`); so are the classes of a 1,000-class model without names of
+    its own. A data set may hold some of the model's classes only.
+
+    Raises:
+        DataError: if a class of the data set is unknown to the model, naming it.
+    """
+    names = _own_names(model)
+    if names is None and model.num_classes == 1000:
+        names = ImageNetInfo("imagenet-1k").label_names()
+    if names is None:
+        if len(dataset.classes) != model.num_classes:
+            raise DataError(
+                f"the data has {len(dataset.classes)} classes and the model {model.num_classes} without names; "
+                "they cannot be matched"
+            )
+        return dataset
+    position = {name: index for index, name in enumerate(names)}
+    unknown = [name for name in dataset.classes if name not in position]
+    if unknown:
+        raise DataError(
+            f"class {', '.join(map(repr, unknown[:5]))} of the data is unknown to the model, which knows "
+            f"{', '.join(list(names)[:5])}{', …' if len(names) > 5 else ''}"
+        )
+    return RelabelledDataset(dataset, names, [position[name] for name in dataset.classes])
+
+
+class RelabelledDataset:
+    """A data set under other labels.
+
+    Args:
+        dataset: the images.
+        classes: the new classes.
+        position: the new label of each old one.
+    """
+
+    def __init__(self, dataset: ImageDataset, classes: Sequence[str], position: Sequence[int]):
+        self._dataset = dataset
+        self.classes = list(classes)
+        self.paths = dataset.paths
+        self.labels = [position[label] for label in dataset.labels]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, index: int) -> Image.Image:
+        """The image at `index`, RGB; raises ImageError if it cannot be read."""
+        return self._dataset.read(index)
+
+
+def _own_names(model: nn.Module) -> Sequence[str] | None:
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("label_names")
+    return names if names and len(names) == model.num_classes else None
