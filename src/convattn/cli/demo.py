@@ -273,7 +273,7 @@ def _figures(results: Results) -> tuple[content.Figure, ...]:
 def _next_commands(run: Path) -> tuple[content.Command, ...]:
     return (
         content.Command(f"convattn predict {run} IMAGE --top 3", "Ask the model about an image of your own"),
-        content.Command(f"convattn eval {run} --data digits --split test", "Evaluate it again"),
+        content.Command(f"convattn eval {run} --data digits", "Evaluate it again"),
         content.Command(
             "convattn train smt_nano_small_images --data DIR --output runs/mine",
             "Train on your images, in folders DIR/train/CLASS and DIR/val/CLASS",
