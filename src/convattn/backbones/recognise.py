@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convattn.backbones.registry import CLASSIFIER, FIRST_CONV, create_model, list_models
+from convattn.backbones.registry import create_model, list_models
 from convattn.weights.official import NAME_MAPS, convert_official, to_our_names
 from convattn.weights.read import CheckpointError
 
@@ -60,12 +60,13 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
 
 def _options(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
     """What the shapes of a state dict say about the options of `model`, where they differ from its own."""
-    found: dict[str, Any] = {"num_classes": 0}
-    if f"{CLASSIFIER}.weight" in ours:
-        found["num_classes"] = len(ours[f"{CLASSIFIER}.weight"])
-    if f"{FIRST_CONV}.weight" in ours:
-        found["in_chans"] = ours[f"{FIRST_CONV}.weight"].shape[1]
-    different = {key: value for key, value in found.items() if value != getattr(model, key)}
+    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    classifier, kernel = ours.get(f"{cfg['classifier']}.weight"), ours.get(f"{cfg['first_conv']}.weight")
+    found = {"num_classes": 0 if classifier is None else len(classifier)}
+    if kernel is not None:
+        found["in_chans"] = kernel.shape[1]
+    own = {"num_classes": model.num_classes, "in_chans": model.get_parameter(f"{cfg['first_conv']}.weight").shape[1]}
+    different = {key: value for key, value in found.items() if value != own[key]}
     infer = getattr(model, "infer_options", None)
     return different | (infer(ours) if infer else {})
 

@@ -36,7 +36,7 @@ _FACTORY_OPTIONS = (
     "feature_cls",
 )
 
-FIRST_CONV, CLASSIFIER = "stem.conv1", "head.fc"  # what is adapted when channels or classes differ
+_PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
 
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 
@@ -94,6 +94,9 @@ def register_family(
     *,
     image_sizes: Mapping[str, int] | None = None,
     timm_prefix: str = "",
+    first_conv: str = "stem.conv1",
+    classifier: str = "head.fc",
+    feature_cfg: Mapping[str, Any] = _PYRAMID_LEVELS,
 ) -> None:
     """Enter every row of a family's table into timm's registry.
 
@@ -103,6 +106,9 @@ def register_family(
         variants: our name -> frozen dataclass with the variant's differences.
         image_sizes: the size in pixels that a variant without official weights is made for, where it is not 224.
         timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
+        first_conv: the convolution on the image; adapted when `in_chans` differs from the weights'.
+        classifier: the last linear layer; fresh when `num_classes` differs from the weights'.
+        feature_cfg: how `features_only` reads the levels, in timm's words; by default as from a `Pyramid`.
 
     Raises:
         ValueError: if a name is taken, here or in timm.
@@ -112,16 +118,17 @@ def register_family(
     for name, timm_name in timm_names.items():
         if name in _TIMM_NAMES or is_model(timm_name):
             raise ValueError(f"model name {timm_name!r} is registered already")
+    layers: dict[str, Any] = dict(first_conv=first_conv, classifier=classifier)
     cfgs = {}
     for name, timm_name in timm_names.items():
         for weights in OFFICIAL_WEIGHTS.get(name, ()):
-            cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights)
+            cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights) | layers
         if name not in OFFICIAL_WEIGHTS:
             size = (image_sizes or {}).get(name, 224)
-            cfgs[timm_name] = dict(input_size=(3, size, size), first_conv=FIRST_CONV, classifier=CLASSIFIER)
+            cfgs[timm_name] = dict(input_size=(3, size, size), interpolation="bicubic") | layers
     vars(module)["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
     for name, config in variants.items():
-        entry = _entry(name, timm_names[name], model_class, config)
+        entry = _entry(name, timm_names[name], model_class, config, feature_cfg, layers)
         entry.__module__ = module_name
         setattr(module, entry.__name__, entry)
         register_model(entry)
@@ -173,14 +180,19 @@ def _pretrained_cfg(weights: OfficialWeights) -> dict[str, Any]:
         crop_pct=weights.crop_ratio,
         crop_mode=weights.crop_mode,
         interpolation="bicubic",
-        first_conv=FIRST_CONV,
-        classifier=CLASSIFIER,
         license=weights.license,
         origin_url=weights.url,
     )
 
 
-def _entry(name: str, timm_name: str, model_class: type[nn.Module], config: Any) -> Callable[..., nn.Module]:
+def _entry(
+    name: str,
+    timm_name: str,
+    model_class: type[nn.Module],
+    config: Any,
+    feature_cfg: Mapping[str, Any],
+    layers: Mapping[str, str],
+) -> Callable[..., nn.Module]:
     fields = {field.name for field in dataclasses.fields(config)}
     options = {*inspect.signature(model_class).parameters} - {"cfg"}
 
@@ -194,7 +206,7 @@ def _entry(name: str, timm_name: str, model_class: type[nn.Module], config: Any)
         def build(cfg: Any, **model_options: Any) -> nn.Module:
             model = model_class(cfg=cfg, **model_options)
             if path is not None:
-                load_adapted(model, path, first_conv=FIRST_CONV, classifier=CLASSIFIER)
+                load_adapted(model, path, **layers)
             return model
 
         return build_model_with_cfg(
@@ -202,7 +214,7 @@ def _entry(name: str, timm_name: str, model_class: type[nn.Module], config: Any)
             timm_name,
             pretrained and path is None,
             model_cfg=row,
-            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+            feature_cfg=dict(feature_cfg),
             pretrained_filter_fn=to_our_names,
             **kwargs,
         )

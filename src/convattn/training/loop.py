@@ -224,7 +224,7 @@ class _Run:
         counters.epoch += 1
         counters.updates = counters.images = 0
         counters.loss_sum = 0.0
-        if counters.best is None or metrics[self.task.best_metric] > counters.best:
+        if counters.best is None or metrics[self.task.best_metric] >= counters.best:
             counters.best = metrics[self.task.best_metric]
             save_model(self.result_model, self.folder / "best.safetensors", metrics=metrics)
         save_model(self.result_model, self.folder / "last.safetensors", metrics=metrics)
