@@ -1,0 +1,71 @@
+"""What a network of timm lacks of the backbone contract: checks of images and levels, in one line each.
+
+A family that is a timm network with other blocks inherits from `TimmNetwork` first and from timm's class second:
+
+    class CoTNet(TimmNetwork, ResNet)
+"""
+
+from typing import Any
+
+from timm.models._features import feature_take_indices
+from torch import Tensor
+
+from convattn.backbones.pyramid import Pyramid
+
+__all__ = ["TimmNetwork"]
+
+
+class TimmNetwork:
+    """Mixed into a subclass of a timm network in front of it; see `Pyramid` for what the methods promise."""
+
+    min_input_size = 1  # pixels of the shortest side
+
+    in_chans: int
+    feature_info: list[dict[str, Any]]
+
+    _check_input = Pyramid._check_input  # type: ignore[assignment]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> the last level (B, C, H', W')."""
+        self._check_input(x)
+        return super().forward_features(x)  # type: ignore[misc]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The levels of `feature_info`, in timm's protocol; see `Pyramid.forward_intermediates`.
+
+        Raises:
+            ValueError: for another `output_fmt`, or a level that does not exist.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
+        self._check_input(x)
+        return super().forward_intermediates(  # type: ignore[misc]
+            x, self._take_indices(indices), norm, stop_early, output_fmt, intermediates_only
+        )
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what lies behind the last level in `indices`, and the head if asked; returns the levels kept."""
+        wanted = self._take_indices(indices)
+        super().prune_intermediate_layers(wanted, prune_norm, prune_head)  # type: ignore[misc]
+        return wanted
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters with two or more dimensions that must not decay: none."""
+        return set()
+
+    def _take_indices(self, indices: int | list[int] | None) -> list[int]:
+        try:
+            return feature_take_indices(len(self.feature_info), indices)[0]
+        except AssertionError:
+            last = len(self.feature_info) - 1
+            raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
