@@ -174,7 +174,7 @@ def _timm_name(name: str) -> str:
 
 def _pretrained_cfg(weights: OfficialWeights) -> dict[str, Any]:
     return dict(
-        url=weights.url,
+        url=weights.mirror or weights.url,
         num_classes=weights.num_classes,
         input_size=(3, weights.image_size, weights.image_size),
         crop_pct=weights.crop_ratio,

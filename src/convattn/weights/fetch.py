@@ -20,35 +20,44 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
     """The path of an official file on this machine, downloaded with a progress bar if it is not there yet.
 
     Looked for in the folder that the environment variable `CONVATTN_WEIGHTS` names, then in the cache (`cache_dir`, or
-    torch.hub's `checkpoints`), then fetched. A download counts only when it is as long as the server said and its
-    SHA-256 agrees with the recorded one, where one is recorded; otherwise nothing is kept.
+    torch.hub's `checkpoints`), then fetched (from its mirror if it has one). A download counts only when it is as
+    long as the server said and its SHA-256 agrees with the recorded one, where one is recorded; otherwise nothing is
+    kept.
 
     Raises:
         CheckpointError: if the file is nowhere to be had, in one line that says where it was looked for.
     """
-    name = Path(urlsplit(weights.url).path).name
+    mirrored = Path(weights.file_name).stem + Path(urlsplit(weights.mirror).path).suffix  # may be another format
+    names = [weights.file_name, mirrored] if weights.mirror else [weights.file_name]
+    cache = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints")
     folder = os.environ.get("CONVATTN_WEIGHTS")
-    if folder and (Path(folder) / name).is_file():
-        return Path(folder) / name
-    cached = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints") / name
-    if cached.is_file():
-        return cached
+    for place in [Path(folder), cache] if folder else [cache]:
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    if weights.file and not weights.mirror:
+        raise CheckpointError(
+            f"{weights.url}: not a direct download; fetch {weights.file} there by hand and set "
+            f"CONVATTN_WEIGHTS to its folder, or pass pretrained_path"
+        )
 
+    address, name = weights.mirror or weights.url, names[-1]
+    cached = cache / name
     cached.parent.mkdir(parents=True, exist_ok=True)
     arriving = cached.with_name(f"{name}.{os.getpid()}.arriving")
     try:
-        expected = _content_length(weights.url)
-        torch.hub.download_url_to_file(weights.url, str(arriving), weights.sha256, progress=sys.stderr.isatty())
+        expected = _content_length(address)
+        torch.hub.download_url_to_file(address, str(arriving), weights.sha256, progress=sys.stderr.isatty())
         received = arriving.stat().st_size
         if expected is not None and received != expected:
-            raise CheckpointError(f"{weights.url}: the connection was cut after {received} of {expected} bytes")
+            raise CheckpointError(f"{address}: the connection was cut after {received} of {expected} bytes")
         os.replace(arriving, cached)
     except (HTTPException, OSError, RuntimeError) as error:  # a URLError is an OSError
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
         reason = str(getattr(error, "reason", error)).splitlines()[0]
         raise CheckpointError(
-            f"{weights.url}: could not be downloaded ({reason}); fetch {name} by other means and set "
+            f"{address}: could not be downloaded ({reason}); fetch {name} by other means and set "
             f"CONVATTN_WEIGHTS to its folder, or pass pretrained_path"
         ) from None
     finally:

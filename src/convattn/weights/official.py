@@ -1,7 +1,7 @@
 """The authors' checkpoints: into our models, and our models back under the authors' names."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,10 @@ from convattn.weights.smt import SMT_NAMES
 
 __all__ = ["Conversion", "convert_official", "imagenet_22k_rows", "load_adapted", "load_official", "to_official"]
 
-NAME_MAPS: Mapping[str, NameMap] = {"smt": SMT_NAMES}  # by a model's `family`
+# By a model's `family`: its map, or what makes the map for a model where it depends on the variant.
+NAME_MAPS: Mapping[str, NameMap | Callable[[nn.Module], NameMap]] = {
+    "smt": SMT_NAMES,
+}
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Conversion:
     mismatched: dict[str, Tensor] = field(default_factory=dict)  # as in the file; the model's has another shape
     unexpected: dict[str, Tensor] = field(default_factory=dict)  # not in the model; the authors' name if unknown
     missing: dict[str, Tensor] = field(default_factory=dict)  # as in the model; not in the file
+    unused: dict[str, Tensor] = field(default_factory=dict)  # in the file, but the authors' own code never reads it
     mapped_22k: list[str] = field(default_factory=list)  # of 21,841 classes, of which the 1,000 were taken
 
     def problems(self, model: nn.Module, besides: str | tuple[str, ...] = ()) -> list[str]:
@@ -69,6 +73,9 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping, *,
         raise CheckpointError(_misfit(source, model, problems) + "; load what fits with strict=False")
     if problems:
         warnings.warn(f"{source}: left out of {_describe(model)}: {'; '.join(problems)}", stacklevel=2)
+    if conversion.unused:
+        names = ", ".join(conversion.unused)
+        warnings.warn(f"{source}: left out, because the authors' code never reads it: {names}", stacklevel=2)
     model.load_state_dict(conversion.fits, strict=False)
     return model
 
@@ -100,7 +107,7 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
         CheckpointError: if a weight has no counterpart there (an option of ours, an inserted block).
     """
     names = _name_map(model)
-    state = {}
+    state = dict(names.unused)
     for name, tensor in model.state_dict().items():
         official = names.to_theirs(name)
         if official is None:
@@ -119,9 +126,12 @@ def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Sort an official state dict into what fits `model` and what does not. Nothing is loaded."""
     target = model.state_dict()
+    unused = _name_map(model).unused
     conversion = Conversion()
     for name, tensor in to_our_names(state, model).items():
-        if name not in target:
+        if name in unused:
+            conversion.unused[name] = tensor
+        elif name not in target:
             conversion.unexpected[name] = tensor
         elif target[name].shape == tensor.shape:
             conversion.fits[name] = tensor
@@ -162,7 +172,8 @@ def _name_map(model: nn.Module) -> NameMap:
     family = getattr(model, "family", None) or "none"
     if family not in NAME_MAPS:
         raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
-    return NAME_MAPS[family]
+    names = NAME_MAPS[family]
+    return names if isinstance(names, NameMap) else names(model)
 
 
 def _describe(model: nn.Module) -> str:

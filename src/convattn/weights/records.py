@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["OFFICIAL_WEIGHTS", "OfficialWeights"]
 
@@ -22,6 +23,13 @@ class OfficialWeights:
     crop_ratio: float = 0.875
     crop_mode: str = "center"  # "squash": resize to the square without keeping the aspect ratio, no crop
     sha256: str | None = None  # where a digest is known
+    file: str = ""  # its name, where `url` is a page about it and does not end in the name
+    mirror: str = ""  # a copy that a program can fetch, where `url` is a page for people
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called on disk."""
+        return self.file or urlsplit(self.url).path.rpartition("/")[2]
 
 
 _SMT_RELEASE = "https://github.com/AFeng-x/SMT/releases/download/v1.0.0/"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 __all__ = ["NameMap"]
 
@@ -21,10 +22,12 @@ class NameMap:
     Args:
         modules: our module name -> the authors', the first row that fits is taken.
         aliases: other spellings found in the authors' files -> the spelling used in `modules`, as plain substrings.
+        unused: entries of the authors' files that their code never reads -> what stands there in a file written by us.
     """
 
     modules: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    unused: Mapping[str, Any] = field(default_factory=dict)
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no row knows it."""
