@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["add_identity_tap", "merge_depthwise"]
+__all__ = ["add_identity_tap", "batch_norm_to_depthwise", "merge_depthwise"]
 
 
 @torch.no_grad()
@@ -36,6 +36,25 @@ def merge_depthwise(convs: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
         weights.append(F.pad(conv.weight, ((largest - conv.kernel_size[0]) // 2,) * 4))
         biases.append(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
     return torch.cat(weights), torch.cat(biases)
+
+
+@torch.no_grad()
+def batch_norm_to_depthwise(norm: nn.BatchNorm2d, repeats: int = 1) -> nn.Conv2d:
+    """An evaluating batch norm that has no layer to fold into, as a depthwise 1×1 convolution.
+
+    Args:
+        norm: over C channels, with running statistics.
+        repeats: how often C channels with these statistics stand side by side in the input.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    channels = norm.num_features * repeats
+    conv = nn.Conv2d(channels, channels, 1, groups=channels).to(scale)
+    conv.weight.copy_(scale.repeat(repeats).view(-1, 1, 1, 1))
+    assert conv.bias is not None
+    conv.bias.copy_(shift.repeat(repeats))
+    return conv
 
 
 def _check_depthwise(conv: nn.Module) -> nn.Conv2d:
