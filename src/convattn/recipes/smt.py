@@ -69,7 +69,7 @@ def smt_nano_small_images() -> RunConfig:
             augmentation=Augmentation(crop_area=(0.6, 1.0)),
         ),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
-        schedule=ScheduleConfig(epochs=6, warmup_epochs=0.5),
+        schedule=ScheduleConfig(epochs=4, warmup_epochs=0.5),
         loop=LoopConfig(label_smoothing=0.1, ema_decay=0.998),
         output=OutputConfig("runs/smt_nano_small_images"),
     )
