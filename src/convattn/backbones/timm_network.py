@@ -19,8 +19,11 @@ class TimmNetwork:
     """Mixed into a subclass of a timm network in front of it; see `Pyramid` for what the methods promise."""
 
     min_input_size = 1  # pixels of the shortest side
+    hidden_levels = 0  # timm's levels in front of the first of `feature_info`: two of one stride would be ambiguous
 
     in_chans: int
+    num_features: int
+    head_hidden_size: int
     feature_info: list[dict[str, Any]]
 
     _check_input = Pyramid._check_input  # type: ignore[assignment]
@@ -47,8 +50,9 @@ class TimmNetwork:
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
         self._check_input(x)
+        wanted = [index + self.hidden_levels for index in self._take_indices(indices)]
         return super().forward_intermediates(  # type: ignore[misc]
-            x, self._take_indices(indices), norm, stop_early, output_fmt, intermediates_only
+            x, wanted, norm, stop_early, output_fmt, intermediates_only
         )
 
     def prune_intermediate_layers(
@@ -56,7 +60,10 @@ class TimmNetwork:
     ) -> list[int]:
         """Drop what lies behind the last level in `indices`, and the head if asked; returns the levels kept."""
         wanted = self._take_indices(indices)
-        super().prune_intermediate_layers(wanted, prune_norm, prune_head)  # type: ignore[misc]
+        in_timm = [index + self.hidden_levels for index in wanted]
+        super().prune_intermediate_layers(in_timm, prune_norm, prune_head)  # type: ignore[misc]
+        if max(wanted) < len(self.feature_info) - 1:
+            self.num_features = self.head_hidden_size = self.feature_info[max(wanted)]["num_chs"]
         return wanted
 
     def no_weight_decay(self) -> set[str]:

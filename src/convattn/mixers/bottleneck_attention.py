@@ -1,8 +1,8 @@
 """BAM: one gate from a squeezed channel branch and a dilated spatial branch, added to the map.
 
 Paper: "BAM: Bottleneck Attention Module", Park, Woo, Lee, Kweon, BMVC 2018, arXiv 1807.06514. Reference code:
-github.com/Jongchan/attention-module (MIT); written from a description of it. Layers are those of the code, the norm inside
-the channel branch; the paper adds the two branches in front of the sigmoid, the code multiplies them.
+github.com/Jongchan/attention-module (MIT); written from a description of it. The layers are those of the code, with the
+norm inside the channel branch; the paper adds the two branches in front of the sigmoid, the code multiplies them.
 
     x ─ mean ─ C→C/r ─ norm ─ ReLU ─ →C ────────────────┐
     x ─ 1×1 C→C/r ─ [3×3 dilated] × 2 ─ 1×1 →1 ────────── + ─ sigmoid ─ x · (1 + ·)

@@ -1,0 +1,161 @@
+"""ResNets with deformable attention gates (DAS).
+
+Paper: "DAS: A Deformable Attention to Capture Salient Information in CNNs", Salajegheh, Asadi, Saryazdi, Mudur, arXiv
+2311.12091; no code or weights of the authors are public. The network is timm's ResNet, torchvision's in every number
+and name.
+
+    image -> stem /4 -> layer1 -> gate -> layer2 /2 -> gate -> layer3 /2 -> gate -> layer4 /2 -> gate -> mean -> fc
+    gate: x · sigmoid(…), a weight between 0 and 1 for every element (mixers/deformable_gate.py)
+
+A gate becomes the next index of its stage, so every weight of the plain network keeps its name and an ordinary
+checkpoint lacks exactly the gates. The levels of the pyramid are the gated maps.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from convattn.backbones.registry import register_family
+from convattn.backbones.timm_network import TimmNetwork
+from convattn.mixers.deformable_gate import DeformableGate
+from convattn.ops.deformable import Sampling
+
+__all__ = ["DASResNet", "DASResNetConfig", "GateOptions"]
+
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """Options of every gate in a network; each is a keyword of `DeformableGate`."""
+
+    alpha: float = 0.2  # width of the gate's context over its channels
+    kernel_size: int = 3  # of the deformable convolution
+    modulated: bool = True
+    norm1: str = "in"
+    norm1_affine: bool = False
+    norm2: str = "ln"
+    compress: bool = True
+    mixer: str = "deform"
+    gate: bool = True
+    init: Literal["paper", "identity"] = "paper"
+    sampling: Sampling = "auto"
+
+    def build_gate(self, dim: int) -> DeformableGate:
+        """A gate for maps of `dim` channels."""
+        return DeformableGate(dim, **{field.name: getattr(self, field.name) for field in fields(GateOptions)})
+
+
+@dataclass(frozen=True)
+class DASResNetConfig(GateOptions):
+    """What a variant is made of; every field is also a keyword of `create_model`."""
+
+    block: str = "bottleneck"  # "basic" or "bottleneck"
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    dims: tuple[int, ...] = (64, 128, 256, 512)  # a bottleneck puts out four times as many channels
+    stem: str = "imagenet"  # 7×3 stride 2 and max pooling; "cifar": 3×3 stride 1 and no pooling
+    where: str = "stages"  # a gate behind the last block of each stage, or behind all "blocks"
+    gated_stages: tuple[int, ...] = (1, 2, 3, 4)
+    pre_act: bool = False  # gates in front of the last ReLU of their block, behind the addition, instead of after it
+
+    def __post_init__(self) -> None:
+        if not len(self.dims) == len(self.depths) == 4 or min(self.depths) < 1:
+            raise ValueError(f"dims {self.dims} and depths {self.depths} need 4 entries, depths of 1 or more")
+        for name, value, known in (
+            ("block", self.block, BLOCKS),
+            ("stem", self.stem, ("imagenet", "cifar")),
+            ("where", self.where, ("stages", "blocks")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        if not set(self.gated_stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"gated_stages {self.gated_stages} must be some of 1, 2, 3, 4")
+
+
+class DASResNet(TimmNetwork, ResNet):
+    """timm's ResNet with gates behind its stages.
+
+    Args:
+        cfg: the variant.
+        num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
+    """
+
+    family = "das"
+
+    def __init__(
+        self,
+        cfg: DASResNetConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__(
+            BLOCKS[cfg.block],
+            cfg.depths,
+            channels=cfg.dims,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        self.cfg = cfg
+        if cfg.stem == "cifar":
+            self._shrink_stem()
+        for number in cfg.gated_stages:
+            self._gate_stage(self.get_submodule(f"layer{number}"))
+
+    def _shrink_stem(self) -> None:
+        """The stem for images of about 32 pixels; its output then has the stride of layer1 and is no level."""
+        self.conv1 = nn.Conv2d(self.conv1.in_channels, self.conv1.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.hidden_levels = 1
+        self.feature_info = [info | {"reduction": info["reduction"] // 4} for info in self.feature_info[1:]]
+
+    def _gate_stage(self, stage: nn.Sequential) -> None:
+        cfg: DASResNetConfig = self.cfg
+        blocks = [stage[-1]] if cfg.where == "stages" else list(stage)
+        for block in blocks:
+            act = "act2" if cfg.block == "basic" else "act3"
+            norm = block.bn2 if cfg.block == "basic" else block.bn3
+            gate = cfg.build_gate(norm.num_features)
+            if cfg.pre_act:
+                setattr(block, act, nn.Sequential(gate, getattr(block, act)))
+            elif cfg.where == "blocks":
+                setattr(block, act, nn.Sequential(getattr(block, act), gate))
+            else:
+                stage.append(gate)
+
+
+register_family(
+    __name__,
+    DASResNet,
+    {
+        # Table 1 of the paper.
+        "resnet18_das": DASResNetConfig(block="basic", depths=(2, 2, 2, 2)),
+        "resnet34_das": DASResNetConfig(block="basic"),
+        "resnet50_das": DASResNetConfig(),
+        "resnet101_das": DASResNetConfig(depths=(3, 4, 23, 3)),
+    },
+    first_conv="conv1",
+    classifier="fc",
+    feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), feature_cls="getter"),
+)
+register_family(
+    __name__,
+    DASResNet,
+    {
+        # CIFAR-100. The paper names no stem; with the other one a 32-pixel image would end as a single position.
+        "resnet18_das_cifar": DASResNetConfig(block="basic", depths=(2, 2, 2, 2), stem="cifar"),
+        "resnet50_das_cifar": DASResNetConfig(stem="cifar"),
+    },
+    image_sizes={"resnet18_das_cifar": 32, "resnet50_das_cifar": 32},
+    first_conv="conv1",
+    classifier="fc",
+)
