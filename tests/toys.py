@@ -29,6 +29,25 @@ class Toy:
 
 
 TOYS = {
+    "cotnet": Toy(dict(dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), width_ratio=2.0)),
+    "se_cotnetd_152": Toy(dict(dims=(8, 8, 16, 16), depths=(1, 1, 2, 1), width_ratio=2.0), least_size=17),
+    "das": Toy(dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1))),
+    "das_mobilenet": Toy(dict(channel_multiplier=0.25, depths=(1, 1, 2, 1, 1, 1, 1), head_dim=32, alpha=0.5)),
+    "groupmixformer": Toy(dict(dims=(10, 20, 20, 20), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))),
+    "next_vit": Toy(
+        dict(
+            stem_dims=(8, 8, 8),
+            stem_stride=4,
+            conv_dims=(8, 16, 16, 16),
+            transformer_dims=(16, 32, 32, 32),
+            depths=(1, 2, 2, 2),
+            convs_per_transformer=(1, 1, 1, 1),
+            head_dim=8,
+            sr_ratios=(8, 4, 2, 1),
+        ),
+        image_size=(41, 31),
+        least_size=25,
+    ),
     "smt": Toy(
         dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2)), least_size=4
     ),
@@ -46,7 +65,8 @@ def family_file(name: str) -> str:
 
 
 def toy(name: str) -> Toy:
-    return TOYS[family_file(name)]
+    """The toy of a model's family, or its own where it has a row of its name."""
+    return TOYS.get(name) or TOYS[family_file(name)]
 
 
 def build_toy(name: str, **options: Any) -> nn.Module:

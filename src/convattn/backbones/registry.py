@@ -126,7 +126,8 @@ def register_family(
         if name not in OFFICIAL_WEIGHTS:
             size = (image_sizes or {}).get(name, 224)
             cfgs[timm_name] = dict(input_size=(3, size, size), interpolation="bicubic") | layers
-    vars(module)["default_cfgs"] = generate_default_cfgs(cfgs)  # where timm looks
+    defaults = vars(module).setdefault("default_cfgs", {})  # where timm looks; a family may register more than one table
+    defaults |= generate_default_cfgs(cfgs)
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config, feature_cfg, layers)
         entry.__module__ = module_name

@@ -12,6 +12,9 @@ from timm.models import adapt_input_conv
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from convattn.weights.cotnet import COTNET_NAMES
+from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
+from convattn.weights.nextvit import nextvit_names
 from convattn.weights.read import CheckpointError, read_state_dict, unwrap_state_dict
 from convattn.weights.rename import NameMap
 from convattn.weights.smt import SMT_NAMES
@@ -20,6 +23,9 @@ __all__ = ["Conversion", "convert_official", "imagenet_22k_rows", "load_adapted"
 
 # By a model's `family`: its map, or what makes the map for a model where it depends on the variant.
 NAME_MAPS: Mapping[str, NameMap | Callable[[nn.Module], NameMap]] = {
+    "cotnet": COTNET_NAMES,
+    "groupmixformer": GROUPMIXFORMER_NAMES,
+    "nextvit": nextvit_names,
     "smt": SMT_NAMES,
 }
 
