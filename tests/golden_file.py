@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import convattn
+from toys import relative_error
+
 FOLDER = Path(__file__).parent / "golden"
 
 
@@ -37,6 +40,27 @@ def load_golden(name: str) -> Golden:
     salt = meta["salt"]
     state = {key: torch.from_numpy(np.asarray(draw(key, shape, salt))) for key, shape in official_shapes(name).items()}
     return Golden(arrays, state, torch.from_numpy(image(meta["batch"], meta["height"], meta["width"], salt)))
+
+
+def golden_errors(name: str, dtype: torch.dtype) -> dict[str, float]:
+    """The largest difference of each stored tensor from ours, over that tensor's largest absolute value."""
+    golden = load_golden(name)
+    want = golden.arrays
+    model = convattn.create_model(name).to(dtype).eval()
+    convattn.load_official(model, {key: t.to(dtype) if t.is_floating_point() else t for key, t in golden.state.items()})
+    images = golden.images.to(dtype).requires_grad_()
+    final, levels = model.forward_intermediates(images)
+    logits = model.forward_head(final)
+    (gradient,) = torch.autograd.grad(logits.square().sum() / 2, images)
+
+    errors = {"logits": relative_error(logits, torch.from_numpy(want["logits"]))}
+    sampled = {f"feat{index}": level for index, level in enumerate(levels)} | {"grad": gradient}
+    for key, tensor in sampled.items():
+        if key != "grad":
+            assert tensor.shape == tuple(want[f"{key}_shape"])
+        got = tensor.detach().double().flatten()[torch.from_numpy(want[f"{key}_index"])]
+        errors[key] = float((got - torch.from_numpy(want[f"{key}_value"])).abs().max() / want[f"{key}_stats"][2])
+    return errors
 
 
 def official_shapes(name: str) -> dict[str, tuple[int, ...]]:

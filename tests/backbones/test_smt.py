@@ -10,7 +10,7 @@ from timm.layers import DropPath
 import convattn
 from convattn.backbones.smt import LocalSelfAttention, SMTConfig
 from convattn.mixers.scale_aware_modulation import ScaleAwareAggregation, ScaleAwareModulation
-from golden_file import load_golden
+from golden_file import golden_errors
 from toys import build_toy, relative_error
 
 TOY = dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2), num_classes=5)
@@ -25,27 +25,6 @@ def num_parameters(module):
 
 
 # The authors' numbers
-
-
-def golden_errors(variant: str, dtype: torch.dtype) -> dict[str, float]:
-    """The largest difference of each stored tensor from ours, over that tensor's largest absolute value."""
-    golden = load_golden(variant)
-    want = golden.arrays
-    model = convattn.create_model(variant).to(dtype).eval()
-    convattn.load_official(model, {key: t.to(dtype) if t.is_floating_point() else t for key, t in golden.state.items()})
-    images = golden.images.to(dtype).requires_grad_()
-    final, levels = model.forward_intermediates(images)
-    logits = model.forward_head(final)
-    (gradient,) = torch.autograd.grad(logits.square().sum() / 2, images)
-
-    errors = {"logits": relative_error(logits, torch.from_numpy(want["logits"]))}
-    sampled = {f"feat{index}": level for index, level in enumerate(levels)} | {"grad": gradient}
-    for key, tensor in sampled.items():
-        if key != "grad":
-            assert tensor.shape == tuple(want[f"{key}_shape"])
-        got = tensor.detach().double().flatten()[torch.from_numpy(want[f"{key}_index"])]
-        errors[key] = float((got - torch.from_numpy(want[f"{key}_value"])).abs().max() / want[f"{key}_stats"][2])
-    return errors
 
 
 @pytest.mark.parametrize("variant", ["smt_tiny", "smt_small", "smt_base", "smt_large"])

@@ -9,6 +9,14 @@ from toys import build_toy
 
 # Multiply-adds counted for the variants at 224 pixels, in G, and of these the products inside attention.
 MACS = {
+    "groupmixformer_mobile": (1.333, 0.0153),
+    "groupmixformer_tiny": (3.686, 0.0425),
+    "groupmixformer_small": (5.133, 0.0610),
+    "groupmixformer_base": (17.428, 0.2714),
+    "groupmixformer_large": (38.068, 0.4997),
+    "nextvit_small": (5.794, 0.033),
+    "nextvit_base": (8.274, 0.048),
+    "nextvit_large": (10.753, 0.063),
     "smt_tiny": (2.461, 0.081),
     "smt_small": (4.839, 0.182),
     "smt_base": (7.966, 0.280),
@@ -28,10 +36,19 @@ def test_variants_have_their_multiply_adds(name):
     assert full.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_large_at_384_pixels():
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("smt_large.in22k_ft_in1k_384", 55.06),
+        ("nextvit_small.in1k_384", 17.216),
+        ("nextvit_base.ssld_6m_in1k_384", 24.586),
+        ("nextvit_large.in1k_384", 31.957),
+    ],
+)
+def test_variants_at_384_pixels(name, macs):
     with torch.device("meta"):
-        model = convattn.create_model("smt_large.in22k_ft_in1k_384")
-    assert convattn.count(model).macs / 1e9 == pytest.approx(55.06, rel=1e-3)
+        model = convattn.create_model(name)
+    assert convattn.count(model).macs / 1e9 == pytest.approx(macs, rel=1e-3)
 
 
 def test_a_case_worked_by_hand():

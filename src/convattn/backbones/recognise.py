@@ -29,6 +29,8 @@ class Recognised:
 def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recognised:
     """Which model, with which options, takes every entry of an official state dict and misses none.
 
+    Where several do, because options can turn one variant of a family into another, the one that needs the fewest.
+
     Args:
         state: names (the authors' or ours) -> weights.
         source: what to call it in an error.
@@ -37,17 +39,26 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
         CheckpointError: if no model fits; names the closest one and what stands in the way.
     """
     attempts = []
+    fits: list[Recognised] = []
     for name in list_models():
         model = _on_meta(name, {})
         if getattr(model, "family", None) not in NAME_MAPS:
             continue
         options = _options(to_our_names(state, model), model)
         if options:
-            model = _on_meta(name, options)
+            try:
+                model = _on_meta(name, options)
+            except ValueError as error:  # what the file's shapes say is no model of this family
+                attempts.append((len(state), name, [str(error)]))
+                continue
         problems = convert_official(state, model).problems(model)
         if not problems:
-            return Recognised(name, options)
+            fits.append(Recognised(name, options))
+            if not options:
+                break
         attempts.append((len(problems), name, problems))
+    if fits:
+        return min(fits, key=lambda found: len(found.options))
     count, name, problems = min(attempts)
     if count >= len(state):
         raise CheckpointError(

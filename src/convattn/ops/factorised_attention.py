@@ -1,4 +1,4 @@
-"""Attention in linear cost: keys and values are multiplied first, and no N × N map exists. A plain reference beside it."""
+"""Attention at linear cost: keys and values are multiplied first, so no N × N map exists; a plain reference beside."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,414 @@
+"""Group-mix attention (GMA), the mixer of GroupMixFormer, and its aggregators, which also go around other attentions.
+
+Paper: "Advancing Vision Transformers with Group-Mix Attention", Ge, Ding, Tong, Yuan, Wang, Song, Luo, 2023,
+arXiv 2311.15157.
+
+    x ─ qkv ─┬ segment 0: norm, act ────────────────────────┐
+             ├ segment 1: depthwise 3×3, 1×1, norm, act ────┤
+             ├ segment 2: depthwise 5×5, 1×1, norm, act ────┼─ q, k, v ─ factorised attention ─┐
+             ├ segment 3: depthwise 7×7, 1×1, norm, act ────┘            + q · conv(v)         ├─ proj ─ out
+             └ segment 4 of q, k and v: depthwise 3×3, 1×1, layer norm, act ───────────────────┘
+
+A query, key or value of segment 1 to 3 stands for a group of tokens: attention compares groups of several sizes with
+one another and with single tokens. The cost is linear in the number of positions.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
+
+from convattn.ops.factorised_attention import factorised_attention
+from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise
+from convattn.ops.linear import Linear2d
+
+__all__ = ["AGGREGATORS", "GroupAggregator", "GroupMixAttention", "aggregator_kinds"]
+
+NUM_HEADS = 8  # of every released model; the position kernels below are given out by heads
+POSITION_HEADS = {3: 2, 5: 3, 7: 3}  # kernel of the position convolution -> how many heads it serves, in order
+
+AGGREGATORS = ("dwconv", "avg", "max", "min", "identity", "off")
+
+
+class MinPool2d(nn.MaxPool2d):
+    """The smallest value under the window."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(-x)
+
+
+def mixing(kind: str, channels: int, kernel_size: int) -> nn.Module:
+    """What an aggregator does over positions, each channel by itself; the size is kept."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel {kernel_size} must be odd, so that the size is kept")
+    padding = kernel_size // 2
+    if kind == "dwconv":
+        return nn.Conv2d(channels, channels, kernel_size, padding=padding, groups=channels, bias=False)
+    if kind == "avg":  # at the border the mean of the positions that exist
+        return nn.AvgPool2d(kernel_size, 1, padding, count_include_pad=False)
+    if kind == "identity":
+        return nn.Identity()
+    return (nn.MaxPool2d if kind == "max" else MinPool2d)(kernel_size, 1, padding)
+
+
+class SegmentAggregator(nn.Module):
+    """act(norm(1×1(mixing(x)))), the token groups of one segment: (B, s, H, W) -> (B, s, H, W).
+
+    Args:
+        dim: channels s.
+        kind: how positions mix: dwconv, avg, max, min, or identity.
+        kernel_size: side of the group of tokens, odd.
+        pointwise: whether a 1×1 convolution follows; the learnt kind (dwconv) always has one.
+    """
+
+    def __init__(self, dim: int, kind: str, kernel_size: int = 1, pointwise: bool = False):
+        super().__init__()
+        self.mix = mixing(kind, dim, kernel_size)
+        self.pointwise = nn.Conv2d(dim, dim, 1, bias=False) if pointwise or kind == "dwconv" else nn.Identity()
+        self.norm = nn.BatchNorm2d(dim)
+        self.act = nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.pointwise(self.mix(x))))
+
+    def fused(self) -> nn.Module:
+        """The inference form: batch norm folded into the 1×1 convolution, or a scale and shift where there is none."""
+        if isinstance(self.pointwise, nn.Conv2d):
+            last: nn.Module = Linear2d.from_conv1x1(fuse_conv_bn_eval(self.pointwise, self.norm))
+        else:
+            last = batch_norm_to_depthwise(self.norm)
+        return nn.Sequential(deepcopy(self.mix), last, deepcopy(self.act))
+
+
+class NonAttentionAggregator(nn.Module):
+    """act(norm(1×1(mixing([q | k | v])))), a branch beside the attention: (B, 3s, H, W) -> (B, s, H, W)."""
+
+    def __init__(self, dim: int, kind: str, kernel_size: int):
+        super().__init__()
+        self.mix = mixing(kind, 3 * dim, kernel_size)
+        self.pointwise = nn.Conv2d(3 * dim, dim, 1, bias=False)
+        self.norm = LayerNorm2d(dim, eps=1e-5)
+        self.act = nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.pointwise(self.mix(x))))
+
+
+class GroupAggregator(nn.Module):
+    """Queries, keys and values become mixtures over groups of neighbours, and a fifth of them bypasses the attention.
+
+    The channels fall into five segments. Segments 0 to 3 of q, k and v go each through an aggregator, with the same
+    weights for q, k and v, and are joined again: C' = 4C/5 channels for an attention of any kind. Segment 4 of all
+    three is mixed into C/5 channels that belong behind the attention's result, in front of its projection.
+
+    Batch norm in training sees q, k and v together: its statistics are over 3B maps.
+
+    Source: section 3.2 of the paper and its code.
+
+    Args:
+        dim: channels C; a multiple of 5.
+        aggregators: one kind for every segment, or five kinds in order, the last for the branch beside the attention.
+            `dwconv` (learnt), `avg`, `max`, `min` (pooling with the segment's kernel; means count no padding),
+            `identity` (norm and activation alone; segment 0 takes it with one kind for all), `off` (nothing: the
+            segment passes as it is; the last segment then joins the attention, and C' = C).
+        kernels: of segments 1, 2 and 3; odd.
+        non_attention_kernel: of the branch beside the attention; odd.
+        pool_pointwise: keep the 1×1 convolution behind pooling, too.
+
+    Raises:
+        ValueError: if `dim` is not a multiple of 5, a kind is unknown, or a kernel is even.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        aggregators: str | Sequence[str] = "dwconv",
+        kernels: Sequence[int] = (3, 5, 7),
+        non_attention_kernel: int = 3,
+        pool_pointwise: bool = False,
+    ):
+        super().__init__()
+        kinds = aggregator_kinds(aggregators, 5)
+        self.num_segments = 1 if set(kinds) == {"off"} else 5
+        check_divides(dim, self.num_segments, f"into {self.num_segments} segments")
+        width = dim // self.num_segments
+        self.non_attention: NonAttentionAggregator | None = None
+        if self.num_segments == 1:
+            self.branches = nn.ModuleList([nn.Identity()])
+        else:
+            self.branches = segment_aggregators(width, kinds[:4], kernels, pool_pointwise)
+            if kinds[4] == "off":
+                self.branches.append(nn.Identity())
+            else:
+                self.non_attention = NonAttentionAggregator(width, kinds[4], non_attention_kernel)
+        self.attention_dim = width * len(self.branches)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """q, k and v (B, C, H, W) -> the same with C' channels, and the branch beside them (B, C/5, H, W) or None."""
+        if self.num_segments == 1:
+            return query, key, value, None
+        segments = torch.cat([query, key, value]).chunk(self.num_segments, 1)
+        groups = torch.cat([branch(part) for branch, part in zip(self.branches, segments, strict=False)], 1)
+        query, key, value = groups.chunk(3)
+        if self.non_attention is None:
+            return query, key, value, None
+        return query, key, value, self.non_attention(torch.cat(segments[-1].chunk(3), 1))
+
+
+class SegmentConvs(nn.Module):
+    """The aggregators of segments 0 to 3 as a layer of their own, over quarters of the channels: (B, C, H, W), kept."""
+
+    def __init__(self, dim: int, aggregators: str | Sequence[str], kernels: Sequence[int], pool_pointwise: bool):
+        super().__init__()
+        check_divides(dim, 4, "into 4 segments")
+        self.branches = segment_aggregators(dim // 4, aggregator_kinds(aggregators, 4), kernels, pool_pointwise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(part) for branch, part in zip(self.branches, x.chunk(4, 1), strict=True)], 1)
+
+    def fused(self) -> nn.Module:
+        """The inference form: that of each aggregator."""
+        form = deepcopy(self)
+        form.branches = nn.ModuleList(b.fused() if isinstance(b, SegmentAggregator) else b for b in form.branches)
+        return form
+
+
+class PositionConv(nn.Module):
+    """q · conv(v), a position code that depends on content; (B, C, H, W) twice -> (B, C, H, W).
+
+    One depthwise convolution with bias per group of heads: 3×3 for two heads, 5×5 for three, 7×7 for three.
+
+    Source: the paper's code (`crpe`, after CoaT, arXiv 2104.06399); the paper itself does not mention it.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        head_dim = dim // NUM_HEADS
+        self.convs = nn.ModuleList(
+            nn.Conv2d(heads * head_dim, heads * head_dim, kernel, padding=kernel // 2, groups=heads * head_dim)
+            for kernel, heads in POSITION_HEADS.items()
+        )
+        self.widths = [heads * head_dim for heads in POSITION_HEADS.values()]
+
+    def forward(self, query: Tensor, value: Tensor) -> Tensor:
+        parts = [conv(part) for conv, part in zip(self.convs, value.split(self.widths, 1), strict=True)]
+        return query * torch.cat(parts, 1)
+
+
+class GroupMixAttention(nn.Module):
+    """out = proj([scale · q (softmax(k)ᵀ v) + q · conv(v) | branch]), over groups of tokens; any size of map.
+
+    The softmax runs over the positions, for each channel of k; q is not normalised. There is no map from position to
+    position. `scale` is (C // 8)^-0.5 of the full width C, although a head has C'/8 channels: as the released weights
+    have it.
+
+    The inner tensors that explanations read: the input of `proj`, five segments of C/5 channels (single tokens, groups
+    of 3×3, 5×5, 7×7, and the branch beside the attention), and its output, their ensemble.
+
+    Source: section 3 of the paper and its code.
+
+    Args:
+        dim: channels of input and output.
+        inner_dim: channels C of q, k and v, a multiple of 10; by default `dim`.
+        aggregators, kernels, non_attention_kernel, pool_pointwise: as in `GroupAggregator`.
+        placement: where the aggregators are: "inside", on q, k and v; or "before", once in front of `qkv` over quarters
+            of the channels, without a branch beside a then plain attention (the paper's control, four kinds in order).
+
+    Raises:
+        ValueError: if the width does not divide, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        inner_dim: int | None = None,
+        aggregators: str | Sequence[str] = "dwconv",
+        kernels: Sequence[int] = (3, 5, 7),
+        non_attention_kernel: int = 3,
+        pool_pointwise: bool = False,
+        placement: str = "inside",
+    ):
+        super().__init__()
+        inner_dim = dim if inner_dim is None else inner_dim
+        if placement not in ("inside", "before"):
+            raise ValueError(f"placement {placement!r} is unknown; choose inside or before")
+        if placement == "before" and non_attention_kernel != 3:
+            raise ValueError(f"non_attention_kernel {non_attention_kernel}: placement 'before' has no such branch")
+        is_inside = placement == "inside"
+        self.convs = nn.Identity() if is_inside else SegmentConvs(dim, aggregators, kernels, pool_pointwise)
+        self.qkv = Linear2d(dim, 3 * inner_dim)
+        self.aggregator = GroupAggregator(
+            inner_dim,
+            aggregators=aggregators if is_inside else "off",
+            kernels=kernels,
+            non_attention_kernel=non_attention_kernel,
+            pool_pointwise=pool_pointwise,
+        )
+        # 8 heads over four of five segments, over all five, or over undivided channels
+        multiple = 10 if self.aggregator.non_attention else 8 * self.aggregator.num_segments
+        check_divides(inner_dim, multiple, f"into {NUM_HEADS} heads of segments")
+        self.scale = (inner_dim // NUM_HEADS) ** -0.5
+        self.position = PositionConv(self.aggregator.attention_dim)
+        self.proj = Linear2d(inner_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        query, key, value = self.qkv(self.convs(x)).chunk(3, 1)
+        query, key, value, beside = self.aggregator(query, key, value)
+        mixed = attend(query, key, value, self.scale) + self.position(query, value)
+        return self.proj(mixed if beside is None else torch.cat([mixed, beside], 1))
+
+    def fused(self) -> nn.Module:
+        """The inference form: batch norms folded, one projection a segment, position kernels merged."""
+        return FusedGroupMixAttention(self)
+
+
+class FusedGroupMixAttention(nn.Module):
+    """Inference form of `GroupMixAttention`.
+
+    `qkv` is cut into one projection a segment, which emits q, k and v of that segment side by side, so that each
+    depthwise convolution reads whole dense maps. Batch norms fold into the layer in front of them. The position
+    kernels, zero-padded to 7×7, are one depthwise convolution.
+    """
+
+    @torch.no_grad()
+    def __init__(self, block: GroupMixAttention):
+        super().__init__()
+        self.scale = block.scale
+        self.convs = block.convs.fused() if isinstance(block.convs, SegmentConvs) else nn.Identity()
+        projections = segment_projections(block.qkv, block.aggregator.num_segments)
+        self.segments = nn.ModuleList(
+            FusedSegment(projection, branch)
+            for projection, branch in zip(projections, block.aggregator.branches, strict=False)
+        )
+        self.beside: nn.Module | None = None
+        if block.aggregator.non_attention is not None:
+            last = deepcopy(block.aggregator.non_attention)
+            self.beside = nn.Sequential(
+                projections[-1], last.mix, Linear2d.from_conv1x1(last.pointwise), last.norm, last.act
+            )
+        weight, bias = merge_depthwise(block.position.convs)
+        dim, _, kernel, _ = weight.shape
+        self.position = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim).to(weight)
+        self.position.weight.copy_(weight)
+        self.position.bias.copy_(bias)
+        self.proj = deepcopy(block.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = self.convs(x)
+        segments = [segment(x) for segment in self.segments]  # each (B, H, W, 3, s)
+        query, key, value = (
+            torch.cat([segment.select(3, which) for segment in segments], 3).permute(0, 3, 1, 2) for which in range(3)
+        )
+        mixed = torch.addcmul(attend(query, key, value, self.scale), query, self.position(value))
+        return self.proj(mixed if self.beside is None else torch.cat([mixed, self.beside(x)], 1))
+
+
+class FusedSegment(nn.Module):
+    """q, k and v of one segment, projected and aggregated: (B, C, H, W) -> (B, H, W, 3, s)."""
+
+    def __init__(self, projection: nn.Linear, branch: nn.Module):
+        super().__init__()
+        self.maps = nn.Sequential(projection)  # over (B, 3s, H, W)
+        self.tokens = nn.Sequential()  # over (B, H, W, 3, s): one weight for q, k and v
+        if not isinstance(branch, SegmentAggregator):
+            return  # switched off
+        if isinstance(branch.mix, nn.Identity) and isinstance(branch.pointwise, nn.Identity):
+            fold_batch_norm(projection, branch.norm)
+            self.maps.append(deepcopy(branch.act))
+        elif isinstance(branch.pointwise, nn.Conv2d):
+            conv = fuse_conv_bn_eval(branch.pointwise, branch.norm)
+            self.maps.append(mixing_of_three(branch.mix))
+            self.tokens.append(linear_of(conv.weight.flatten(1), conv.bias, nn.Linear)).append(deepcopy(branch.act))
+        else:
+            self.maps.append(mixing_of_three(branch.mix))
+            self.maps.append(batch_norm_to_depthwise(branch.norm, repeats=3)).append(deepcopy(branch.act))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(self.maps(x).permute(0, 2, 3, 1).unflatten(3, (3, -1)))
+
+
+def aggregator_kinds(aggregators: str | Sequence[str], count: int) -> tuple[str, ...]:
+    """One kind for each of `count` segments; one word stands for all but the first, which it leaves single tokens.
+
+    Raises:
+        ValueError: if a kind is unknown, their number is wrong, or the first mixes positions.
+    """
+    if isinstance(aggregators, str):
+        first = "off" if aggregators == "off" else "identity"
+        kinds = (first, *[aggregators] * (count - 1))
+    else:
+        kinds = tuple(aggregators)
+    unknown = [kind for kind in kinds if kind not in AGGREGATORS]
+    if unknown:
+        raise ValueError(f"aggregator {unknown[0]!r} is unknown; choose among {', '.join(AGGREGATORS)}")
+    if len(kinds) != count:
+        raise ValueError(f"aggregators {kinds} are {len(kinds)}; give one kind for all, or {count}, one a segment")
+    if kinds[0] not in ("identity", "off"):
+        raise ValueError(f"aggregator {kinds[0]!r} of segment 0, the single tokens, must be identity or off")
+    return kinds
+
+
+def segment_aggregators(
+    dim: int, kinds: Sequence[str], kernels: Sequence[int], pool_pointwise: bool = False
+) -> nn.ModuleList:
+    """The aggregators of segments 0 to 3, each of `dim` channels."""
+    if len(kernels) != 3:
+        raise ValueError(f"kernels {tuple(kernels)} must be 3, of segments 1, 2 and 3")
+    branches = nn.ModuleList()
+    for kind, kernel in zip(kinds, (1, *kernels), strict=True):
+        is_pool = kind in ("avg", "max", "min")
+        aggregator = SegmentAggregator(dim, kind, kernel, is_pool and pool_pointwise) if kind != "off" else None
+        branches.append(aggregator or nn.Identity())
+    return branches
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Factorised attention of maps (B, C, H, W), positions row by row."""
+    query_tokens, key_tokens, value_tokens = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (query, key, value))
+    mixed = factorised_attention(query_tokens, key_tokens, value_tokens, NUM_HEADS, scale)
+    return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
+
+
+def check_divides(dim: int, multiple: int, what: str) -> None:
+    if dim < multiple or dim % multiple:
+        nearest = max(multiple, round(dim / multiple) * multiple)
+        raise ValueError(f"dim {dim} does not divide {what}; the nearest that does is {nearest}")
+
+
+def segment_projections(qkv: Linear2d, num_segments: int) -> list[nn.Linear]:
+    """A projection to [q | k | v] of each segment, from one to [q | k | v] of all segments."""
+    rows = torch.arange(qkv.out_features).view(3, num_segments, -1)
+    return [
+        linear_of(qkv.weight[rows[:, segment].flatten()], qkv.bias[rows[:, segment].flatten()], Linear2d)
+        for segment in range(num_segments)
+    ]
+
+
+def linear_of(weight: Tensor, bias: Tensor, layer: type[nn.Linear]) -> nn.Linear:
+    """A linear layer of this class with these weights."""
+    linear = layer(weight.shape[1], weight.shape[0]).to(weight)
+    linear.weight, linear.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return linear
+
+
+def fold_batch_norm(linear: nn.Linear, norm: nn.BatchNorm2d) -> None:
+    """Fold a norm over s channels into a projection to three times s, in place."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, var, weight, bias = (t.repeat(3) for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    linear.weight, linear.bias = fuse_linear_bn_weights(linear.weight, linear.bias, mean, var, norm.eps, weight, bias)
+
+
+def mixing_of_three(mix: nn.Module) -> nn.Module:
+    """The same over q, k and v side by side: a convolution with its weights three times, pooling as it is."""
+    mix = deepcopy(mix)
+    if isinstance(mix, nn.Conv2d):
+        mix.weight = nn.Parameter(mix.weight.repeat(3, 1, 1, 1))
+        mix.in_channels = mix.out_channels = mix.groups = len(mix.weight)
+    return mix
