@@ -8,8 +8,8 @@ Reference code: github.com/JDAI-CV/CoTNet (Apache-2.0); written from a descripti
     out: (B, 4·dim, ceil(H/2), ceil(W/2))             mixer: CoT | CoXt | SE convolution | 3×3 convolution
 
 The network is timm's ResNet, with its five levels (the stem is level 0) and its names; the blocks are ours. What is
-unusual: CoT never strides, a pool beside it does; no norm or ReLU follows it. SE-CoTNetD has no max pool, its first stage
-halves the size instead; the "SE" is a convolution with a channel gate that takes the place of some CoT blocks.
+unusual: CoT never strides, a pool beside it does; no norm or ReLU follows it. SE-CoTNetD has no max pool, its first
+stage halves the size instead; "SE" is a convolution with a channel gate in the place of some CoT blocks.
 """
 
 from collections import OrderedDict

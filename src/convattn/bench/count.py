@@ -1,4 +1,12 @@
-"""Parameters, multiply-adds and activations of a model, without running it."""
+"""Parameters, multiply-adds and activations of a model, without running it.
+
+Torch's counter knows convolutions and matrix products. A module that multiplies and adds by other means, elementwise or
+in a kernel of its own, tells how often by a method
+
+    kernel_macs(inputs: tuple[Tensor, ...], output: Tensor) -> int
+
+which sees the shapes of one call; what the counter finds inside the module is counted besides.
+"""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -58,6 +66,7 @@ def count(
     meta = deepcopy(model).eval().to("meta")
     shapes: dict[str, tuple[int, ...]] = {}
     activations = 0
+    kernel_macs: dict[str, int] = {}
 
     def record(name: str, layer: bool) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -68,8 +77,16 @@ def count(
 
         return hook
 
+    def record_kernel(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            kernel_macs[name] = kernel_macs.get(name, 0) + module.kernel_macs(inputs, output)
+
+        return hook
+
     parts = _parts(meta)
     for name, module in meta.named_modules():
+        if style == "full" and hasattr(module, "kernel_macs"):
+            module.register_forward_hook(record_kernel(name))
         is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         if is_layer or name in parts:
             module.register_forward_hook(record(name, is_layer))
@@ -79,14 +96,23 @@ def count(
     macs_of = {name: _macs(ops, style) for name, ops in counter.get_flop_counts().items()}
     root = type(meta).__name__
     rows = tuple(
-        CountRow(name, shapes.get(name, ()), _parameters(module), macs_of.get(f"{root}.{name}", 0))
+        CountRow(
+            name,
+            shapes.get(name, ()),
+            _parameters(module),
+            macs_of.get(f"{root}.{name}", 0) + _macs_inside(name, kernel_macs),
+        )
         for name, module in parts.items()
     )
-    return Count(_parameters(meta), macs_of.get("Global", 0), activations, rows)
+    return Count(_parameters(meta), macs_of.get("Global", 0) + sum(kernel_macs.values()), activations, rows)
 
 
 def _macs(flops_of_ops: dict[Any, int], style: str) -> int:
     return sum(flops for op, flops in flops_of_ops.items() if style == "full" or str(op) in _MODULE_PRODUCTS) // 2
+
+
+def _macs_inside(part: str, kernel_macs: dict[str, int]) -> int:
+    return sum(macs for name, macs in kernel_macs.items() if name == part or name.startswith(f"{part}."))
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:

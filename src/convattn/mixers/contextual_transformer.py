@@ -158,7 +158,7 @@ class FusedCoTAttention(nn.Module):
         assert weights.bias is not None
         self.eps = norm.eps
         self.weights = _pointwise(self._tap_major(weights.weight), self._tap_major(weights.bias), self.groups)
-        tap_shape = (self.groups, self.taps, 1, 1, -1)  # against (B, groups, taps, H, W, Q)
+        tap_shape = (1, self.groups, self.taps, 1, 1, -1)  # against (B, groups, taps, H, W, Q)
         self.tap_scale = nn.Parameter(self._tap_major(norm.weight).view(tap_shape))
         self.tap_shift = nn.Parameter(self._tap_major(norm.bias).view(tap_shape))
         self.aggregation = LocalAggregation(block.aggregation.kernel_size, groups=self.groups)
