@@ -50,6 +50,7 @@ def golden_errors(name: str, dtype: torch.dtype) -> dict[str, float]:
     convattn.load_official(model, {key: t.to(dtype) if t.is_floating_point() else t for key, t in golden.state.items()})
     images = golden.images.to(dtype).requires_grad_()
     final, levels = model.forward_intermediates(images)
+    levels = [level for level, info in zip(levels, model.feature_info, strict=True) if info["reduction"] >= 4]
     logits = model.forward_head(final)
     (gradient,) = torch.autograd.grad(logits.square().sum() / 2, images)
 

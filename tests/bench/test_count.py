@@ -7,8 +7,16 @@ from torch import nn
 import convattn
 from toys import build_toy
 
-# Multiply-adds counted for the variants at 224 pixels, in G, and of these the products inside attention.
+# Multiply-adds counted for the variants at their own size, in G, and of these what is no layer: the products inside
+# attention, and kernels.
 MACS = {
+    "cotnet_50": (3.243, 0.0124),
+    "cotnet_101": (6.050, 0.0201),
+    "cotnext_50": (4.255, 0.0186),
+    "cotnext_101": (8.073, 0.0301),
+    "se_cotnetd_50": (4.048, 0.0020),
+    "se_cotnetd_101": (8.436, 0.0061),
+    "se_cotnetd_152": (16.846, 0.0142),
     "groupmixformer_mobile": (1.333, 0.0153),
     "groupmixformer_tiny": (3.686, 0.0425),
     "groupmixformer_small": (5.133, 0.0610),
