@@ -73,6 +73,36 @@ def test_a_run_folder_stands_for_its_best_model(model, tmp_path):
         load_model(tmp_path.parent)
 
 
+def test_a_model_changed_by_surgery_survives_its_file(tmp_path):
+    model = convattn.create_model("timm:test_resnet", num_classes=3)
+    model = convattn.attach(model, "das", where=["layer3", "layer4"], alpha=0.5)
+    model = convattn.replace(
+        model, "group_aggregator", match=lambda name, conv: name == "layer2.0.conv2", kernels=(3, 3, 5)
+    )
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    save_model(model, tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert loaded.surgery == model.surgery
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+    with pytest.raises(ValueError, match=r"layer2.0.conv2 was replaced and its convolution is not in the model's file"):
+        convattn.detach(loaded)
+    gated = convattn.attach(convattn.create_model("timm:test_resnet", num_classes=3), "das")
+    save_model(gated, tmp_path / "gated.safetensors")
+    with torch.no_grad():
+        restored = convattn.detach(load_model(tmp_path / "gated.safetensors"))
+        assert torch.equal(restored(images), convattn.detach(gated).eval()(images))
+
+
+def test_an_option_of_surgery_that_no_file_holds_is_refused(tmp_path):
+    model = convattn.attach(convattn.create_model("timm:test_resnet"), "se", where=["layer1"], act_layer=nn.SiLU)
+    with pytest.raises(CheckpointError, match=r"options .*SiLU'>} of se at layer1.0 cannot be written to a model file"):
+        save_model(model, tmp_path / "a.safetensors")
+
+
 def test_a_model_of_timm_survives_its_file(tmp_path):
     model = convattn.create_model("timm:test_byobnet", num_classes=3)
     save_model(model, tmp_path / "m.safetensors")
@@ -128,7 +158,11 @@ def test_a_file_of_another_kind_is_refused(file, tmp_path):
     ("change", "message"),
     [
         (dict(format=2), r"format 2 is unknown; this version reads format 1; update convattn"),
-        (dict(surgery=[{"kind": "attach"}]), r"holds a model changed by surgery, which this version cannot rebuild"),
+        (dict(surgery=[{"kind": "attach"}]), r"model 'smt_nano' cannot be built: entry .* of the surgery is damaged"),
+        (
+            dict(surgery=[{"kind": "graft", "place": "stem", "mixer": "se", "options": {}}]),
+            r"model 'smt_nano' cannot be built: operation 'graft' is unknown; known are attach and replace",
+        ),
         (dict(name="smt_nani"), r"its model 'smt_nani' cannot be built: unknown model 'smt_nani'; nearest: smt_nano"),
         (dict(options={"num_classes": 4}), r"the weights do not fit smt_nano: \S+"),
     ],

@@ -8,17 +8,21 @@ from convattn.data.transforms import transforms_for
 from convattn.deploy.export import export
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
+from convattn.surgery import attach, detach, replace
 from convattn.weights.official import load_official, to_official
 
 __all__ = [
+    "attach",
     "benchmark",
     "count",
     "create_model",
+    "detach",
     "export",
     "fuse",
     "list_models",
     "load_official",
     "prepack",
+    "replace",
     "to_official",
     "transforms_for",
 ]

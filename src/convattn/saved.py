@@ -5,7 +5,8 @@ The entry `convattn` of the metadata is
     {"format": 1, "name": "smt_nano", "options": {…}, "num_classes": 10,
      "pretrained_cfg": {…}, "surgery": [], "metrics": {…}}
 
-`pretrained_cfg` holds what preprocessing needs (size, crop, interpolation, mean, std) and the names of the classes.
+`surgery` is the table of what `attach` and `replace` put in. `pretrained_cfg` holds what preprocessing needs (size,
+crop, interpolation, mean, std) and the names of the classes.
 """
 
 import json
@@ -19,6 +20,7 @@ from torch import nn
 
 from convattn.atomic import write_atomically
 from convattn.backbones.registry import create_model
+from convattn.surgery import replay
 from convattn.weights.read import CheckpointError
 
 __all__ = ["FORMAT", "load_model", "open_model", "read_metadata", "save_model"]
@@ -62,6 +64,7 @@ def load_model(path: str | Path) -> nn.Module:
     options = {key: _as_tuple(value) for key, value in described["options"].items()}
     try:
         model = create_model(described["name"], **options)
+        model = replay(model, [_with_tuples(entry) for entry in described.get("surgery", ())])
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: its model {described['name']!r} cannot be built: {error}") from None
     try:
@@ -129,8 +132,6 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format {found!r} is unknown; this version reads format {FORMAT}; update convattn"
         )
-    if described.get("surgery"):
-        raise CheckpointError(f"{path}: holds a model changed by surgery, which this version cannot rebuild")
     lacking = {"name", "options", "pretrained_cfg"} - described.keys()
     if lacking:
         raise CheckpointError(f"{path}: the description of the model lacks {', '.join(sorted(lacking))}")
@@ -150,6 +151,14 @@ def _description(model: nn.Module, metrics: Mapping[str, float]) -> dict[str, An
             raise CheckpointError(
                 f"option {option}={value!r} of {built_as['name']} cannot be written to a model file"
             ) from None
+    surgery = getattr(model, "surgery", [])
+    for entry in surgery:
+        try:
+            json.dumps(entry)
+        except TypeError:
+            raise CheckpointError(
+                f"options {entry['options']} of {entry['mixer']} at {entry['place']} cannot be written to a model file"
+            ) from None
     cfg = getattr(model, "pretrained_cfg", None) or {}
     return {
         "format": FORMAT,
@@ -157,7 +166,7 @@ def _description(model: nn.Module, metrics: Mapping[str, float]) -> dict[str, An
         "options": built_as["options"],
         "num_classes": model.num_classes,
         "pretrained_cfg": {key: cfg[key] for key in _PREPROCESSING if cfg.get(key) is not None},
-        "surgery": getattr(model, "surgery", []),
+        "surgery": surgery,
         "metrics": dict(metrics),
     }
 
@@ -174,6 +183,13 @@ def _model_file(path: Path) -> Path:
     if not (path / _BEST).is_file():
         raise CheckpointError(f"{path}: no {_BEST} in this folder; give a run folder or a model file")
     return path / _BEST
+
+
+def _with_tuples(entry: Any) -> Any:
+    """An entry of the surgery's table, its options as they were given."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("options"), dict):
+        raise ValueError(f"entry {entry} of the surgery is damaged")
+    return {**entry, "options": {key: _as_tuple(value) for key, value in entry["options"].items()}}
 
 
 def _as_tuple(value: Any) -> Any:

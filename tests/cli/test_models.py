@@ -20,7 +20,7 @@ def test_lists_every_model(capsys):
 
 
 def test_a_pattern_selects(capsys):
-    assert main(["models", "*_tiny", "--json"]) == 0
+    assert main(["models", "smt_tin*", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["name"] == "smt_tiny"
     assert row["parameters"] == 11_506_536
@@ -44,6 +44,22 @@ def test_shows_a_saved_model_and_another_size(tmp_path, capsys):
     assert [level["reduction"] for level in found["levels"]] == [2, 4, 8, 16]
 
 
+def test_shows_what_was_inserted_into_a_saved_model(tmp_path, capsys):
+    model = convattn.create_model("timm:test_resnet", num_classes=3)
+    model = convattn.attach(model, "das", where=["layer3", "layer4"], alpha=0.5)
+    save_model(
+        convattn.replace(model, "cot", match=lambda name, conv: name == "layer1.0.conv2"), tmp_path / "m.safetensors"
+    )
+    assert main(["models", str(tmp_path / "m.safetensors")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["surgery", "place", "mixer", "options", "start", "channels", "parameters"] in rows
+    attached = model.surgery[1]
+    assert ["attach", "layer4.0", "das", "alpha=0.5", "identity", "96", f"{attached['parameters']:,}"] in rows
+    assert any(row[:5] == ["replace", "layer1.0.conv2", "cot", "-", "-"] for row in rows)
+    assert main(["models", str(tmp_path / "m.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["surgery"][:2] == model.surgery
+
+
 def test_shows_timms(capsys):
     assert main(["models", "timm:resnet18"]) == 0
     shown = capsys.readouterr().out
@@ -54,7 +70,7 @@ def test_shows_timms(capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["zzz_*"], "no model matches 'zzz_*'; known: smt_base"),
+        (["zzz_*"], "no model matches 'zzz_*'; known: "),
         (["timm:resnet19"], "unknown timm model 'resnet19'; nearest: resnet"),
         (["resnet18"], "unknown model 'resnet18'"),
         (["smt_tiny.in21k"], "smt_tiny has no weights 'in21k'; it has in1k"),

@@ -98,7 +98,13 @@ def _show(options: Options) -> int:
     weights = [asdict(record) for record in OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())]
     levels = _levels(model)
     if options.json:
-        found = {"name": options.name, "input": cfg_of_interest(cfg), "levels": levels, "weights": weights}
+        found = {
+            "name": options.name,
+            "input": cfg_of_interest(cfg),
+            "levels": levels,
+            "surgery": getattr(model, "surgery", []),
+            "weights": weights,
+        }
         print(json.dumps(found | asdict(cost), indent=2))
         return 0
     console = _console()
@@ -111,6 +117,8 @@ def _show(options: Options) -> int:
     console.print(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
     for level in levels:
         console.print(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
+    if surgery := getattr(model, "surgery", []):
+        console.print(_surgery_table(surgery))
     for record in weights:
         scores = f"top-1 {record['top1']} %, top-5 {record['top5']} %" if record["top1"] else "no accuracy published"
         console.print(
@@ -148,6 +156,27 @@ def _parts_table(cost: Count) -> Table:
     for row in cost.rows:
         shape = " x ".join(map(str, row.output_shape[1:]))
         table.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs:,}")
+    return table
+
+
+def _surgery_table(surgery: list[dict[str, Any]]) -> Table:
+    """What was attached and replaced, one row a place."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("surgery", "place", "mixer", "options", "start"):
+        table.add_column(title)
+    for title in ("channels", "parameters"):
+        table.add_column(title, justify="right")
+    for entry in surgery:
+        given = ", ".join(f"{key}={value}" for key, value in entry["options"].items())
+        table.add_row(
+            entry["kind"],
+            entry["place"],
+            entry["mixer"],
+            given or "-",
+            entry.get("init", "-"),
+            str(entry["channels"]),
+            f"{entry['parameters']:,}",
+        )
     return table
 
 

@@ -46,7 +46,7 @@ def _fuse_children(parent: nn.Module, prefix: str, report: list[FusedPart]) -> N
     for name, child in parent.named_children():
         path = f"{prefix}{name}"
         offer = getattr(child, "fused", None)
-        if not callable(offer):
+        if not callable(offer) or child._forward_hooks:  # a hook is part of what the module computes
             _fuse_children(child, f"{path}.", report)
             continue
         form = offer().eval()

@@ -73,6 +73,8 @@ def _pack_children(parent: nn.Module, shapes: dict[nn.Module, torch.Size]) -> No
 
 
 def _is_packable(module: nn.Module) -> bool:
+    if module._forward_hooks:  # what hangs on a layer is part of what it computes
+        return False
     if type(module) is nn.Conv2d:
         return module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return type(module) in (nn.Linear, Linear2d)
@@ -80,7 +82,7 @@ def _is_packable(module: nn.Module) -> bool:
 
 def _activation(module: nn.Module) -> tuple[str, str | None] | None:
     exact = type(module) is not nn.GELU or module.approximate == "none"
-    return _ACTIVATIONS.get(type(module)) if exact else None
+    return _ACTIVATIONS.get(type(module)) if exact and not module._forward_hooks else None
 
 
 def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | None]) -> nn.Module:

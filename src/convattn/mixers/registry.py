@@ -1,0 +1,160 @@
+"""Mixers by name: this package's own, and timm's attentions for convolutional networks.
+
+Every one maps (B, C, H, W) to (B, C, H, W). A gate hands its input on, weighted position by position or channel by
+channel; any other computes new values, and stands beside a shortcut where it is put behind something.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from timm.layers import create_attn
+from timm.layers.create_attn import get_attn
+from torch import nn
+
+from convattn.mixers.bottleneck_attention import BottleneckAttention
+from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
+from convattn.mixers.deformable_gate import DeformableGate
+from convattn.mixers.efficient_attention import EfficientAttention
+from convattn.mixers.group_mix_attention import GroupMixAttention, SegmentConvs
+from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
+from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
+from convattn.mixers.triplet_attention import TripletAttention
+
+__all__ = ["check_mixer", "create_identity", "create_mixer", "is_gate", "list_mixers"]
+
+
+def _identity_context(dim: int, **options: Any) -> nn.Module:
+    """timm's additive context; it starts with weights of 0 in the last layer, but not the bias."""
+    block = create_attn("gca", dim, **options)
+    nn.init.zeros_(block.get_parameter("mlp_add.fc2.bias"))
+    return block
+
+
+@dataclass(frozen=True)
+class MixerKind:
+    """What the package knows of a mixer.
+
+    Args:
+        build: called as `build(dim, **options)`.
+        is_gate: whether its output takes the place of its input.
+        build_identity: builds one that starts as the identity by itself; without it a scale of 0 goes behind it.
+    """
+
+    build: Callable[..., nn.Module]
+    is_gate: bool = False
+    build_identity: Callable[..., nn.Module] | None = None
+
+    @property
+    def options(self) -> set[str]:
+        """The names of its options."""
+        _, *parameters = inspect.signature(self.build).parameters.values()
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        return {p.name for p in parameters if p.kind in named and p.name not in ("device", "dtype")}
+
+
+_OWN = {
+    "sam": MixerKind(ScaleAwareModulation),
+    "gma": MixerKind(GroupMixAttention),
+    "group_aggregator": MixerKind(
+        partial(SegmentConvs, aggregators="dwconv", kernels=(3, 5, 7), pool_pointwise=False),
+    ),
+    "mhca": MixerKind(MultiHeadConvolutionalAttention),
+    "e_mhsa": MixerKind(EfficientAttention),
+    "cot": MixerKind(CoTAttention),
+    "coxt": MixerKind(CoXtAttention),
+    "das": MixerKind(DeformableGate, is_gate=True, build_identity=partial(DeformableGate, init="identity")),
+    "triplet": MixerKind(TripletAttention, is_gate=True),
+    "bam": MixerKind(BottleneckAttention, is_gate=True),
+}
+
+# Those of timm that keep the size and need no fixed one. `sk` and `splat` are convolutions with attention inside.
+_TIMM_GATES = (
+    "se",
+    "ese",
+    "eca",
+    "ecam",
+    "ceca",
+    "ge",
+    "gc",
+    "cbam",
+    "lcbam",
+    "coord",
+    "scoord",
+    "ela",
+    "strip",
+    "bat",
+)
+_TIMM = {
+    **{name: MixerKind(get_attn(name), is_gate=True) for name in _TIMM_GATES},
+    "gca": MixerKind(get_attn("gca"), is_gate=True, build_identity=_identity_context),
+    "nl": MixerKind(get_attn("nl"), is_gate=True, build_identity=get_attn("nl")),  # its last norm has weights of 0
+    "sk": MixerKind(get_attn("sk")),
+    "splat": MixerKind(get_attn("splat")),
+}
+
+# timm's gather-excite with its multi-layer perceptron passes an argument twice and fails (1.0.31).
+_TIMM_DEFAULTS: dict[str, dict[str, Any]] = {"ge": {"use_mlp": False}}
+
+_MIXERS = _TIMM | _OWN
+
+
+def list_mixers() -> list[str]:
+    """The names that `create_mixer` takes, sorted."""
+    return sorted(_MIXERS)
+
+
+def create_mixer(name: str, dim: int, **options: Any) -> nn.Module:
+    """A fresh mixer for maps of `dim` channels: (B, dim, H, W) -> (B, dim, H, W).
+
+    Args:
+        name: one of `list_mixers()`.
+        dim: channels of input and output.
+        **options: of its class, or of timm's.
+
+    Raises:
+        ValueError: for an unknown name or option (naming the nearest), or a width that does not divide as it must.
+    """
+    check_mixer(name, options)
+    if name in _TIMM:
+        return create_attn(name, dim, **{**_TIMM_DEFAULTS.get(name, {}), **options})
+    return _OWN[name].build(dim, **options)
+
+
+def check_mixer(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse an unknown mixer or option, before anything is built.
+
+    Raises:
+        ValueError: naming the nearest.
+    """
+    if name not in _MIXERS:
+        raise ValueError(f"unknown mixer {name!r}; {_nearest(name, _MIXERS)}")
+    known = _MIXERS[name].options
+    for option in options:
+        if option not in known:
+            raise ValueError(f"unknown option {option!r} of mixer {name}; {_nearest(option, known)}")
+
+
+def is_gate(name: str) -> bool:
+    """Whether the mixer's output takes the place of its input, instead of being added to it."""
+    return _MIXERS[name].is_gate
+
+
+def create_identity(name: str, dim: int, **options: Any) -> nn.Module | None:
+    """A mixer that starts as the identity by itself, or None: put a scale of 0 behind an ordinary one.
+
+    Raises:
+        ValueError: as `create_mixer` does.
+    """
+    check_mixer(name, options)
+    build = _MIXERS[name].build_identity
+    return build(dim, **options) if build else None
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(choices) or 'none'}"

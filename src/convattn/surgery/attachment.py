@@ -1,0 +1,117 @@
+"""A block behind a module of somebody's model: registered as its child, run by a forward hook.
+
+    place ── output ──┬──────────────────────────── + ── what everyone behind `place` sees
+                      └── mixer ── (− x) ── scale ──┘
+
+The child's keys are the only new ones in the state dict, and nothing that was there is renamed or moved.
+"""
+
+from typing import Any, Literal
+
+from timm.layers import LayerScale2d
+from torch import Tensor, nn
+
+from convattn.mixers.registry import create_identity, create_mixer, is_gate
+from convattn.surgery.places import Place
+
+__all__ = ["CHILD", "Attachment", "Init", "attach_at", "detach_from"]
+
+CHILD = "attached"  # name of the child, and of the hook
+Init = Literal["identity", "paper"]
+
+
+class Attachment(nn.Module):
+    """What is attached: x -> x + scale · change(x), change(x) = mixer(x), or mixer(x) - x for a gate.
+
+    A gate (`das`, `se`, …) hands its input on, weighted; other mixers compute new values, so they stand beside a
+    shortcut. Without a scale a gate's output is simply mixer(x).
+
+    Args:
+        mixer: (B, C, H, W) -> (B, C, H, W).
+        dim: channels C.
+        is_gate: whether the mixer's output takes the place of its input.
+        has_scale: a learnt factor per channel that starts at 0.
+        channels_last_axis: the map is (B, H, W, C), as inside Swin.
+    """
+
+    is_inserted = True  # what `places` and `history` look for
+
+    def __init__(self, mixer: nn.Module, dim: int, *, is_gate: bool, has_scale: bool, channels_last_axis: bool):
+        super().__init__()
+        self.mixer = mixer
+        self.scale = LayerScale2d(dim, 0.0) if has_scale else None
+        self.is_gate = is_gate
+        self.channels_last_axis = channels_last_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, unchanged: a container that calls all its children in turn comes by here, the work is the hook's."""
+        return x
+
+    def apply_to(self, output: Tensor) -> Tensor:
+        """The output of the place -> what those behind it see, in the same layout."""
+        x = output.permute(0, 3, 1, 2) if self.channels_last_axis else output
+        mixed = self.mixer(x)
+        if self.scale is not None:
+            mixed = x + self.scale(mixed - x if self.is_gate else mixed)
+        elif not self.is_gate:
+            mixed = x + mixed
+        return mixed.permute(0, 2, 3, 1) if self.channels_last_axis else mixed
+
+
+def run_attachment(place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """The forward hook: it finds its block by name, so copies and pickles of the place run their own."""
+    attachment: Any = place._modules[CHILD]
+    return attachment.apply_to(output)
+
+
+def attach_at(model: nn.Module, place: Place, mixer: str, init: Init, options: dict[str, Any]) -> dict[str, Any]:
+    """Put a fresh block behind `place` of `model`, in place; returns the entry for the table.
+
+    Raises:
+        ValueError: if something is attached there, or the mixer cannot be made for this width.
+    """
+    module = model.get_submodule(place.name)
+    if isinstance(module._modules.get(CHILD), Attachment):
+        raise ValueError(f"{place.name} has a block attached already; detach the model first, or choose another place")
+    if hasattr(module, CHILD):
+        raise ValueError(f"{place.name} has a member {CHILD!r} of its own, so nothing can be attached there")
+    try:
+        identity = create_identity(mixer, place.channels, **options) if init == "identity" else None
+        block = identity or create_mixer(mixer, place.channels, **options)
+    except ValueError as error:
+        raise ValueError(f"{mixer} at {place.name} ({place.channels} channels): {error}") from None
+    attachment = Attachment(
+        block,
+        place.channels,
+        is_gate=is_gate(mixer),
+        has_scale=init == "identity" and identity is None,
+        channels_last_axis=place.layout == "NHWC",
+    )
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is not None:
+        attachment.to(like.device, like.dtype)
+    module.add_module(CHILD, attachment.train(module.training))
+    # Under a name, not a number from torch's counter: that starts anew in each process, and in one that unpickled this
+    # model the next hook of somebody else would take our number and our place. First, so that those who listen to the
+    # place (feature extractors, Grad-CAM) get the new map.
+    module._forward_hooks[CHILD] = run_attachment  # type: ignore[index]
+    module._forward_hooks.move_to_end(CHILD, last=False)  # type: ignore[attr-defined]
+    return {
+        "kind": "attach",
+        "place": place.name,
+        "mixer": mixer,
+        "init": init,
+        "options": options,
+        "channels": place.channels,
+        "layout": place.layout,
+        "parameters": sum(parameter.numel() for parameter in attachment.parameters()),
+    }
+
+
+def detach_from(module: nn.Module) -> bool:
+    """Take the block away from `module`, in place; whether there was one."""
+    if not isinstance(module._modules.get(CHILD), Attachment):
+        return False
+    del module._modules[CHILD]
+    del module._forward_hooks[CHILD]  # type: ignore[arg-type]
+    return True

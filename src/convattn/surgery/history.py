@@ -1,0 +1,135 @@
+"""Attach, replace, detach: each gives a new model whose `surgery` says what was put where."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+
+from convattn.mixers.registry import check_mixer
+from convattn.surgery.attachment import Init, attach_at, detach_from
+from convattn.surgery.places import Place, Where, find_places
+from convattn.surgery.replacement import Match, Replacement, find_convolutions, replace_at
+
+__all__ = ["attach", "detach", "replace", "replay"]
+
+
+def attach(
+    model: nn.Module,
+    mixer: str,
+    where: Where = "stages",
+    init: Init = "identity",
+    *,
+    input_size: Sequence[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A copy of `model` with a block behind each of its stages, blocks, or modules of your choice.
+
+    Every weight keeps its name: an ordinary checkpoint loads with `strict=False` and reports exactly the new blocks'
+    keys (`….attached.…`) as missing. Whoever reads the place, a feature extractor or a detection neck, sees the new
+    map.
+
+    Gates (`das`, `se`, `cbam`, …) weight the map; other mixers (`sam`, `cot`, …) stand beside a shortcut.
+
+    Args:
+        model: any model of images; it is left as it is.
+        mixer: one of `convattn.mixers.registry.list_mixers()`.
+        where: "stages" (the pyramid's levels: by the model's own description, else by its changes of size), "blocks"
+            (its repeated units), names of modules, or a choice `(name, module) -> bool`.
+        init: "identity": outputs equal `model`'s at the start, for pretrained weights; "paper": as its authors start.
+        input_size: (channels, height, width) to trace `model` with, where it does not say what it takes.
+        **options: of the mixer.
+
+    Returns:
+        The new model; `.surgery` is the table of what was inserted, one JSON-able entry a place.
+
+    Raises:
+        ValueError: for an unknown mixer, place or option (naming the nearest), a place that is taken or gives no map, a
+            width that the mixer cannot take, or a model without stages.
+    """
+    check_mixer(mixer, options)
+    if init not in ("identity", "paper"):
+        raise ValueError(f"init {init!r} is unknown; choose identity or paper")
+    places = find_places(model, where, input_size)
+    changed = deepcopy(model)
+    return _record(changed, [attach_at(changed, place, mixer, init, dict(options)) for place in places])
+
+
+def replace(model: nn.Module, mixer: str, match: Match = "conv3x3", **options: Any) -> nn.Module:
+    """A copy of `model` with a block in the place of each convolution that `match` means.
+
+    A stride is kept by an average pool in front of the block, another width by a 1×1 convolution. All other weights
+    keep their names. An ordinary checkpoint loads with `strict=False`: what it has for a replaced convolution goes to
+    the one set aside for `detach`.
+
+    Args:
+        model: any model; it is left as it is.
+        mixer: one of `convattn.mixers.registry.list_mixers()`.
+        match: "conv3x3" (3×3, as many channels out as in, not depthwise) or a choice `(name, convolution) -> bool`.
+        **options: of the mixer.
+
+    Returns:
+        The new model; `.surgery` is the table of what was replaced, one JSON-able entry a convolution.
+
+    Raises:
+        ValueError: for an unknown mixer or option, a width that the mixer cannot take, or if nothing matches.
+    """
+    check_mixer(mixer, options)
+    names = find_convolutions(model, match)
+    changed = deepcopy(model)
+    return _record(changed, [replace_at(changed, name, mixer, dict(options)) for name in names])
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """A copy of `model` without anything that `attach` and `replace` put in: the model as it was, bit for bit.
+
+    Its other weights are those of `model` now; a replaced convolution comes back as it was when it was replaced.
+
+    Raises:
+        ValueError: if nothing was attached or replaced, or a replaced convolution is not known any more because the
+            model comes from a file.
+    """
+    restored = deepcopy(model)
+    found = [detach_from(module) for module in restored.modules()]
+    replaced = {name: module for name, module in restored.named_modules() if isinstance(module, Replacement)}
+    if not any(found) and not replaced:
+        raise ValueError(f"nothing is attached to this {type(model).__name__}, so there is nothing to detach")
+    for name, replacement in replaced.items():
+        if not replacement.set_aside:
+            raise ValueError(
+                f"{name} was replaced and its convolution is not in the model's file; create the model anew instead"
+            )
+        (conv,) = replacement.set_aside
+        like = next(replacement.parameters(), conv.weight)
+        restored.set_submodule(name, conv.to(like.device, like.dtype).train(replacement.training))
+    vars(restored).pop("surgery", None)
+    return restored
+
+
+def replay(model: nn.Module, surgery: Iterable[Mapping[str, Any]]) -> nn.Module:
+    """Repeat on `model`, in place, the operations of a table: fresh blocks at the same places, for weights to come.
+
+    Raises:
+        ValueError: if an entry does not fit the model.
+    """
+    entries = []
+    for entry in surgery:
+        try:
+            kind, name, mixer, options = entry["kind"], entry["place"], entry["mixer"], dict(entry["options"])
+            check_mixer(mixer, options)
+            if kind == "attach":
+                place = Place(name, entry["channels"], entry["layout"])
+                entries.append(attach_at(model, place, mixer, entry["init"], options))
+            elif kind == "replace":
+                entries.append(replace_at(model, name, mixer, options))
+                model.get_submodule(name).set_aside = ()  # type: ignore[assignment]
+            else:
+                raise ValueError(f"operation {kind!r} is unknown; known are attach and replace")
+        except (KeyError, AttributeError) as error:
+            raise ValueError(f"entry {dict(entry)} of the surgery does not fit: {error}") from None
+    return _record(model, entries)
+
+
+def _record(model: nn.Module, entries: list[dict[str, Any]]) -> nn.Module:
+    vars(model)["surgery"] = [*getattr(model, "surgery", []), *entries]
+    return model

@@ -1,0 +1,208 @@
+"""Where a block can be put: the ends of stages, the blocks, or modules that the caller names."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from convattn.backbones.registry import nearest
+from convattn.surgery.trace import Call, trace
+
+__all__ = ["Place", "Where", "find_places", "is_part_of_surgery", "weighted_layers"]
+
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module whose output is a map."""
+
+    name: str  # dotted
+    channels: int
+    layout: str  # "NCHW" or "NHWC"
+
+
+def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None = None) -> list[Place]:
+    """The modules that `where` means, each running once and giving a map.
+
+    Args:
+        model: any model of images; it is left as it is.
+        where: "stages", "blocks", names of modules, or a choice `(name, module) -> bool`.
+        input_size: what to trace with, as in `trace`.
+
+    Raises:
+        ValueError: if there is no such place, or its output is no map.
+    """
+    calls = {name: call for name, call in trace(model, input_size).items() if name}
+    own = {name: call for name, call in calls.items() if not is_part_of_surgery(model, name)}
+    if isinstance(where, str):
+        if where not in ("stages", "blocks"):
+            raise ValueError(f"where {where!r} is unknown; choose stages, blocks, a list of names or a function")
+        names = _stages(model, own) if where == "stages" else _blocks(model, own)
+        if not names:
+            raise ValueError(f"{type(model).__name__} has no {where} that can be found; name the modules in where=[…]")
+    elif callable(where):
+        names = [name for name, module in model.named_modules() if name in own and where(name, module)]
+        if not names:
+            raise ValueError(f"the function given as where chose none of the {len(own)} modules that run")
+    else:
+        names = list(where)
+        if not names:
+            raise ValueError("where is an empty list; name at least one module")
+    return [_check(model, _last_inside(model, name), own) for name in names]
+
+
+def is_part_of_surgery(model: nn.Module, name: str) -> bool:
+    """Whether `name` lies in what an earlier operation put in."""
+    module: Any = model
+    for part in name.split("."):
+        module = getattr(module, part, None)
+        if getattr(module, "is_inserted", False):
+            return True
+    return False
+
+
+def weighted_layers(module: nn.Module) -> int:
+    """How many layers with a weight matrix or kernel it holds."""
+    return sum(parameter.ndim >= 2 for parameter in module.parameters())
+
+
+def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
+    modules = dict(model.named_modules())
+    if name not in modules or not name:
+        raise ValueError(f"{type(model).__name__} has no module {name!r}; {nearest(name, modules)}")
+    call = calls.get(name)
+    if call is None:
+        raise ValueError(f"{name} does not run by itself in a forward pass; {nearest(name, calls)}")
+    if call.times != 1:
+        raise ValueError(f"{name} runs {call.times} times in a forward pass; choose a module that runs once")
+    if not call.is_map:
+        raise ValueError(
+            f"the output of {name} has shape {call.shape}, not that of a map (B, C, H, W); choose another module"
+        )
+    return Place(name, call.channels, call.layout)
+
+
+def _last_inside(model: nn.Module, name: str) -> str:
+    """The last block of a sequence: it gives the same map, and runs too where blocks are called one by one.
+
+    (timm does so under gradient checkpointing, and anyone may who walks a sequence.)
+    """
+    modules = dict(model.named_modules())
+    while name in modules and type(modules[name]).forward is nn.Sequential.forward and len(modules[name]._modules):
+        last = list(modules[name]._modules)[-1]
+        inside = modules[f"{name}.{last}"]
+        if type(inside).__module__.startswith("torch.nn.") and not isinstance(inside, nn.Sequential):
+            break  # a bare layer: symbolic tracing would pass over what hangs on it
+        name = f"{name}.{last}"
+    return name
+
+
+# Stages: the model's own description, else groups of a sequence, else groups between changes of size
+
+
+def _stages(model: nn.Module, calls: dict[str, Call]) -> list[str]:
+    names = _described(model, calls) or [n for n in ("layer1", "layer2", "layer3", "layer4") if n in calls]
+    if not names and isinstance(getattr(model, "features", None), nn.Sequential):
+        names = _groups_by_width(model, calls)
+    return _without_stem(model, names or _groups_by_size(model, calls))
+
+
+def _described(model: nn.Module, calls: dict[str, Call]) -> list[str]:
+    """The levels that timm's `feature_info` names, as they are called inside this form of the model."""
+    info: Any = getattr(model, "feature_info", None)
+    levels = info.get_dicts() if hasattr(info, "get_dicts") else info or []
+    names: list[str] = []
+    for level in levels:
+        told = level["module"]
+        # features_only wraps the model, or renames the modules of its sequences.
+        known = [n for n in (told, told.replace(".", "_"), f"model.{told}", f"body.{told}") if n in calls]
+        names += known[:1]
+    return names
+
+
+def _groups_by_width(model: nn.Module, calls: dict[str, Call]) -> list[str]:
+    """The last of each run of equally wide parts of `features`; single layers at both ends are stem and head."""
+    groups: list[tuple[int, list[str]]] = []
+    for part in model.features._modules:  # type: ignore[union-attr]
+        call = calls.get(f"features.{part}")
+        if call is None or not call.is_map:
+            continue
+        if not groups or groups[-1][0] != call.channels:
+            groups.append((call.channels, []))
+        groups[-1][1].append(call.name)
+    return [names[-1] for _, names in groups if max(weighted_layers(model.get_submodule(name)) for name in names) > 1]
+
+
+def _without_stem(model: nn.Module, names: list[str]) -> list[str]:
+    """Without the single layers in front of the first part that has more than one."""
+    is_single = [weighted_layers(model.get_submodule(name)) <= 1 for name in names]
+    return names if all(is_single) else names[is_single.index(False) :]
+
+
+def _groups_by_size(model: nn.Module, calls: dict[str, Call]) -> list[str]:
+    """The last part that runs before each change of size, as long as sizes shrink."""
+    last_of_size: dict[tuple[int, int], str] = {}
+    smallest: tuple[int, int] | None = None
+    for name in _parts(model, "", calls):
+        call = calls[name]
+        if not call.is_map:
+            continue
+        if smallest is not None and call.size > smallest:
+            break  # pooled to a fixed grid, or on the way up again
+        smallest = call.size
+        if call.times == 1:
+            last_of_size[call.size] = name
+    return list(last_of_size.values())
+
+
+def _parts(model: nn.Module, prefix: str, calls: dict[str, Call]) -> list[str]:
+    """The units that run one after another: the children, those opened that span several sizes."""
+    depth = prefix.count(".") + 1 if prefix else 0
+    inside = [name for name in calls if not prefix or name.startswith(f"{prefix}.")]
+    outermost: list[str] = []
+    for name in inside:
+        parts = name.split(".")
+        ancestors = (".".join(parts[:end]) for end in range(depth + 1, len(parts)))
+        if not any(ancestor in calls for ancestor in ancestors):
+            outermost.append(name)
+    found = []
+    for name in outermost:
+        sizes = {call.size for n, call in calls.items() if n.startswith(f"{name}.") and call.is_map}
+        is_sequence = type(model.get_submodule(name)).forward is nn.Sequential.forward
+        found += _parts(model, name, calls) if len(sizes) > (1 if is_sequence else 2) else [name]
+    return found
+
+
+# Blocks: the outermost repeated units of more than one layer
+
+
+def _blocks(model: nn.Module, calls: dict[str, Call]) -> list[str]:
+    units = {
+        name: type(module)
+        for name, module in model.named_modules()
+        if name in calls
+        and len(calls[name].shape) >= 3
+        and type(module).forward is not nn.Sequential.forward
+        and weighted_layers(module) > 1
+    }
+    # What holds several units of one kind is a stage, and so is every module of its class.
+    stages = {
+        kind
+        for name, kind in units.items()
+        if max(Counter(k for n, k in units.items() if n.startswith(f"{name}.")).values(), default=0) > 1
+    }
+    kinds = Counter(kind for kind in units.values() if kind not in stages)
+    outermost: list[str] = []
+    for name, kind in units.items():  # parents before children
+        if kind not in stages and not any(name.startswith(f"{other}.") for other in outermost):
+            outermost.append(name)
+    # One of its kind is a block where it stands in a row of them, and a stem where it does not.
+    in_a_row = (nn.Sequential, nn.ModuleList)
+    return [
+        name
+        for name in outermost
+        if kinds[units[name]] > 1 or isinstance(model.get_submodule(name.rpartition(".")[0]), in_a_row)
+    ]

@@ -1,0 +1,120 @@
+"""What runs in a model, in which order and with which shapes: one forward pass on shapes alone."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Call", "trace"]
+
+# Tried in turn for a model that does not say what it takes; the heads of small networks often fit one size alone.
+# Wide images first: their maps show which dimensions are positions.
+_USUAL_SIZES = ((224, 320), (224, 224), (64, 64), (32, 32), (28, 28))
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one module did in a forward pass."""
+
+    name: str  # dotted
+    times: int  # how often it ran
+    shape: tuple[int, ...]  # of its last output; empty if that is no tensor
+    image_size: tuple[int, int]  # of the model's input
+    usual_layout: str = "NCHW"  # what the model says of its maps, for shapes that do not tell
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the output is a map of positions: four dimensions, and not pooled to one position."""
+        return len(self.shape) == 4 and not (self.shape[1:3] == (1, 1) or self.shape[2:] == (1, 1))
+
+    @property
+    def layout(self) -> str:
+        """ "NCHW", or "NHWC" where the aspect of the image is found in the middle dimensions only."""
+        height, width = self.image_size
+        if height == width and self.shape[1] == self.shape[2] == self.shape[3]:
+            return self.usual_layout
+        first, second = (_aspect_error(self.shape[at : at + 2], self.image_size) for at in (1, 2))
+        return "NHWC" if first < second else "NCHW"
+
+    @property
+    def channels(self) -> int:
+        """Width of the map."""
+        return self.shape[3 if self.layout == "NHWC" else 1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the map."""
+        at = 1 if self.layout == "NHWC" else 2
+        return self.shape[at], self.shape[at + 1]
+
+
+def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, Call]:
+    """Run a copy of `model` on the meta device and record every module that returned.
+
+    Args:
+        model: any model of images; it is left as it is.
+        input_size: (channels, height, width); by default what the model says it takes, else the usual sizes are tried.
+
+    Returns:
+        Dotted name -> what the module did, in the order in which the modules returned.
+
+    Raises:
+        ValueError: if the model runs on none of the sizes.
+    """
+    if input_size is not None and len(input_size) != 3:
+        raise ValueError(f"input_size {tuple(input_size)} must be (channels, height, width)")
+    probe = deepcopy(model).eval().to("meta")
+    dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
+    tried = [tuple(input_size)] if input_size is not None else _sizes(model)
+    failure = ""
+    for size in tried:
+        try:
+            return _run(probe, torch.empty(1, *size, dtype=dtype, device="meta"))
+        except (RuntimeError, ValueError, AssertionError, TypeError, NotImplementedError) as error:
+            failure = failure or " ".join(str(error).split())[:160]
+    sizes = ", ".join(" x ".join(map(str, size)) for size in tried)
+    raise ValueError(
+        f"{type(model).__name__} does not run on an image of {sizes} ({failure}); "
+        "give input_size=(channels, height, width)"
+    )
+
+
+def _run(probe: nn.Module, images: Tensor) -> dict[str, Call]:
+    names = {module: name for name, module in probe.named_modules()}
+    image_size = (images.shape[2], images.shape[3])
+    usual_layout = str(getattr(probe, "output_fmt", "NCHW")).rpartition(".")[2]  # timm's word, or its enum
+    calls: dict[str, Call] = {}
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        name = names[module]
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        before = calls.pop(name, None)  # taken out, so that it comes back at the end
+        calls[name] = Call(name, 1 + (before.times if before else 0), shape, image_size, usual_layout)
+
+    handles = [module.register_forward_hook(record) for module in names]
+    try:
+        with torch.no_grad():
+            probe(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _sizes(model: nn.Module) -> list[tuple[int, ...]]:
+    first_conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = first_conv.in_channels if first_conv else 3
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    told = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
+    own: list[tuple[int, ...]] = (
+        [(channels, told[1], told[2] + told[2] // 7 * 3), (channels, told[1], told[2])] if told else []
+    )
+    return own + [(channels, *size) for size in _USUAL_SIZES]
+
+
+def _aspect_error(size: Sequence[int], image_size: tuple[int, int]) -> float:
+    """How far the sides are from the image's aspect, over the rounding that strides allow."""
+    return abs(size[0] / size[1] * image_size[1] / image_size[0] - 1)

@@ -1,0 +1,420 @@
+"""Attaching changes nothing but what it adds: keys, outputs at the start, and everything users do with models."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import timm
+import torch
+import torch.distributed
+from timm.models import FeatureListNet
+from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import convattn
+from convattn.mixers.registry import is_gate, list_mixers
+from convattn.surgery.attachment import Attachment
+from networks import NETWORKS, build
+from toys import build_toy, randomise_norms, relative_error, toy_images
+
+every_network = pytest.mark.parametrize("name", NETWORKS)
+every_mixer = pytest.mark.parametrize("mixer", list_mixers())
+
+
+class FourStages(nn.Module):
+    """A network whose maps suit every mixer: 160 channels divide by 4, 5, 8, 16 and 32; 14 x 14 by 7."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 160, 3, 2, 1, bias=False), nn.BatchNorm2d(160), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(160, 160, 3, 1, 1, groups=160), nn.BatchNorm2d(160), nn.ReLU())
+        self.fc = nn.Linear(160, 3)
+
+    def forward(self, x):
+        return self.fc(self.body(self.stem(x)).mean((2, 3)))
+
+
+def four_stages():
+    model = FourStages()
+    randomise_norms(model)
+    return model.eval(), torch.randn(4, 3, 28, 28)
+
+
+def resnet():
+    model = timm.create_model("test_resnet", num_classes=3)
+    randomise_norms(model)
+    return model.eval(), torch.randn(2, 3, 64, 64)
+
+
+def shaken(model):
+    """Every inserted weight away from its start, so that a block that does not run shows."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, Attachment):
+            for parameter in module.parameters():
+                parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def inserted(model):
+    return {key for key in model.state_dict() if ".attached." in key}
+
+
+@every_network
+def test_every_network_keeps_its_keys_and_outputs_and_comes_back(name):
+    model, images = build(name)
+    before = copy.deepcopy(model.state_dict())
+    gated = convattn.attach(model, "se")
+    assert {entry["place"]: entry["channels"] for entry in gated.surgery} == NETWORKS[name].stages
+    assert {entry["layout"] for entry in gated.surgery} == {NETWORKS[name].layout}
+
+    fitted = gated.load_state_dict(before, strict=False)
+    assert set(fitted.missing_keys) == inserted(gated) != set()
+    assert fitted.unexpected_keys == []
+
+    with torch.no_grad():
+        want = model(images)
+        assert relative_error(gated(images), want) < 1e-6
+        assert relative_error(shaken(gated)(images), want) > 1e-4
+        assert torch.equal(convattn.detach(shaken(gated))(images), want)
+    restored = convattn.detach(gated)
+    assert list(restored.state_dict()) == list(before) == list(model.state_dict())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in restored.modules())
+    assert not hasattr(model, "surgery") and not hasattr(restored, "surgery")
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if NETWORKS[name].num_blocks])
+def test_blocks_are_found(name):
+    model, images = build(name)
+    gated = convattn.attach(model, "eca", where="blocks")
+    assert len(gated.surgery) == NETWORKS[name].num_blocks
+    with torch.no_grad():
+        assert relative_error(gated(images), model(images)) < 1e-6
+
+
+@every_mixer
+def test_every_mixer_starts_as_identity_and_comes_to_life(mixer):
+    model, images = four_stages()
+    changed = convattn.attach(model, mixer, where=["stem.1", "body"], input_size=(3, 28, 28))
+    with torch.no_grad():
+        assert relative_error(changed(images), model(images)) < 1e-6
+    changed.train()
+    alive = set()
+    optimizer = torch.optim.SGD(changed.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        (changed(images) * torch.randn(3)).square().sum().backward()
+        alive = {key for key, p in changed.named_parameters() if p.grad is not None and p.grad.any()}
+        if step == 0:
+            optimizer.step()
+    assert {key for key, _ in changed.named_parameters() if ".attached." in key} - alive == set()
+
+
+@every_mixer
+def test_every_mixer_starts_as_in_its_paper(mixer):
+    model, _ = four_stages()
+    changed = convattn.attach(model, mixer, where=["body"], init="paper", input_size=(3, 28, 28))
+    attachment = changed.body.get_submodule("attached")
+    assert attachment.scale is None
+    x = torch.randn(2, 160, 14, 14)
+    attachment.eval()
+    with torch.no_grad():
+        mixed = attachment.mixer(x)
+        assert torch.equal(attachment.apply_to(x), mixed if is_gate(mixer) else x + mixed)
+    assert attachment(x) is x
+
+
+def test_options_reach_the_mixer_and_the_table():
+    model, _ = resnet()
+    changed = convattn.attach(model, "das", where=["layer4"], alpha=0.5)
+    (entry,) = changed.surgery
+    assert entry["options"] == {"alpha": 0.5}
+    assert entry["parameters"] == sum(p.numel() for k, p in changed.named_parameters() if ".attached." in k)
+    assert json.loads(json.dumps(changed.surgery)) == changed.surgery
+
+
+def test_a_second_operation_adds_to_the_table_and_sees_the_first():
+    model, images = resnet()
+    once = convattn.attach(model, "se", where=["layer1"])
+    twice = convattn.attach(once, "eca", where=["layer2"])
+    assert [entry["mixer"] for entry in twice.surgery] == ["se", "eca"]
+    assert [entry["mixer"] for entry in once.surgery] == ["se"]
+    with torch.no_grad():
+        assert torch.equal(convattn.detach(shaken(twice))(images), model(images))
+
+
+def test_blocks_of_an_attached_model_are_its_own():
+    model, _ = resnet()
+    names = [entry["place"] for entry in convattn.attach(model, "sam", where="blocks", num_heads=2).surgery]
+    changed = convattn.attach(model, "sam", where=["conv1"], num_heads=2)
+    assert [entry["place"] for entry in convattn.attach(changed, "eca", where="blocks").surgery[1:]] == names
+
+
+def test_a_choice_by_function():
+    model, images = resnet()
+    changed = convattn.attach(
+        model, "se", where=lambda name, module: isinstance(module, nn.BatchNorm2d) and "2" in name
+    )
+    assert changed.surgery and all("2" in entry["place"] for entry in changed.surgery)
+    with torch.no_grad():
+        assert relative_error(changed(images), model(images)) < 1e-6
+
+
+def test_swins_maps_are_mixed_as_maps():
+    model, images = build("timm swin")
+    changed = convattn.attach(model, "eca", where=["layers.1"], init="paper")
+    seen = []
+    changed.layers[1].register_forward_hook(lambda _m, _args, output: seen.append(output))
+    mixer = changed.layers[1].attached.mixer
+    with torch.no_grad():
+        model.layers[1].register_forward_hook(lambda _m, _args, output: seen.append(output))
+        changed(images)
+        model(images)
+    gated, plain = seen
+    with torch.no_grad():
+        assert torch.equal(gated, mixer(plain.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def test_training_mode_dtype_and_device_are_the_models():
+    model, _ = resnet()
+    changed = convattn.attach(model.double().train(), "se")
+    assert all(p.dtype == torch.float64 for p in changed.parameters())
+    assert all(module.training for module in changed.modules())
+    with torch.device("meta"):
+        on_meta = timm.create_model("test_resnet")
+    assert all(p.is_meta for p in convattn.attach(on_meta, "se").parameters())
+
+
+# What users do with models
+
+
+def test_copies_pickles_and_state_dicts():
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "das"))
+    other = shaken(convattn.attach(model, "das"))
+    with torch.no_grad():
+        want = changed(images)
+        assert torch.equal(copy.deepcopy(changed)(images), want)
+        assert torch.equal(pickle.loads(pickle.dumps(changed))(images), want)
+        assert not torch.equal(other(images), want)
+        other.load_state_dict(changed.state_dict())
+        assert torch.equal(other(images), want)
+
+
+def test_a_copy_runs_its_own_block():
+    model, images = resnet()
+    changed = convattn.attach(model, "se", init="paper")
+    twin = shaken(changed)
+    with torch.no_grad():
+        before = changed(images)
+        twin(images)
+        assert torch.equal(changed(images), before)
+        assert not torch.equal(twin(images), before)
+
+
+def test_other_hooks_never_take_its_place(monkeypatch):
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "se"))
+    with torch.no_grad():
+        want = changed(images)
+        loaded = pickle.loads(pickle.dumps(changed))
+        monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "next_id", 0)  # as in a fresh process
+        handles = [loaded.layer1[0].register_forward_hook(lambda *_: None) for _ in range(20)]
+        assert torch.equal(loaded(images), want)
+        for handle in handles:
+            handle.remove()
+        assert torch.equal(loaded(images), want)
+
+
+def test_compiles_as_one_graph():
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "se"))
+    compiled = torch.compile(changed, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert relative_error(compiled(images), changed(images)) < 1e-6
+
+
+def test_torch_export():
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "cot", where=["layer3", "layer4"]))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(changed, (images,), dynamic_shapes=({0: batch},)).module()
+    with torch.no_grad():
+        more = torch.randn(3, 3, 64, 64)
+        assert relative_error(program(more), changed(more)) < 1e-5
+
+
+def test_distributed_data_parallel(tmp_path):
+    model, images = resnet()
+    changed = convattn.attach(model, "se").train()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(changed)
+        parallel(images).sum().backward()
+        assert all(p.grad is not None for p in changed.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_gradient_checkpointing_runs_the_blocks_too():
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "das")).double()
+    images = images.double().requires_grad_()
+    want = changed(images)
+    changed.train().set_grad_checkpointing()
+    for module in changed.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert relative_error(changed(images), want) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["timm resnet", "timm regnet", "timm convnext", "timm efficientnet", "timm swin"])
+def test_timms_feature_extractors_see_the_new_maps(name):
+    model, images = build(name)
+    changed = shaken(convattn.attach(model, "se"))
+    places = [entry["place"] for entry in changed.surgery]
+    seen = {}
+    for place in places:
+        changed.get_submodule(place).register_forward_hook(lambda _m, _a, out, place=place: seen.update({place: out}))
+    with torch.no_grad():
+        levels = changed.forward_intermediates(images, intermediates_only=True)
+    for place in places:
+        maps = seen[place].permute(0, 3, 1, 2) if name == "timm swin" else seen[place]
+        assert any(level.shape == maps.shape and torch.equal(level, maps) for level in levels), place
+
+
+def test_feature_list_net_around_and_inside():
+    model, images = resnet()
+    changed = shaken(convattn.attach(model, "se"))
+    with torch.no_grad():
+        want = changed.forward_intermediates(images, intermediates_only=True)
+        got = FeatureListNet(changed, out_indices=(0, 1, 2, 3, 4))(images)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    for feature_cls in ("list", "hook", "getter"):
+        features = timm.create_model("test_resnet", features_only=True, feature_cls=feature_cls).eval()
+        gated = convattn.attach(features, "se")
+        assert len(gated.surgery) == 4
+        with torch.no_grad():
+            same = zip(gated(images), features(images), strict=True)
+            assert all(relative_error(a, b) < 1e-6 for a, b in same)
+            different = zip(shaken(gated)(images)[1:], features(images)[1:], strict=True)
+            assert all(relative_error(a, b) > 1e-4 for a, b in different)
+
+
+def test_torchvisions_feature_extractors_see_the_new_maps():
+    model, images = build("torchvision resnet")
+    changed = shaken(convattn.attach(model, "se"))
+    names = {f"layer{level}": str(level) for level in range(1, 5)}
+    seen = []
+    for name in names:
+        changed.get_submodule(name).register_forward_hook(lambda _m, _a, output: seen.append(output))
+    with torch.no_grad():
+        changed(images)
+        want, seen[:] = list(seen), []
+        getter = IntermediateLayerGetter(changed, names)(images)
+        traced = create_feature_extractor(changed, names)(images)
+    assert all(torch.equal(getter[key], level) for key, level in zip("1234", want, strict=True))
+    assert all(torch.equal(traced[key], level) for key, level in zip("1234", want, strict=True))
+
+
+def test_count_counts_what_was_attached():
+    model, _ = resnet()
+    changed = convattn.attach(model, "das")
+    plain, gated = (convattn.count(m, (3, 64, 64)) for m in (model, changed))
+    assert gated.parameters - plain.parameters == sum(entry["parameters"] for entry in changed.surgery)
+    assert gated.macs > plain.macs
+    assert [row.name for row in gated.rows] == [row.name for row in plain.rows]
+
+
+def test_fuse_keeps_what_hangs_on_a_block():
+    model, images = build_toy("smt_nano"), toy_images("smt_nano")
+    # Behind the attention, too, which has an inference form of its own.
+    places = ["stages.1.blocks.0", "stages.2.blocks.1.token_mixer"]
+    changed = shaken(convattn.attach(model, "sam", where=places, num_heads=2)).double()
+    fused = convattn.fuse(changed)
+    images = images.double()
+    with torch.no_grad():
+        assert relative_error(changed(images), model.double()(images)) > 1e-4
+        assert relative_error(fused(images), changed(images)) < 1e-9
+    assert any(part.name.endswith("attached.mixer") for part in fused.fusion_report)
+
+
+def test_prepack_keeps_what_hangs_on_a_layer():
+    model, images = four_stages()
+    changed = shaken(convattn.attach(model, "se", where=["stem.0", "body.2"], input_size=(3, 28, 28)))
+    with torch.no_grad():
+        assert relative_error(convattn.prepack(changed, images)(images), changed(images)) < 1e-5
+
+
+def test_exported_with_proof(tmp_path):
+    model, _ = resnet()
+    changed = shaken(convattn.attach(model, "das", where=["layer4"]))
+    report = convattn.export(changed, tmp_path / "gated.pt2", input_size=(64, 64))
+    assert report.max_relative_error < 1e-4
+
+
+# Refusals, which leave the model as it was
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(mixer="daz"), r"unknown mixer 'daz'; nearest: das"),
+        (dict(mixer="se", rd_ration=2), r"unknown option 'rd_ration' of mixer se; nearest: rd_ratio"),
+        (dict(mixer="se", init="zero"), r"init 'zero' is unknown; choose identity or paper"),
+        (dict(mixer="se", where="layers"), r"where 'layers' is unknown; choose stages, blocks, a list of names"),
+        (dict(mixer="se", where=["layer5"]), r"ResNet has no module 'layer5'; nearest: layer"),
+        (dict(mixer="se", where=[]), r"where is an empty list; name at least one module"),
+        (dict(mixer="se", where=["fc"]), r"the output of fc has shape \(1, 3\), not that of a map \(B, C, H, W\)"),
+        (dict(mixer="se", where=lambda name, module: False), r"chose none of the \d+ modules that run"),
+        (dict(mixer="gma"), r"gma at layer1.0 \(32 channels\): .*dim 32 does not divide into .* segments; the nearest"),
+        (
+            dict(mixer="se", where=["layer1", "layer1"]),
+            r"layer1.0 has a block attached already; detach the model first",
+        ),
+        (dict(mixer="se", input_size=(64, 64)), r"input_size \(64, 64\) must be \(channels, height, width\)"),
+        (
+            dict(mixer="se", input_size=(4, 64, 64)),
+            r"ResNet does not run on an image of 4 x 64 x 64 \(.*\); give input",
+        ),
+    ],
+)
+def test_refusals(arguments, message):
+    model, images = resnet()
+    with torch.no_grad():
+        want = model(images)
+        with pytest.raises(ValueError, match=message) as error:
+            convattn.attach(model, **arguments)
+        assert torch.equal(model(images), want)
+    assert "\n" not in str(error.value)
+    assert not inserted(model)
+
+
+def test_what_is_taken_or_missing_is_refused():
+    model, _ = resnet()
+    changed = convattn.attach(model, "das")
+    with pytest.raises(ValueError, match=r"layer1.0 has a block attached already; detach the model first"):
+        convattn.attach(changed, "se")
+    with pytest.raises(ValueError, match=r"nothing is attached to this ResNet, so there is nothing to detach"):
+        convattn.detach(model)
+    model.layer1[0].attached = 3
+    with pytest.raises(ValueError, match=r"layer1.0 has a member 'attached' of its own"):
+        convattn.attach(model, "se")
+
+
+def test_a_module_that_does_not_run_once_is_refused():
+    model, _ = build("plain")
+    with pytest.raises(ValueError, match=r"relu runs 3 times in a forward pass; choose a module that runs once"):
+        convattn.attach(model, "se", where=["relu"])
+    model.unused = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match=r"unused does not run by itself in a forward pass; known: "):
+        convattn.attach(model, "se", where=["unused"])
+
+
+def test_a_model_without_stages_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
+    with pytest.raises(ValueError, match=r"Sequential has no stages that can be found; name the modules in where"):
+        convattn.attach(model, "se", input_size=(3, 32, 32))
