@@ -21,5 +21,7 @@ def test_a_record_is_complete(name, weights):
 
 def test_tags_and_files_are_distinct():
     assert (
-        len({(name, weights.tag) for name, weights in ROWS}) == len({weights.url for _, weights in ROWS}) == len(ROWS)
+        len({(name, weights.tag) for name, weights in ROWS})
+        == len({weights.file_name for _, weights in ROWS})
+        == len(ROWS)
     )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convattn.backbones.registry import create_model, list_models
+from convattn.backbones.registry import create_model, list_families
 from convattn.weights.official import NAME_MAPS, convert_official, to_our_names
 from convattn.weights.read import CheckpointError
 
@@ -40,10 +40,8 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
     """
     attempts = []
     fits: list[Recognised] = []
-    for name in list_models():
+    for name in _candidates(state):
         model = _on_meta(name, {})
-        if getattr(model, "family", None) not in NAME_MAPS:
-            continue
         options = _options(to_our_names(state, model), model)
         if options:
             try:
@@ -59,7 +57,7 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
         attempts.append((len(problems), name, problems))
     if fits:
         return min(fits, key=lambda found: len(found.options))
-    count, name, problems = min(attempts)
+    count, name, problems = min(attempts, default=(len(state), "", []))
     if count >= len(state):
         raise CheckpointError(
             f"{source}: not a checkpoint of any family here; its entries are {', '.join([*state][:3])}, …"
@@ -67,6 +65,19 @@ def recognise(state: Mapping[str, Tensor], source: str = "checkpoint") -> Recogn
     raise CheckpointError(
         f"{source}: fits no model; the closest is {name}, but {'; '.join(problems[:3])} ({count} in all)"
     )
+
+
+def _candidates(state: Mapping[str, Tensor]) -> list[str]:
+    """Models of the families that know a good part of the names; one model a family tells, as building takes time."""
+    candidates = []
+    for family, names in list_families().items():
+        if family in NAME_MAPS:
+            model = _on_meta(names[-1], {})
+            own = model.state_dict().keys()
+            known = sum(name in own for name in to_our_names(state, model))
+            if known > 0.2 * min(len(own), len(state)):
+                candidates += names
+    return candidates
 
 
 def _options(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import difflib
 import fnmatch
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from timm.models import (
     register_model,
     split_model_name_tag,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from convattn.weights.fetch import fetch_official
 from convattn.weights.official import load_adapted, to_our_names
-from convattn.weights.read import CheckpointError
+from convattn.weights.read import CheckpointError, read_state_dict
 from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 
-__all__ = ["create_model", "list_models", "nearest", "official_weights", "register_family"]
+__all__ = ["create_model", "list_families", "list_models", "nearest", "official_weights", "register_family"]
 
 # What timm's factory takes besides a model's own options.
 _FACTORY_OPTIONS = (
@@ -39,11 +40,19 @@ _FACTORY_OPTIONS = (
 _PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
 
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
+_FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
 
 
 def list_models(filter: str = "*") -> list[str]:
     """Names of this package's models, sorted, that match a shell-style pattern such as `"smt_*"`."""
     return sorted(fnmatch.filter(_TIMM_NAMES, filter))
+
+
+def list_families() -> dict[str, list[str]]:
+    """Family -> names of its models, for the families with a map to their authors' files."""
+    return {
+        family: [n for n in list_models() if _FAMILIES.get(n) == family] for family in sorted({*_FAMILIES.values()})
+    }
 
 
 def create_model(
@@ -65,7 +74,9 @@ def create_model(
             timm.
         num_classes: classes of the head; 0 for none. The weights' own number (1000) by default.
         features_only: return a model whose forward gives the list of pyramid levels; `out_indices` selects them.
-        pretrained_path: load these weights instead of downloading: the authors' file, or one in our names.
+        pretrained_path: load these weights instead of downloading: the authors' file, or one in our names. Where a
+            family can tell from the file that it disagrees with the variant's table (depths, say), the model is built
+            as the file says, with a warning; options given here stand.
         **overrides: options of the model (`in_chans`, `drop_path_rate`, `global_pool`, and the fields of its family's
             configuration).
 
@@ -83,6 +94,7 @@ def create_model(
         kwargs["pretrained_cfg_overlay"] = dict(file=str(pretrained_path))
     model = timm.create_model(_timm_name(name), pretrained=pretrained, **kwargs)
     kwargs.pop("pretrained_cfg_overlay", None)
+    kwargs |= getattr(getattr(model, "model", model), "options_of_file", {})
     model.built_as = {"name": name, "options": kwargs}
     return model
 
@@ -126,7 +138,9 @@ def register_family(
         if name not in OFFICIAL_WEIGHTS:
             size = (image_sizes or {}).get(name, 224)
             cfgs[timm_name] = dict(input_size=(3, size, size), interpolation="bicubic") | layers
-    defaults = vars(module).setdefault("default_cfgs", {})  # where timm looks; a family may register more than one table
+    defaults = vars(module).setdefault(
+        "default_cfgs", {}
+    )  # where timm looks; a family may register more than one table
     defaults |= generate_default_cfgs(cfgs)
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config, feature_cfg, layers)
@@ -134,6 +148,8 @@ def register_family(
         setattr(module, entry.__name__, entry)
         register_model(entry)
         _TIMM_NAMES[name] = timm_names[name]
+        if getattr(model_class, "family", None):
+            _FAMILIES[name] = model_class.family  # type: ignore[attr-defined]
 
 
 def official_weights(name: str) -> OfficialWeights:
@@ -201,13 +217,22 @@ def _entry(
         for key in kwargs:
             if key not in fields | options | {*_FACTORY_OPTIONS}:
                 raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
-        row = dataclasses.replace(config, **{key: kwargs.pop(key) for key in fields & kwargs.keys()})
+        given = {key: kwargs.pop(key) for key in fields & kwargs.keys()}
+        row = dataclasses.replace(config, **given)
         path = _weights_path(name, kwargs) if pretrained else None
 
         def build(cfg: Any, **model_options: Any) -> nn.Module:
             model = model_class(cfg=cfg, **model_options)
-            if path is not None:
-                load_adapted(model, path, **layers)
+            if path is None:
+                return model
+            state = read_state_dict(path)
+            found = {key: value for key, value in _options_of(state, model).items() if key not in given}
+            if found:
+                stated = ", ".join(f"{key}={value}" for key, value in found.items())
+                warnings.warn(f"{path}: has {stated}, unlike {name}; the model is built as the file says", stacklevel=2)
+                model = model_class(cfg=dataclasses.replace(cfg, **found), **model_options)
+                vars(model)["options_of_file"] = found
+            load_adapted(model, state, str(path), **layers)
             return model
 
         return build_model_with_cfg(
@@ -223,6 +248,12 @@ def _entry(
     entry.__name__ = entry.__qualname__ = timm_name
     entry.__doc__ = f"{name}: {config}"
     return entry
+
+
+def _options_of(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint says about the options of `model`, where its family can tell and they differ."""
+    infer = getattr(model, "infer_options", None)
+    return infer(to_our_names(state, model)) if infer else {}
 
 
 def _weights_path(name: str, kwargs: Mapping[str, Any]) -> str | Path | None:

@@ -86,20 +86,23 @@ def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping, *,
     return model
 
 
-def load_adapted(model: nn.Module, path: str | Path, *, first_conv: str, classifier: str) -> None:
-    """Load an official file as `pretrained=True` means it: the first kernel and the classifier may differ.
+def load_adapted(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, *, first_conv: str, classifier: str
+) -> None:
+    """Load an official state dict as `pretrained=True` means it: the first kernel and the classifier may differ.
 
     A kernel for another number of image channels is summed or repeated by timm's rule; a classifier for another number
-    of classes stays as it was initialised (an ImageNet-22k head is mapped onto 1,000 classes).
+    of classes stays as it was initialised (an ImageNet-22k head is mapped onto 1,000 classes). `source` is what to call
+    the state dict in an error.
 
     Raises:
-        CheckpointError: if the file cannot be read, or anything else in it or in the model lacks a counterpart.
+        CheckpointError: if anything else in it or in the model lacks a counterpart.
     """
-    conversion = _convert_or_raise(read_state_dict(path), model, str(path))
+    conversion = _convert_or_raise(state, model, source)
     kernel = f"{first_conv}.weight"
     problems = conversion.problems(model, besides=(kernel, f"{classifier}."))
     if problems:
-        raise CheckpointError(_misfit(str(path), model, problems))
+        raise CheckpointError(_misfit(source, model, problems))
     fits = dict(conversion.fits)
     if kernel in conversion.mismatched:
         fits[kernel] = adapt_input_conv(model.get_parameter(kernel).shape[1], conversion.mismatched[kernel])
