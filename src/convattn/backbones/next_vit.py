@@ -89,6 +89,9 @@ class NextViTConfig:
             raise ValueError(
                 f"depths {self.depths} must be 1 or more, convs_per_transformer {self.convs_per_transformer} 0 or more"
             )
+        if self.head_dim < 1 or min(self.sr_ratios) < 1:
+            name = "head_dim" if self.head_dim < 1 else "sr_ratios"
+            raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
         for stage in range(4):
             self._check_stage(stage)
 
