@@ -59,6 +59,6 @@ def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
-    assert main(["convert", str(tmp_path / "lacking.pth"), str(tmp_path / "ours.pth")]) == 1
+    assert main(["convert", str(tmp_path / "lacking.pth"), str(tmp_path / "ours.pth")]) == 2
     assert "the target must end in .safetensors" in capsys.readouterr().err
     assert not (tmp_path / "ours.safetensors").exists()

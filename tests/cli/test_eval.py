@@ -27,6 +27,11 @@ def test_eval_gives_accuracy_with_its_interval(run, pictures, capsys):
     assert "top-1   100.00 %  (95 % interval 67.56 to 100.00)" in capsys.readouterr().out
 
 
+def test_eval_of_a_run_takes_the_data_it_was_trained_on(run, capsys):
+    assert main(["eval", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 8
+
+
 def test_eval_leaves_out_what_it_cannot_read_and_names_it(run, tmp_path, capsys):
     pictures = write_pictures(tmp_path)
     (pictures / "val" / "dark" / "001.png").write_bytes(b"")
@@ -74,16 +79,18 @@ def test_predict_knows_the_names_of_imagenet(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("status", "args", "message"),
     [
-        (["predict", "gone.safetensors", "a.png"], "gone.safetensors: no such file"),
-        (["predict", "{run}"], "no image given; write convattn predict MODEL IMAGE..."),
-        (["predict", "{run}", "a.png", "--top", "0"], "--top 0 must be 1 or more"),
-        (["eval", "{run}", "--data", "nowhere"], "nowhere: no such folder"),
-        (["eval", "{run}", "--data", "digits", "--batch-size", "0"], "batch size 0 must be 1 or more"),
+        (1, ["predict", "gone.safetensors", "a.png"], "gone.safetensors: no such file"),
+        (2, ["predict", "{run}"], "no image given; write convattn predict MODEL IMAGE..."),
+        (2, ["predict", "{run}", "a.png", "--top", "0"], "--top 0 must be 1 or more"),
+        (1, ["eval", "{run}", "--data", "nowhere"], "nowhere: no such folder"),
+        (2, ["eval", "{run}", "--data", "digits", "--batch-size", "0"], "--batch-size 0 must be 1 or more"),
+        (2, ["eval", "{run}", "--workers", "-1"], "--workers -1 must be 0 or more"),
+        (2, ["eval", "smt_tiny"], "--data is missing, and smt_tiny is no run folder that would name its own"),
     ],
 )
-def test_bad_requests_are_refused_in_one_line(run, capsys, args, message):
-    assert main([word.format(run=run) for word in args]) == 1
+def test_bad_requests_are_refused_in_one_line(run, capsys, status, args, message):
+    assert main([word.format(run=run) for word in args]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from convattn.cli import main as front
+from convattn.cli.arguments import UsageError
 from convattn.cli.main import COMMANDS, main
 
 
@@ -37,10 +38,30 @@ def test_unknown_command_names_the_nearest(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_option_is_bad_usage(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--no-such-option"])
-    assert stop.value.code == 2
-    capsys.readouterr()
+    assert main([name, "--no-such-option"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"convattn {name}: ")
+    assert line.endswith(f"; see convattn {name} --help")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["export", "smt_nano"], "missing PATH"),
+        (["predict"], "missing MODEL"),
+        (["models", "a", "b"], "unrecognized options: b"),
+        (["train", "--optimizer.lrr", "3"], "unrecognized options: --optimizer.lrr, 3; nearest: --optimizer.lr"),
+        (["train", "--optimizer.lr", "-1"], "optimizer.lr -1.0 must be above 0"),
+        (["train", "--loop.precision", "fp8"], "invalid choice 'fp8' for argument '--loop.precision'"),
+        (["demo", "--epochs", "many"], "--epochs: no type matching {None}|INT could be instantiated from ['many']"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_bad_usage_is_told_in_one_line_however_wide_the_terminal(monkeypatch, capsys, args, message, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
 def test_version(capsys):
@@ -65,6 +86,10 @@ def test_errors_are_one_line_and_debug_shows_more(capsys):
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("resume with X"), 130, "resume with X"),
         (BrokenPipeError(), 0, None),
+        (UsageError("--top 0 must be 1 or more"), 2, "--top 0 must be 1 or more"),
+        (AssertionError("Input height (100)\n does not match"), 1, "Input height (100) does not match"),
+        (KeyError("model"), 1, "KeyError: 'model'"),
+        (MemoryError(), 1, "MemoryError"),
     ],
 )
 def test_exit_status_of_each_kind_of_error(monkeypatch, capsys, error, status, line):
@@ -84,4 +109,4 @@ def test_runs_as_a_module():
         [sys.executable, "-m", "convattn.cli.main", "models", "nothing_*"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("convattn models: no model matches 'nothing_*'; known: smt_base")
+    assert done.stderr.startswith("convattn models: no model matches 'nothing_*'; known: ")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from convattn.backbones.recognise import recognise
+from convattn.cli.arguments import UsageError, parse
 from convattn.saved import save_model
 from convattn.weights.official import load_official
 from convattn.weights.read import read_state_dict
@@ -27,9 +28,9 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """The authors' file (.pth, .pt, .safetensors)."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """The model file to write (.safetensors)."""
     json: bool = False
     """Print what was found as JSON."""
@@ -37,11 +38,11 @@ class Options:
 
 def command(args: list[str]) -> int:
     """Run `convattn convert` with these arguments."""
-    options = tyro.cli(Options, prog="convattn convert", description=_DESCRIPTION, args=args)
+    options = parse(Options, args, command="convert", description=_DESCRIPTION)
     if options.target.suffix != ".safetensors":
-        raise ValueError(f"{options.target}: the target must end in .safetensors")
+        raise UsageError(f"{options.target}: the target must end in .safetensors")
     if options.target.resolve() == options.source.resolve():
-        raise ValueError(f"{options.target}: the target must be another file than the source")
+        raise UsageError(f"{options.target}: the target must be another file than the source")
     state = read_state_dict(options.source)
     found = recognise(state, str(options.source))
     model = found.build()

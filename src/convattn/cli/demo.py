@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from torch import nn
 
@@ -18,6 +17,7 @@ from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
 from convattn.classification.evaluate import Evaluation, evaluate
+from convattn.cli.arguments import parse
 from convattn.data.digits import open_digits
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
@@ -80,7 +80,7 @@ class Results:
 
 def command(args: list[str]) -> int:
     """Run `convattn demo` with these arguments; returns the exit status."""
-    options = tyro.cli(Options, args=args, prog="convattn demo", description=_DESCRIPTION)
+    options = parse(Options, args, command="demo", description=_DESCRIPTION)
     start = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for package, extra in (("accelerate", "train"), ("onnxruntime", "onnx"), ("captum", "explain")):

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -14,19 +14,22 @@ from torch import nn
 
 from convattn.classification.evaluate import Evaluation, evaluate
 from convattn.classification.labels import in_model_order
+from convattn.cli.arguments import UsageError, parse
 from convattn.data.dataset import ImageDataset
 from convattn.data.digits import open_digits
 from convattn.data.folder import open_class_folders
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
 from convattn.saved import open_model
+from convattn.training.config import config_from_json
 
 __all__ = ["command"]
 
 _DESCRIPTION = """Evaluate a model on labelled images, prepared as its weights expect: size, crop, interpolation.
 
 Examples:
-    convattn eval runs/pictures --data pictures
+    convattn eval runs/pictures
+    convattn eval runs/pictures --data pictures/test
     convattn eval smt_tiny --data imagenet --batch-size 64
     convattn eval timm:resnet50 --data imagenet/val --json
 """
@@ -34,10 +37,11 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
-    data: str
-    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, or class folders; `digits` for scikit-learn's test split."""
+    data: str | None = None
+    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, or class folders; `digits` for scikit-learn's test split. By
+    default the data that the run was trained on."""
     batch_size: int = 32
     """Images in a batch."""
     workers: int = 0
@@ -50,11 +54,14 @@ class Options:
 
 def command(args: list[str]) -> int:
     """Run `convattn eval` with these arguments; returns the exit status."""
-    options = tyro.cli(Options, args=args, prog="convattn eval", description=_DESCRIPTION)
+    options = parse(Options, args, command="eval", description=_DESCRIPTION)
     if options.batch_size < 1:
-        raise ValueError(f"batch size {options.batch_size} must be 1 or more")
+        raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
+    if options.workers < 0:
+        raise UsageError(f"--workers {options.workers} must be 0 or more")
+    data = options.data or _data_of_run(Path(options.model))
     model = open_model(options.model)
-    dataset = in_model_order(_open(options, model), model)
+    dataset = in_model_order(_open(data, model), model)
     result = _evaluate(options, model, dataset)
     if options.json:
         print(json.dumps(_as_json(result)))
@@ -65,11 +72,19 @@ def command(args: list[str]) -> int:
     return 0
 
 
-def _open(options: Options, model: nn.Module) -> ImageDataset:
-    if options.data == "digits":
+def _data_of_run(folder: Path) -> str:
+    """What the run in `folder` was trained on."""
+    stored = folder / "config.json"
+    if not stored.is_file():
+        raise UsageError(f"--data is missing, and {folder} is no run folder that would name its own")
+    return config_from_json(stored.read_text()).data.source
+
+
+def _open(data: str, model: nn.Module) -> ImageDataset:
+    if data == "digits":
         cfg: dict = model.pretrained_cfg or {}  # type: ignore[assignment]
         return open_digits("test", cfg.get("input_size", (3, 32, 32))[1])
-    return open_class_folders(Path(options.data))
+    return open_class_folders(Path(data))
 
 
 def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Evaluation:

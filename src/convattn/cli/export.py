@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from convattn.cli.arguments import parse
 from convattn.deploy.export import export
 from convattn.saved import open_model
 
@@ -25,9 +26,9 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run folder, a model file, or a model's name (`timm:NAME` for timm's)."""
-    path: Annotated[Path, tyro.conf.Positional]
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """File to write; its suffix says the format."""
     pretrained: bool = False
     """Load the authors' weights when MODEL is a name."""
@@ -43,7 +44,7 @@ class Options:
 
 def command(args: list[str]) -> int:
     """Run `convattn export` with these arguments."""
-    options = tyro.cli(Options, prog="convattn export", description=_DESCRIPTION, args=args)
+    options = parse(Options, args, command="export", description=_DESCRIPTION)
     model = open_model(options.model, pretrained=options.pretrained)
     with Console(stderr=True).status(f"exporting {options.model} to {options.path} and comparing"):
         report = export(

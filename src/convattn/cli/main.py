@@ -7,6 +7,7 @@ import traceback
 from importlib.metadata import version
 
 from convattn.backbones.registry import nearest
+from convattn.cli.arguments import UsageError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -59,7 +60,9 @@ def main(args: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as error:
         return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except UsageError as error:
+        return _fail(name, error, debug, status=2, message=str(error))
+    except Exception as error:  # whatever timm, torch or a runtime raise; --debug shows where
         return _fail(name, error, debug, status=1, message=_one_line(error))
 
 
@@ -79,7 +82,10 @@ def _one_line(error: BaseException) -> str:
     """The message of an error on one line; for an operating-system error the file and the reason."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, LookupError | AttributeError | TypeError) or not text:  # their texts alone say little
+        return f"{type(error).__name__}: {text}".rstrip(": ")
+    return text
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 
 from convattn.backbones.registry import create_model, list_models, nearest
 from convattn.bench.count import Count, count
+from convattn.cli.arguments import UsageError, parse
 from convattn.saved import open_model
 from convattn.weights.records import OFFICIAL_WEIGHTS
 
@@ -34,7 +36,7 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    name: Annotated[str, tyro.conf.Positional] = "*"
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "*"
     """A pattern (quote it), a model's name, `timm:NAME`, a run folder or a model file."""
     image_size: int | None = None
     """Count at this height and width in pixels; by default what the weights expect."""
@@ -44,13 +46,13 @@ class Options:
 
 def command(args: list[str]) -> int:
     """Run `convattn models` with these arguments."""
-    options = tyro.cli(Options, prog="convattn models", description=_DESCRIPTION, args=args)
+    options = parse(Options, args, command="models", description=_DESCRIPTION)
     if not any(mark in options.name for mark in "*?["):
         return _show(options)
     names = list_models(options.name)
     if not names:
         raise ValueError(f"no model matches {options.name!r}; {nearest(options.name, list_models())}")
-    rows = [_row(name) for name in names]
+    rows = [_row(name) for name in track(names, "counting", console=Console(stderr=True), transient=True)]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -93,7 +95,7 @@ def _show(options: Options) -> int:
     channels, height, width = cfg["input_size"]
     size = options.image_size
     if size is not None and size < 1:
-        raise ValueError(f"image-size {size} must be 1 or more")
+        raise UsageError(f"image-size {size} must be 1 or more")
     cost = count(model, (channels, size or height, size or width))
     weights = [asdict(record) for record in OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())]
     levels = _levels(model)

@@ -11,6 +11,7 @@ import tyro
 from torch import nn
 
 from convattn.classification.labels import class_names
+from convattn.cli.arguments import UsageError, parse
 from convattn.data.images import ImageError, read_image
 from convattn.data.transforms import Transform, transforms_for
 from convattn.saved import open_model
@@ -27,7 +28,7 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
     """Image files."""
@@ -39,11 +40,11 @@ class Options:
 
 def command(args: list[str]) -> int:
     """Run `convattn predict` with these arguments; returns the exit status, 1 if an image could not be read."""
-    options = tyro.cli(Options, args=args, prog="convattn predict", description=_DESCRIPTION)
+    options = parse(Options, args, command="predict", description=_DESCRIPTION)
     if not options.images:
-        raise ValueError("no image given; write convattn predict MODEL IMAGE...")
+        raise UsageError("no image given; write convattn predict MODEL IMAGE...")
     if options.top < 1:
-        raise ValueError(f"--top {options.top} must be 1 or more")
+        raise UsageError(f"--top {options.top} must be 1 or more")
     model = open_model(options.model)
     transform, names = transforms_for(model), class_names(model)
     results, failed = [], False

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convattn.backbones.registry import nearest
+from convattn.cli.arguments import UsageError, parse
 from convattn.recipes import RECIPES
 from convattn.training.config import ConfigError, RunConfig, config_from_json
 from convattn.training.loop import Interrupted, train
@@ -30,7 +31,7 @@ Examples:
 
 @dataclass(frozen=True)
 class Options:
-    recipe: tyro.conf.Positional[str] = DEFAULT_RECIPE
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
     """Name of a recipe; --list shows them."""
     data: str | None = None
     """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or `digits`; short for --data.source."""
@@ -67,9 +68,9 @@ def _parse(args: list[str]) -> Options:
 
 def _parse_for(recipe: str, args: list[str]) -> Options:
     if recipe not in RECIPES:
-        raise ConfigError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
+        raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
     default = Options(recipe=recipe, config=RECIPES[recipe]())
-    return tyro.cli(Options, args=args, default=default, prog="convattn train", description=_DESCRIPTION)
+    return parse(Options, args, command="train", description=_DESCRIPTION, default=default)
 
 
 def _config(options: Options) -> RunConfig:
@@ -85,7 +86,7 @@ def _stored_config(options: Options, args: list[str]) -> RunConfig:
     folder = options.resume
     assert folder is not None
     if len(args) > len(["--resume", "DIR"]):
-        raise ConfigError(f"--resume {folder} takes nothing else: a run goes on as it was started")
+        raise UsageError(f"--resume {folder} takes nothing else: a run goes on as it was started")
     stored = folder / "config.json"
     if not stored.is_file():
         raise ConfigError(f"{folder}: no run to resume here; it holds no config.json")
@@ -97,4 +98,4 @@ def _print_recipes() -> None:
     table = Table("recipe", "what it is", box=None)
     for name, recipe in RECIPES.items():
         table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
-    Console(file=sys.stdout).print(table)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
