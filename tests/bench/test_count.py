@@ -17,6 +17,11 @@ MACS = {
     "se_cotnetd_50": (4.048, 0.0020),
     "se_cotnetd_101": (8.436, 0.0061),
     "se_cotnetd_152": (16.846, 0.0142),
+    "mobilenetv2_das": (0.3481, 0.0254),
+    "resnet18_das": (1.935, 0.0903),
+    "resnet34_das": (3.785, 0.0903),
+    "resnet50_das": (5.814, 1.4749),
+    "resnet101_das": (9.527, 1.4749),
     "groupmixformer_mobile": (1.333, 0.0153),
     "groupmixformer_tiny": (3.686, 0.0425),
     "groupmixformer_small": (5.133, 0.0610),
@@ -57,6 +62,30 @@ def test_variants_at_384_pixels(name, macs):
     with torch.device("meta"):
         model = convattn.create_model(name)
     assert convattn.count(model).macs / 1e9 == pytest.approx(macs, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [
+        ("resnet18_das", 11_815_598, 1.845),
+        ("resnet34_das", 21_923_758, 3.695),
+        ("resnet50_das", 26_897_326, 4.339),
+        ("resnet101_das", 45_889_454, 8.052),
+        ("mobilenetv2_das", 3_575_441, 0.3227),
+    ],
+)
+@pytest.mark.parametrize("sampling", ["auto", "grid_sample", "rows"])
+def test_published_style_passes_over_deformable_kernels_and_their_weights(name, parameters, macs, sampling):
+    with torch.device("meta"):
+        model = convattn.create_model(name, sampling=sampling)
+    published, full = convattn.count(model, style="published"), convattn.count(model)
+    assert published.parameters == parameters
+    assert published.macs / 1e9 == pytest.approx(macs, abs=6e-4 if macs > 1 else 6e-5)
+    assert full.macs / 1e9 == pytest.approx(MACS[name][0], abs=6e-4 if macs > 1 else 6e-5)  # however it is computed
+    for counted in (published, full):
+        assert sum(row.macs for row in counted.rows) == counted.macs
+        assert sum(row.parameters for row in counted.rows) == counted.parameters
+    assert sum(parameter.numel() for parameter in model.parameters()) == full.parameters  # left as it was
 
 
 def test_a_case_worked_by_hand():

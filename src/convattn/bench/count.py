@@ -5,7 +5,8 @@ in a kernel of its own, tells how often by a method
 
     kernel_macs(inputs: tuple[Tensor, ...], output: Tensor) -> int
 
-which sees the shapes of one call; what the counter finds inside the module is counted besides.
+which sees the shapes of one call. It stands for everything the module does itself, however that is computed at present;
+what its children do is counted besides.
 """
 
 from copy import deepcopy
@@ -53,7 +54,8 @@ def count(
         model: any model of images; it is left as it is.
         input_size: (channels, height, width); by default what the model's weights expect.
         style: "full" counts every product, those inside attention and custom kernels included. "published" counts what
-            most papers print: convolutions and linear layers only.
+            most papers print: convolutions and linear layers only. Like the counters in use (thop), it passes over a
+            module with a kernel of its own: its products, and the parameters that are not its children's.
 
     Raises:
         ValueError: for another style, or an input the model does not take.
@@ -85,7 +87,7 @@ def count(
 
     parts = _parts(meta)
     for name, module in meta.named_modules():
-        if style == "full" and hasattr(module, "kernel_macs"):
+        if hasattr(module, "kernel_macs"):
             module.register_forward_hook(record_kernel(name))
         is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         if is_layer or name in parts:
@@ -95,24 +97,38 @@ def count(
 
     macs_of = {name: _macs(ops, style) for name, ops in counter.get_flop_counts().items()}
     root = type(meta).__name__
+    kernels = {name: module for name, module in meta.named_modules() if hasattr(module, "kernel_macs")}
+    # What is added to the counter's figures: a kernel's own, for what the counter saw of it.
+    added = {
+        name: (kernel_macs.get(name, 0) if style == "full" else 0) - _own_macs(module, f"{root}.{name}", macs_of)
+        for name, module in kernels.items()
+    }
+    if style == "published":
+        for module in kernels.values():
+            module._parameters.clear()
     rows = tuple(
         CountRow(
             name,
             shapes.get(name, ()),
             _parameters(module),
-            macs_of.get(f"{root}.{name}", 0) + _macs_inside(name, kernel_macs),
+            macs_of.get(f"{root}.{name}", 0) + _macs_inside(name, added),
         )
         for name, module in parts.items()
     )
-    return Count(_parameters(meta), macs_of.get("Global", 0) + sum(kernel_macs.values()), activations, rows)
+    return Count(_parameters(meta), macs_of.get("Global", 0) + sum(added.values()), activations, rows)
 
 
 def _macs(flops_of_ops: dict[Any, int], style: str) -> int:
     return sum(flops for op, flops in flops_of_ops.items() if style == "full" or str(op) in _MODULE_PRODUCTS) // 2
 
 
-def _macs_inside(part: str, kernel_macs: dict[str, int]) -> int:
-    return sum(macs for name, macs in kernel_macs.items() if name == part or name.startswith(f"{part}."))
+def _macs_inside(part: str, macs_of: dict[str, int]) -> int:
+    return sum(macs for name, macs in macs_of.items() if name == part or name.startswith(f"{part}."))
+
+
+def _own_macs(module: nn.Module, path: str, macs_of: dict[str, int]) -> int:
+    inside = sum(macs_of.get(f"{path}.{child}", 0) for child, _ in module.named_children())
+    return macs_of.get(path, 0) - inside
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:

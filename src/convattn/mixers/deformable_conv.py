@@ -74,6 +74,10 @@ class DeformableConv2d(nn.Module):
         padding = self.weight.shape[-1] // 2
         return deformable_conv2d(x, offset, self.weight, mask, self.bias, padding=padding, sampling=self.sampling)
 
+    def kernel_macs(self, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+        """The products with the kernel; what it takes to read between pixels is not counted."""
+        return output.numel() * self.weight[0].numel()
+
     def fused(self, norm: nn.BatchNorm2d | None = None) -> "DeformableConv2d":
         """The inference form: ordinary sampling operators, a batch norm behind it folded into the kernel."""
         form = deepcopy(self)
