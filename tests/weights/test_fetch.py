@@ -244,3 +244,34 @@ def test_the_nano_takes_a_file_of_ones_own(tmp_path):
         "smt_nano", pretrained_path=str(tmp_path / "own.pth"), num_classes=7, **toy("smt_nano").options
     )
     assert torch.equal(model.head.fc.weight, source.head.fc.weight)
+
+
+# Files behind a page for people
+
+
+def test_a_copy_elsewhere_is_fetched_under_the_files_name(server, tmp_path):
+    server.files["model.safetensors"] = b"weights"
+    page = record(server.url("view"), file="small_in1k.pth", mirror=server.url("model.safetensors"))
+    path = fetch_official(page, tmp_path)
+    assert path == tmp_path / "small_in1k.safetensors"
+    assert path.read_bytes() == b"weights"
+    assert fetch_official(page, tmp_path) == path
+    assert server.downloads == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["small_in1k.pth", "small_in1k.safetensors"])
+def test_a_file_in_the_folder_of_weights_comes_before_its_copy(server, tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"by hand")
+    monkeypatch.setenv("CONVATTN_WEIGHTS", str(tmp_path))
+    page = record(server.url("view"), file="small_in1k.pth", mirror=server.url("model.safetensors"))
+    assert fetch_official(page, tmp_path / "cache") == tmp_path / name
+    assert server.downloads == []
+
+
+def test_a_page_without_a_copy_says_what_to_do(server, tmp_path):
+    page = record(server.url("view"), file="small_in1k.pth")
+    with pytest.raises(
+        CheckpointError, match=r"view: not a direct download; fetch small_in1k.pth there by hand and set"
+    ):
+        fetch_official(page, tmp_path)
+    assert list(tmp_path.iterdir()) == [] and server.downloads == []

@@ -255,18 +255,15 @@ class NextTransformerBlock(nn.Module):
 
     def fused(self) -> nn.Module:
         """The inference form: every batch norm folded, keys and values from one product."""
-        attention, convolution = nn.Identity(), nn.Identity()
+        parts: list[nn.Module] = [self.patch_embed.fused()]
         if self.has_attention:
             folds = isinstance(self.norm1, nn.BatchNorm2d)
-            attention = Residual(
-                self.e_mhsa.fused(self.norm1) if folds else nn.Sequential(deepcopy(self.norm1), self.e_mhsa.fused())
-            )
+            attention = self.e_mhsa.fused(self.norm1) if folds else self.e_mhsa.fused()
+            parts.append(Residual(attention if folds else nn.Sequential(deepcopy(self.norm1), attention)))
         if self.has_convolution:
             convolution = nn.Sequential(self.projection.fused(), Residual(self.mhca.fused()))
-        mlp = Residual(_fused_mlp(self.norm2, self.mlp))
-        if self.has_attention and self.has_convolution:
-            return nn.Sequential(self.patch_embed.fused(), attention, Beside(convolution), mlp)
-        return nn.Sequential(self.patch_embed.fused(), attention, convolution, mlp)
+            parts.append(Beside(convolution) if self.has_attention else convolution)
+        return nn.Sequential(*parts, Residual(_fused_mlp(self.norm2, self.mlp)))
 
 
 class Residual(nn.Module):

@@ -120,7 +120,7 @@ class EfficientAttention(nn.Module):
         pooled = self.norm(self.pool(x))
         return self.proj(_attend(self.q(x), self.k(pooled), self.v(pooled), self.num_heads))
 
-    def fused(self, pre_norm: nn.BatchNorm2d | None = None) -> nn.Module:
+    def fused(self, pre_norm: nn.Module | None = None) -> nn.Module:
         """The inference form: keys and values from one product, batch norms folded into the projections.
 
         Args:
@@ -133,7 +133,7 @@ class EfficientAttention(nn.Module):
 class FusedEfficientAttention(nn.Module):
     """Inference form of `EfficientAttention`: one linear layer for queries, one for keys and values."""
 
-    def __init__(self, block: EfficientAttention, pre_norm: nn.BatchNorm2d | None = None):
+    def __init__(self, block: EfficientAttention, pre_norm: nn.Module | None = None):
         super().__init__()
         before = [] if pre_norm is None else [pre_norm]
         folds = isinstance(block.norm, nn.BatchNorm2d)

@@ -34,7 +34,7 @@ def fold_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> nn.Sequential:
 
 
 @torch.no_grad()
-def fold_norms_linear(norms: Sequence[nn.BatchNorm2d], layers: Sequence[nn.Linear | nn.Conv2d]) -> Linear2d:
+def fold_norms_linear(norms: Sequence[nn.Module], layers: Sequence[nn.Linear | nn.Conv2d]) -> Linear2d:
     """One layer equal to `layers` side by side, each behind all of `norms` in their order.
 
     Exact at every position: a layer of one position sees no padding.
@@ -46,7 +46,7 @@ def fold_norms_linear(norms: Sequence[nn.BatchNorm2d], layers: Sequence[nn.Linea
     weight = torch.cat([layer.weight.flatten(1) for layer in layers])
     bias = torch.cat([_bias(layer) for layer in layers])
     for norm in reversed(norms):
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         bias = bias + weight @ shift

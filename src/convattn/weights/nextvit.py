@@ -72,5 +72,5 @@ def nextvit_names(model: nn.Module) -> NameMap:
     depths = tuple(len(stage.blocks) for stage in model.stages)  # type: ignore[union-attr, arg-type]
     if not model.cfg.extra_norm:  # type: ignore[union-attr]
         return _CountedThrough(_MODULES | {"norm": "norm"}, depths=depths)
-    unused = nn.BatchNorm2d(model.num_features).state_dict(prefix="extra_norm_list.3.")  # type: ignore[arg-type]
+    unused = nn.BatchNorm2d(model.num_features).state_dict(prefix="extra_norm_list.3.")
     return _CountedThrough(_MODULES | _EXTRA_NORMS, unused=unused, depths=depths)
