@@ -18,7 +18,7 @@ __all__ = ["CheckpointError", "read_state_dict"]
 # dictionary (yacs itself is never imported), an argparse namespace and a set hold data only.
 _HARMLESS: list[Any] = [(collections.OrderedDict, "yacs.config.CfgNode"), argparse.Namespace, set]
 
-_WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_state_dict", "module")
+_WRAPPERS = ("model", "state_dict_ema", "state_dict", "model_state_dict", "module")  # averaged weights first
 _PREFIXES = ("module.", "_orig_mod.", "backbone.")
 
 
@@ -82,5 +82,7 @@ def _read_pickle(path: Path) -> Any:
                 "have its author save the weights alone, or as .safetensors"
             ) from None
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (KeyError, IndexError):  # what the old format's reader stumbles on in a text, say
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or cut short ({str(error).splitlines()[0]})") from None
