@@ -34,6 +34,16 @@ TOYS = {
     "das": Toy(dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1))),
     "das_mobilenet": Toy(dict(channel_multiplier=0.25, depths=(1, 1, 2, 1, 1, 1, 1), head_dim=32, alpha=0.5)),
     "groupmixformer": Toy(dict(dims=(10, 20, 20, 20), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))),
+    "hybrid": Toy(
+        dict(
+            mixers=("sam", "cot", "cot+e_mhsa", "e_mhsa"),
+            mixer_options={"e_mhsa": {"head_dim": 8}, "sam": {"num_heads": 2}},
+            dims=(8, 16, 16, 24),
+            depths=(1, 1, 2, 1),
+            mlp_ratios=(2, 2, 2, 2),
+        ),
+        least_size=4,
+    ),
     "next_vit": Toy(
         dict(
             stem_dims=(8, 8, 8),

@@ -40,6 +40,7 @@ PARAMETERS = {
     "groupmixformer_small": 22_421_320,
     "groupmixformer_base": 45_827_272,
     "groupmixformer_large": 71_833_648,
+    "hybrid": 14_297_832,
     "nextvit_nano": 997_160,
     "nextvit_small": 31_763_368,
     "nextvit_base": 44_818_856,

@@ -1,0 +1,154 @@
+"""Hybrid: a pyramid whose stages use any of the mixers, by name; not from a paper.
+
+    stage i: (B, C_in, H, W)
+      3x3 convolution /2 -> norm -> [ mixer -> channel MLP with a depthwise 3x3 ] x depth -> norm
+    out: (B, C_out, ceil(H/2), ceil(W/2))          mixers of the stage by turns
+
+The skeleton is SMT's, so that combinations differ in their mixers only:
+
+    create_model("hybrid", mixers=("das", "cot", "sam+e_mhsa", "e_mhsa"), mixer_options={"e_mhsa": {"sr_ratio": 2}})
+
+Each mixer stands in a residual branch behind a norm, a gate as well. Mixers start as their papers say; the other layers
+as SMT's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import LayerNorm2d, calculate_drop_path_rates
+from torch import nn
+
+from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.registry import register_family
+from convattn.backbones.smt import Block, Downsample, Stem, init_weights
+from convattn.mixers.registry import check_mixer, create_mixer
+
+__all__ = ["Hybrid", "HybridConfig"]
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """What a hybrid is made of; every field is also a keyword of `create_model`."""
+
+    mixers: tuple[str, ...] = (
+        "sam",
+        "cot",
+        "cot+e_mhsa",
+        "e_mhsa",
+    )  # of each stage; "a+b": by turns from block to block
+    mixer_options: Mapping[str, Mapping[str, Any]] | tuple[Mapping[str, Mapping[str, Any]], ...] = ()
+    # mixer -> its options: one mapping for all stages, or one for each
+    dims: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+    stem_kernel: int = 3
+    stem_stride: int = 4  # 4, or 2 for small images
+    layer_scale_init: float = 0.0  # initial value of the scales; 0: no layer scale
+
+    def __post_init__(self) -> None:
+        for field in ("mixers", "dims", "depths", "mlp_ratios"):
+            if len(getattr(self, field)) != 4:
+                raise ValueError(f"{field} {getattr(self, field)} must have 4 entries, one a stage")
+        if min(self.depths) < 1:
+            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
+        if self.stem_stride not in (2, 4):
+            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
+        if self.stem_kernel % 2 == 0:
+            raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
+        if not isinstance(self.mixer_options, Mapping) and len(self.mixer_options) not in (0, 4):
+            raise ValueError(
+                f"mixer_options has {len(self.mixer_options)} entries; give one mapping, or 4, one a stage"
+            )
+        used = {name for names in self.mixers for name in names.split("+")}
+        for stage in range(4):
+            for name in self.mixers[stage].split("+"):
+                check_mixer(name, self.options(stage, name))
+            for name in self._options(stage):
+                if name not in used:
+                    raise ValueError(
+                        f"mixer_options names {name!r}, which no stage uses; they use {', '.join(sorted(used))}"
+                    )
+
+    def mixer(self, stage: int, block: int) -> str:
+        """The name of the mixer of a block (both counted from 0)."""
+        names = self.mixers[stage].split("+")
+        return names[block % len(names)]
+
+    def options(self, stage: int, mixer: str) -> Mapping[str, Any]:
+        """The options of a mixer in a stage."""
+        return self._options(stage).get(mixer, {})
+
+    def _options(self, stage: int) -> Mapping[str, Mapping[str, Any]]:
+        if isinstance(self.mixer_options, Mapping):
+            return self.mixer_options
+        return self.mixer_options[stage] if self.mixer_options else {}
+
+
+class Hybrid(Pyramid):
+    """A pyramid of any mixers.
+
+    Args:
+        cfg: the mixers, widths and depths.
+        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
+        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
+
+    Raises:
+        ValueError: for an unknown mixer or option, or a width that a mixer cannot take, naming the stage.
+    """
+
+    min_input_size = 4
+
+    def __init__(
+        self,
+        cfg: HybridConfig,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        rates = calculate_drop_path_rates(drop_path_rate, list(cfg.depths), stagewise=True)
+        stages = []
+        for index, dim in enumerate(cfg.dims):
+            blocks = [
+                Block(
+                    _mixer(cfg, index, block),
+                    dim,
+                    cfg.mlp_ratios[index],
+                    layer_scale_init=cfg.layer_scale_init,
+                    drop_path=rates[index][block],
+                )
+                for block in range(cfg.depths[index])
+            ]
+            downsample = Downsample(cfg.dims[index - 1], dim) if index else nn.Identity()
+            stages.append(Stage(downsample, blocks, LayerNorm2d(dim, eps=1e-6)))
+        super().__init__(
+            Stem(in_chans, cfg.dims[0], cfg.stem_kernel, cfg.stem_stride),
+            stages,
+            dims=cfg.dims,
+            reductions=[cfg.stem_stride * 2**index for index in range(4)],
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        self.cfg = cfg
+        mixers = {
+            part for module in self.modules() if isinstance(module, Block) for part in module.token_mixer.modules()
+        }
+        for module in self.modules():
+            if module not in mixers:
+                init_weights(module)
+
+
+def _mixer(cfg: HybridConfig, stage: int, block: int) -> nn.Module:
+    name = cfg.mixer(stage, block)
+    try:
+        return create_mixer(name, cfg.dims[stage], **cfg.options(stage, name))
+    except ValueError as error:
+        raise ValueError(f"stage {stage}: mixer {name} of {cfg.dims[stage]} channels: {error}") from None
+
+
+register_family(__name__, Hybrid, {"hybrid": HybridConfig()})
