@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 __all__ = ["FusedPart", "fuse"]
 
@@ -24,8 +25,9 @@ def fuse(model: nn.Module) -> nn.Module:
     """A copy of `model` for inference: same outputs, fewer and larger operations.
 
     Whatever a block knows to simplify, it offers as `fused()`: batch norms folded into convolutions, parallel kernels
-    merged, additions moved into weights, projections packed. All of it is exact but for rounding (1e-9 relative in
-    float64 on random statistics).
+    merged, additions moved into weights, projections packed. A network of other people's blocks says by
+    `conv_norm_pairs()`, a list of names, which batch norm stands right behind which convolution. All of it is exact but
+    for rounding (1e-9 relative in float64 on random statistics).
 
     Args:
         model: any model; `model` itself is left as it is, its training flag too.
@@ -36,10 +38,28 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     model = deepcopy(model).eval().requires_grad_(False)
     report: list[FusedPart] = []
+    _fold_norms(model, report)
     _fuse_children(model, "", report)
     vars(model)["fusion_report"] = report
     # Kernels that lie as the maps do are not copied at every call (a 3×3 of 256 to 512 channels: 2.9 ms against 0.7).
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _fold_norms(model: nn.Module, report: list[FusedPart]) -> None:
+    for prefix, network in model.named_modules():
+        pairs = getattr(network, "conv_norm_pairs", None)
+        for conv_name, norm_name in pairs() if callable(pairs) else ():
+            conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                continue  # somebody replaced one of them
+            if conv._forward_hooks or norm._forward_hooks:
+                continue
+            folded = fuse_conv_bn_eval(conv, norm)
+            network.set_submodule(conv_name, folded)
+            network.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms hold the activation
+            path = f"{prefix}.{conv_name}".removeprefix(".")
+            form = f"batch norm {norm_name} folded into it"
+            report.append(FusedPart(path, type(conv).__name__, form, _size(conv) + _size(norm), _size(folded)))
 
 
 def _fuse_children(parent: nn.Module, prefix: str, report: list[FusedPart]) -> None:
