@@ -5,6 +5,7 @@ Ours are those of timm's Next-ViT, so its files need no map. The authors count t
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -69,8 +70,11 @@ class _CountedThrough(NameMap):
 
 def nextvit_names(model: nn.Module) -> NameMap:
     """The map for a Next-ViT: it depends on the number of blocks in its stages and on the extra norms."""
-    depths = tuple(len(stage.blocks) for stage in model.stages)  # type: ignore[union-attr, arg-type]
-    if not model.cfg.extra_norm:  # type: ignore[union-attr]
+    cfg: Any = model.cfg
+    stages: Any = model.stages
+    depths = tuple(len(stage.blocks) for stage in stages)
+    if not cfg.extra_norm:
         return _CountedThrough(_MODULES | {"norm": "norm"}, depths=depths)
-    unused = nn.BatchNorm2d(model.num_features).state_dict(prefix="extra_norm_list.3.")
+    width = stages[-1].norm.weight.shape[0]
+    unused = nn.BatchNorm2d(width).state_dict(prefix="extra_norm_list.3.")
     return _CountedThrough(_MODULES | _EXTRA_NORMS, unused=unused, depths=depths)
