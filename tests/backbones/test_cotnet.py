@@ -33,13 +33,15 @@ def test_agrees_with_the_authors_model_in_float64(variant):
     assert all(error < 1e-9 for error in errors.values()), errors
 
 
+# Not the plain networks of 101 layers: with these random weights their activations grow to 1e7, and rounding the
+# weights alone to float32 moves the logits of CoTNet-101 by 6e-4.
 @pytest.mark.parametrize(
-    "variant", [v if v == "cotnet_50" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+    "variant",
+    ["cotnet_50", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[2:] if v != "cotnext_101")],
 )
 def test_outputs_agree_with_the_authors_model_in_float32(variant):
     errors = golden_errors(variant, torch.float32)
-    # Random weights make the activations of the plain networks grow block by block, and their rounding with them.
-    assert all(error < 1e-3 for key, error in errors.items() if key != "grad"), errors
+    assert all(error < 1e-5 for key, error in errors.items() if key != "grad"), errors
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
