@@ -191,3 +191,25 @@ def test_what_no_file_can_rebuild_is_not_saved(tmp_path):
     with pytest.raises(CheckpointError, match=r"a.pt: a model file ends in .safetensors; write to .*a.safetensors"):
         save_model(model, tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pool", [None, "max"])
+def test_a_head_that_was_changed_is_saved_as_it_is(model, tmp_path, pool):
+    model.reset_classifier(5, pool)
+    save_model(model, tmp_path / "m.safetensors")
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(load_model(tmp_path / "m.safetensors")(images), model.eval()(images))
+
+
+def test_a_features_only_model_survives_its_file(tmp_path):
+    model = convattn.create_model("smt_nano", features_only=True, out_indices=(1, 2), **TINY_OPTIONS)
+    save_model(model, tmp_path / "m.safetensors")
+    images = torch.randn(2, 3, 16, 16)
+    loaded = load_model(tmp_path / "m.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(loaded(images), model.eval()(images), strict=True))
+
+
+def test_a_fused_model_is_not_saved_to_a_file_that_nobody_can_read(model, tmp_path):
+    with pytest.raises(CheckpointError, match=r"a fused smt_nano cannot be rebuilt from a file; save the model that"):
+        save_model(convattn.fuse(model), tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -19,6 +19,7 @@ import safetensors.torch
 from torch import nn
 
 from convattn.atomic import write_atomically
+from convattn.backbones.pyramid import Pyramid
 from convattn.backbones.registry import create_model
 from convattn.surgery import replay
 from convattn.weights.read import CheckpointError
@@ -41,7 +42,8 @@ def save_model(model: nn.Module, path: str | Path, *, metrics: Mapping[str, floa
         metrics: figures to keep beside the weights.
 
     Raises:
-        CheckpointError: if the model was not built by `create_model`, or with an option that JSON cannot hold.
+        CheckpointError: if the model was not built by `create_model`, or with an option that JSON cannot hold, or is a
+            fused one.
         OSError: if the disk is full or the folder cannot be written; a file that was there survives.
     """
     path = Path(path)
@@ -144,7 +146,12 @@ def _description(model: nn.Module, metrics: Mapping[str, float]) -> dict[str, An
         raise CheckpointError(
             f"{type(model).__name__} was not built by convattn.create_model, so no file can rebuild it"
         )
-    for option, value in built_as["options"].items():
+    if hasattr(model, "fusion_report"):
+        raise CheckpointError(
+            f"a fused {built_as['name']} cannot be rebuilt from a file; save the model that it was made from"
+        )
+    options = {**built_as["options"], **_head(model)}
+    for option, value in options.items():
         try:
             json.dumps(value)
         except TypeError:
@@ -163,17 +170,24 @@ def _description(model: nn.Module, metrics: Mapping[str, float]) -> dict[str, An
     return {
         "format": FORMAT,
         "name": built_as["name"],
-        "options": built_as["options"],
-        "num_classes": model.num_classes,
+        "options": options,
+        "num_classes": getattr(model, "num_classes", 0),
         "pretrained_cfg": {key: cfg[key] for key in _PREPROCESSING if cfg.get(key) is not None},
         "surgery": surgery,
         "metrics": dict(metrics),
     }
 
 
+def _head(model: nn.Module) -> dict[str, Any]:
+    """The options of the head as it is now: `reset_classifier` may have changed it since the model was built."""
+    head = {"num_classes": model.num_classes} if hasattr(model, "num_classes") else {}
+    pool = model.head.global_pool.pool_type if isinstance(model, Pyramid) else "avg"
+    return head if pool == "avg" else {**head, "global_pool": pool}
+
+
 def _describe_input(model: nn.Module, described: Mapping[str, Any]) -> None:
     cfg = {**(model.pretrained_cfg or {}), **{key: _as_tuple(value) for key, value in described.items()}}  # type: ignore[dict-item]
-    cfg["num_classes"] = model.num_classes
+    cfg["num_classes"] = getattr(model, "num_classes", 0)
     model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
 
 

@@ -186,6 +186,12 @@ def test_nothing_depends_on_the_position_of_the_image_content():
         (dict(num_heads=3), "num_heads 3 does not divide dim 8; the nearest that does is 2"),
         (dict(kernel_growth=1), "kernel_growth 1 must be even and not negative"),
         (dict(expansion_ratio=0), "expansion_ratio 0 must be 1 or more"),
+        (dict(expansion_ratio=1.5), "expansion_ratio 1.5 must be a whole number"),
+        (dict(aggregation="off"), "aggregation 'off' must be True or False"),
+        (dict(drop_path_rate=2), "drop_path_rate 2 must be at least 0 and below 1"),
+        (dict(drop_rate=1), "drop_rate 1 must be at least 0 and below 1"),
+        (dict(num_classes=-3), r"num_classes -3 must be 0 \(no head\) or more"),
+        (dict(global_pool="mean"), "global_pool 'mean' is unknown; choose one of 'avg', 'max'"),
         (dict(stackin="half"), "unknown option 'stackin' of smt_tiny; nearest: stacking"),
     ],
 )

@@ -123,3 +123,11 @@ def test_bad_requests_are_refused():
         convattn.count(model, style="thop")
     with pytest.raises(ValueError, match=r"input_size \(32, 32\) must be \(channels, height, width\)"):
         convattn.count(model, (32, 32))
+
+
+def test_the_channels_are_those_that_the_model_takes():
+    assert convattn.count(build_toy("smt_nano", in_chans=1)) == convattn.count(
+        build_toy("smt_nano", in_chans=1), (1, 32, 32)
+    )
+    with pytest.raises(ValueError, match=r"Conv2d does not say what input it expects; give input_size=\(channels"):
+        convattn.count(nn.Conv2d(3, 4, 1))

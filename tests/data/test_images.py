@@ -124,3 +124,24 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, side):
     Image.new("1", (side, side)).save(tmp_path / "huge.png")
     with pytest.raises(ImageError, match=rf"huge.png: {side * side:,} pixels, more than the limit of {MAX_PIXELS:,}"):
         read_image(tmp_path / "huge.png")
+
+
+def test_a_folder_is_named_as_one(tmp_path):
+    with pytest.raises(ImageError, match=r": a folder, not an image$"):
+        read_image(tmp_path)
+
+
+def test_a_file_that_the_system_refuses_says_why(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "locked.png").write_bytes(b"x")
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match=r"locked.png: could not be read \(Permission denied\)$"):
+        read_image(tmp_path / "locked.png")
+
+
+def test_integers_of_more_than_16_bits_are_refused_without_calling_them_damaged(tmp_path):
+    Image.fromarray(np.full((2, 2), 100_000, dtype=np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(ImageError, match=r"wide.tif: pixels from 100000 to 100000 do not fit the range 0 to 65535"):
+        read_image(tmp_path / "wide.tif")

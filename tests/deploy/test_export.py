@@ -88,3 +88,19 @@ def test_bad_requests_are_refused(tmp_path, name, options, message):
     with pytest.raises(ValueError, match=message):
         convattn.export(build_toy("smt_nano"), tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_module_of_images_is_exported_when_its_size_is_given(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    report = convattn.export(model, tmp_path / "m.pt2", input_size=(8, 8), dynamic="none")
+    assert report.checks[0].input_shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"Sequential does not say what input it expects; give input_size="):
+        convattn.export(model, tmp_path / "n.pt2")
+
+
+def test_another_precision_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is torch.bfloat16; export takes a float32 model: export\(model.float\(\)"):
+        convattn.export(build_toy("smt_nano").bfloat16(), tmp_path / "m.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(ValueError, match=r"folder.pt2: is a folder; name a file"):
+        convattn.export(build_toy("smt_nano"), tmp_path / "folder.pt2")

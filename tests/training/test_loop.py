@@ -188,6 +188,16 @@ def test_an_unreadable_image_is_set_aside_and_named_once(tmp_path):
     assert console.file.getvalue().count("set aside: ") == 1
 
 
+def test_an_unreadable_validation_image_is_named_once(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    (pictures / "val" / "dark" / "001.png").write_bytes(b"")
+    console = quiet()
+    train(tiny_config(pictures, tmp_path / "run"), console=console)
+    told = console.file.getvalue().split("left out of the validation: ")
+    assert len(told) == 2
+    assert told[1].startswith(f"{pictures / 'val' / 'dark' / '001.png'}: the file is empty")
+
+
 def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
     for index in (1, 2):

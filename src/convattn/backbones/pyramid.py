@@ -71,6 +71,7 @@ class Pyramid(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
+        _check_options(num_classes, global_pool, drop_rate)
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
@@ -83,7 +84,6 @@ class Pyramid(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.norm = nn.Identity() if norm is None else norm
         self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
-        self.num_features = dims[-1]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> the normalised last level (B, C, H', W')."""
@@ -156,6 +156,7 @@ class Pyramid(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
+        _check_options(num_classes, global_pool)
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
 
@@ -187,17 +188,37 @@ class Pyramid(nn.Module):
             raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
 
     def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 4:
-            raise ValueError(f"input of shape {tuple(x.shape)}: expected a batch of images (B, {self.in_chans}, H, W)")
-        channels, height, width = x.shape[1:]
-        if channels != self.in_chans:
-            raise ValueError(
-                f"input has {channels} channels, this model takes {self.in_chans}; "
-                f"convert the images or create the model with in_chans={channels}"
-            )
-        least = self.min_input_size
-        if height < least or width < least:
-            raise ValueError(
-                f"input of {height} x {width} pixels is too small; the nearest size that works is "
-                f"{max(height, least)} x {max(width, least)}"
-            )
+        check_images(x, self.in_chans, self.min_input_size)
+
+
+def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
+    """Refuse what is no batch of images (B, in_chans, H, W), H and W at least `least_size`.
+
+    Raises:
+        ValueError: naming what came and what to do.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected a batch of images (B, {in_chans}, H, W)")
+    channels, height, width = x.shape[1:]
+    if channels != in_chans:
+        raise ValueError(
+            f"input has {channels} channels, this model takes {in_chans}; "
+            f"convert the images or create the model with in_chans={channels}"
+        )
+    if height < least_size or width < least_size:
+        raise ValueError(
+            f"input of {height} x {width} pixels is too small; the nearest size that works is "
+            f"{max(height, least_size)} x {max(width, least_size)}"
+        )
+
+
+_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+
+def _check_options(num_classes: int, global_pool: str | None, drop_rate: float = 0.0) -> None:
+    if num_classes < 0:
+        raise ValueError(f"num_classes {num_classes} must be 0 (no head) or more")
+    if global_pool is not None and global_pool not in _POOLS:
+        raise ValueError(f"global_pool {global_pool!r} is unknown; choose one of {', '.join(map(repr, _POOLS))}")
+    if not 0 <= drop_rate < 1:
+        raise ValueError(f"drop_rate {drop_rate} must be at least 0 and below 1")

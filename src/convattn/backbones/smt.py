@@ -63,6 +63,10 @@ class SMTConfig:
             raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
         if self.stem_kernel % 2 == 0:
             raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
+        if self.aggregation not in (True, False):
+            raise ValueError(f"aggregation {self.aggregation!r} must be True or False")
+        if self.expansion_ratio != int(self.expansion_ratio):
+            raise ValueError(f"expansion_ratio {self.expansion_ratio} must be a whole number")
         for dim, heads in zip(self.dims[2:], self.attention_heads, strict=True):
             if dim % heads:
                 raise ValueError(f"attention_heads {heads} does not divide the stage's dim {dim}")
@@ -228,6 +232,8 @@ class SMT(Pyramid):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate {drop_path_rate} must be at least 0 and below 1")
         last = max(1, sum(cfg.depths) - 1)
         rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
         stages = []

@@ -62,7 +62,7 @@ def count(
     """
     if style not in ("full", "published"):
         raise ValueError(f"style {style!r} is unknown; choose full or published")
-    size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
+    size = tuple(input_size or _expected_input(model))
     if len(size) != 3:
         raise ValueError(f"input_size {size} must be (channels, height, width)")
     meta = deepcopy(model).eval().to("meta")
@@ -116,6 +116,15 @@ def count(
         for name, module in parts.items()
     )
     return Count(_parameters(meta), macs_of.get("Global", 0) + sum(added.values()), activations, rows)
+
+
+def _expected_input(model: nn.Module) -> tuple[int, ...]:
+    expected: Any = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    if expected is None:
+        raise ValueError(
+            f"{type(model).__name__} does not say what input it expects; give input_size=(channels, height, width)"
+        )
+    return getattr(model, "in_chans", expected[0]), *expected[1:]
 
 
 def _macs(flops_of_ops: dict[Any, int], style: str) -> int:

@@ -93,6 +93,7 @@ def _show(options: Options) -> int:
     model = _open(options.name)
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     channels, height, width = cfg["input_size"]
+    channels = getattr(model, "in_chans", channels)
     size = options.image_size
     if size is not None and size < 1:
         raise UsageError(f"image-size {size} must be 1 or more")
@@ -119,13 +120,17 @@ def _show(options: Options) -> int:
     console.print(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
     for level in levels:
         console.print(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
+    if remark := getattr(model, "remark", ""):
+        console.print(remark)
     if surgery := getattr(model, "surgery", []):
         console.print(_surgery_table(surgery))
     for record in weights:
-        scores = f"top-1 {record['top1']} %, top-5 {record['top5']} %" if record["top1"] else "no accuracy published"
+        accuracies = [f"{name} {record[key]} %" for name, key in (("top-1", "top1"), ("top-5", "top5")) if record[key]]
+        scores = ", ".join(accuracies) or "no accuracy published"
+        copy = f"\n    copy: {record['mirror']}" if record["mirror"] else ""
         console.print(
             f"weights [bold]{record['tag']}[/bold]: {record['num_classes']} classes at {record['image_size']} pixels, "
-            f"{scores} (published: {record['source']}), licence {record['license']}\n    {record['url']}"
+            f"{scores} (published: {record['source']}), licence {record['license']}\n    {record['url']}{copy}"
         )
     if not weights and not options.name.startswith("timm:"):
         console.print("no published weights")

@@ -34,7 +34,7 @@ def read_image(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     if not path.is_file():
-        raise ImageError(f"{path}: no such file")
+        raise ImageError(f"{path}: {'a folder, not an image' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty")
     with warnings.catch_warnings():
@@ -42,7 +42,7 @@ def read_image(path: str | Path) -> Image.Image:
         try:
             with Image.open(path) as image:
                 _check_size(path, image.width * image.height)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(path, ImageOps.exif_transpose(image))
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -50,25 +50,31 @@ def read_image(path: str | Path) -> Image.Image:
             raise ImageError(_too_large(path, int(pixels[1]) if pixels else None)) from None
         except UnidentifiedImageError:
             raise ImageError(f"{path}: not an image of a known format") from None
+        except OSError as error:
+            if error.strerror:  # of the system; Pillow's own have none
+                raise ImageError(f"{path}: could not be read ({error.strerror})") from None
+            raise ImageError(f"{path}: damaged or cut short ({error})") from None
         except Exception as error:  # decoders of damaged files raise whatever they stumbled on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ImageError(f"{path}: damaged or cut short ({reason})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(np.asarray(image)).convert("RGB")
+        return _from_deep_grey(path, np.asarray(image)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _from_deep_grey(pixels: np.ndarray) -> Image.Image:
+def _from_deep_grey(path: Path, pixels: np.ndarray) -> Image.Image:
     """Grey of more than 8 bits: integers of 16 bits (Pillow may hold them in 32), or floats in 0..1."""
     full = 65535 if np.issubdtype(pixels.dtype, np.integer) else 1.0
     if pixels.min() < 0 or pixels.max() > full:
-        raise ValueError(f"pixels from {pixels.min()} to {pixels.max()} do not fit the range 0 to {full}")
+        raise ImageError(
+            f"{path}: pixels from {pixels.min()} to {pixels.max()} do not fit the range 0 to {full}; rescale the image"
+        )
     return Image.fromarray(np.rint(pixels.astype(np.float64) * (255 / full)).astype(np.uint8))
 
 

@@ -6,9 +6,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,8 @@ def export(
         model: a classifier, or a `features_only` model (one output per level); it is left as it is.
         path: where to; an existing file is replaced.
         format: "onnx" or "torch_export"; by default from the suffix (.onnx, .pt2).
-        input_size: (height, width) to trace and check at; by default what the weights expect.
+        input_size: (height, width) to trace and check at; by default what the weights expect. A model that does not say
+            how many channels it takes is given 3.
         dynamic: what may differ when the file is used: "none", the "batch" size, or "all" (batch, height and width).
             Every freedom granted is checked at other values too.
         tolerance: largest relative error that counts as agreement, above 0.
@@ -107,9 +109,11 @@ def export(
         raise ValueError(f"dynamic {dynamic!r} is unknown; choose none, batch or all")
     if tolerance <= 0:
         raise ValueError(f"tolerance {tolerance} must be above 0")
-    channels, *default_size = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    channels = getattr(model, "in_chans", channels)
-    height, width = input_size or default_size
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file")
+    channels, height, width = _input_shape(model, input_size)
+    model = deepcopy(model).eval().cpu()  # where the runtimes are compared
+    _check_precision(model)
     exporter = FORMATS[format][1]
     fused = fuse(model)
 
@@ -138,6 +142,21 @@ def export(
     )
 
 
+def _input_shape(model: nn.Module, input_size: tuple[int, int] | None) -> tuple[int, int, int]:
+    expected: Any = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    if expected is None and input_size is None:
+        raise ValueError(f"{type(model).__name__} does not say what input it expects; give input_size=(height, width)")
+    channels, *size = expected or (3, 0, 0)
+    height, width = input_size or size
+    return getattr(model, "in_chans", channels), height, width
+
+
+def _check_precision(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype is not torch.float32:
+            raise ValueError(f"{name} is {parameter.dtype}; export takes a float32 model: export(model.float(), ...)")
+
+
 def _format_of(path: Path) -> str:
     for name, (suffix, _) in FORMATS.items():
         if path.suffix == suffix:
@@ -159,22 +178,14 @@ def _shapes(dynamic: Dynamic, channels: int, height: int, width: int) -> list[tu
 def _compare(
     model: nn.Module, exported: Callable[[Tensor], list[Tensor]], shapes: list[tuple[int, ...]]
 ) -> list[ParityCheck]:
-    training = {module: module.training for module in model.modules()}
     checks = []
-    try:
-        model.eval()
-        for seed, shape in enumerate(shapes, start=1):
-            images = _images(shape, seed)
-            with torch.inference_mode():
-                want = model(images)
-            got = exported(images)
-            errors = [
-                _relative_error(g, w) for g, w in zip(got, [want] if isinstance(want, Tensor) else want, strict=True)
-            ]
-            checks.append(ParityCheck(shape, max(errors)))
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+    for seed, shape in enumerate(shapes, start=1):
+        images = _images(shape, seed)
+        with torch.inference_mode():
+            want = model(images)
+        got = exported(images)
+        errors = [_relative_error(g, w) for g, w in zip(got, [want] if isinstance(want, Tensor) else want, strict=True)]
+        checks.append(ParityCheck(shape, max(errors)))
     return checks
 
 

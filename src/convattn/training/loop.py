@@ -115,6 +115,7 @@ class _Run:
         self.counters = Counters()
         self.loader_state: dict[str, Any] | None = None
         self.unreadable = UnreadableImages(folder, len(self.data.train))
+        self.left_out: set[str] = set()  # validation images that cannot be read, told once each
 
     def train(self) -> None:
         epochs = self.config.schedule.epochs
@@ -207,7 +208,7 @@ class _Run:
         try:
             metrics = self.task.metrics(
                 self.result_model,
-                self.data.validation_loader,
+                self._validation_batches(display),
                 self.accelerator.device,
                 autocast=self.accelerator.autocast,
                 on_batch=on_batch,
@@ -218,6 +219,15 @@ class _Run:
             if not math.isfinite(value):
                 raise TrainingError(self._not_finite(f"{name} is {value} after step {self.counters.step}"))
         return metrics
+
+    def _validation_batches(self, display: TrainingDisplay) -> Iterator[Batch]:
+        """The validation images; those that cannot be read are left out of the metrics, and named the first time."""
+        for batch in self.data.validation_loader:
+            for reason in batch.unreadable.values():
+                if reason not in self.left_out:
+                    self.left_out.add(reason)
+                    display.note(f"left out of the validation: {reason}")
+            yield batch
 
     def _finish_epoch(self, metrics: dict[str, float]) -> None:
         counters = self.counters
