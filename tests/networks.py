@@ -164,7 +164,7 @@ NETWORKS = {
         timm_model("pvt_v2_b0", depths=(1, 1, 2, 1)),
         (64, 64),
         {"stages.0": 32, "stages.1": 64, "stages.2": 160, "stages.3": 256},
-        0,
+        5,
     ),
     "plain": Network(Plain, (32, 32), {"bn1": 8, "bn2": 8, "bn3": 16}, 0),
 }

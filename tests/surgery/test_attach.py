@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torch.distributed
+import torchvision
 from timm.models import FeatureListNet
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
@@ -176,6 +177,50 @@ def test_swins_maps_are_mixed_as_maps():
     gated, plain = seen
     with torch.no_grad():
         assert torch.equal(gated, mixer(plain.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def test_pvts_tokens_are_mixed_as_maps():
+    model, _ = build("timm pvt")
+    images = torch.randn(2, 3, 64, 96)
+    places = [f"stages.{stage}.blocks.0.attn" for stage in range(4)]
+    changed = convattn.attach(model, "group_aggregator", where=places, init="paper")
+    assert {entry["layout"] for entry in changed.surgery} == {"tokens"}
+    randomise_norms(changed)
+    changed.eval()
+    attention = changed.stages[1].blocks[0].attn
+    mixer, seen = attention.attached.mixer, []
+    plain = convattn.detach(changed).stages[1].blocks[0].attn
+    attention.register_forward_hook(lambda _m, inputs, output: seen.append((inputs, output)))
+    with torch.no_grad():
+        changed(images)
+        ((tokens, grid), mixed) = seen[0]
+        assert grid == (8, 12)
+        maps = plain(tokens, grid).mT.reshape(2, 64, 8, 12)
+        assert relative_error(mixed, (maps + mixer(maps)).flatten(2).mT) < 1e-6
+        fresh = convattn.attach(model, "group_aggregator", where="blocks")
+        assert relative_error(fresh(images), model(images)) < 1e-6
+        assert relative_error(shaken(fresh)(images), model(images)) > 1e-4
+
+
+def test_aggregators_in_front_of_swins_attention():
+    model, images = build("timm swin")
+    changed = convattn.attach(model, "group_aggregator", where=lambda name, module: name.endswith("norm1"))
+    assert [entry["place"] for entry in changed.surgery] == [
+        f"layers.{stage}.blocks.{block}.norm1" for stage, depth in enumerate((1, 1, 2, 1)) for block in range(depth)
+    ]
+    with torch.no_grad():
+        assert relative_error(changed(images), model(images)) < 1e-6
+        assert relative_error(shaken(changed)(images), model(images)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("resnet18", 12_438_830), ("resnet50", 36_903_598), ("resnet101", 55_895_726), ("mobilenet_v2", 3_832_193)],
+)
+def test_gates_on_torchvisions_networks_have_the_papers_size(name, parameters):
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)()
+    assert sum(p.numel() for p in convattn.attach(model, "das").parameters()) == parameters
 
 
 def test_training_mode_dtype_and_device_are_the_models():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convattn.mixers.registry import create_identity, create_mixer, is_gate
 from convattn.surgery.places import Place
+from convattn.surgery.trace import find_grid
 
 __all__ = ["CHILD", "Attachment", "Init", "attach_at", "detach_from"]
 
@@ -31,37 +32,45 @@ class Attachment(nn.Module):
         dim: channels C.
         is_gate: whether the mixer's output takes the place of its input.
         has_scale: a learnt factor per channel that starts at 0.
-        channels_last_axis: the map is (B, H, W, C), as inside Swin.
+        layout: "NCHW"; "NHWC" for maps (B, H, W, C), as inside Swin; "tokens" for (B, H·W, C) behind a module that is
+            told (H, W), as PVT's blocks are.
     """
 
     is_inserted = True  # what `places` and `history` look for
 
-    def __init__(self, mixer: nn.Module, dim: int, *, is_gate: bool, has_scale: bool, channels_last_axis: bool):
+    def __init__(self, mixer: nn.Module, dim: int, *, is_gate: bool, has_scale: bool, layout: str):
         super().__init__()
         self.mixer = mixer
         self.scale = LayerScale2d(dim, 0.0) if has_scale else None
         self.is_gate = is_gate
-        self.channels_last_axis = channels_last_axis
+        self.layout = layout
 
     def forward(self, x: Tensor) -> Tensor:
         """x, unchanged: a container that calls all its children in turn comes by here, the work is the hook's."""
         return x
 
-    def apply_to(self, output: Tensor) -> Tensor:
-        """The output of the place -> what those behind it see, in the same layout."""
-        x = output.permute(0, 3, 1, 2) if self.channels_last_axis else output
+    def apply_to(self, output: Tensor, inputs: Any = ()) -> Tensor:
+        """The output of the place, and what it was called with -> what those behind it see, in the same layout."""
+        if self.layout == "NHWC":
+            return self._mix(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.layout == "tokens":
+            grid = find_grid(inputs)
+            assert grid is not None
+            return self._mix(output.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
+        return self._mix(output)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         mixed = self.mixer(x)
         if self.scale is not None:
-            mixed = x + self.scale(mixed - x if self.is_gate else mixed)
-        elif not self.is_gate:
-            mixed = x + mixed
-        return mixed.permute(0, 2, 3, 1) if self.channels_last_axis else mixed
+            return x + self.scale(mixed - x if self.is_gate else mixed)
+        return mixed if self.is_gate else x + mixed
 
 
 def run_attachment(place: nn.Module, inputs: Any, output: Tensor) -> Tensor:
     """The forward hook: it finds its block by name, so copies and pickles of the place run their own."""
     attachment: Any = place._modules[CHILD]
-    return attachment.apply_to(output)
+    return attachment.apply_to(output, inputs)
 
 
 def attach_at(model: nn.Module, place: Place, mixer: str, init: Init, options: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def attach_at(model: nn.Module, place: Place, mixer: str, init: Init, options: d
         place.channels,
         is_gate=is_gate(mixer),
         has_scale=init == "identity" and identity is None,
-        channels_last_axis=place.layout == "NHWC",
+        layout=place.layout,
     )
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is not None:

@@ -21,7 +21,7 @@ class Place:
 
     name: str  # dotted
     channels: int
-    layout: str  # "NCHW" or "NHWC"
+    layout: str  # "NCHW", "NHWC" or "tokens"
 
 
 def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None = None) -> list[Place]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Call", "trace"]
+__all__ = ["Call", "find_grid", "trace"]
 
 # Tried in turn for a model that does not say what it takes; the heads of small networks often fit one size alone.
 # Wide images first: their maps show which dimensions are positions.
@@ -24,15 +24,20 @@ class Call:
     shape: tuple[int, ...]  # of its last output; empty if that is no tensor
     image_size: tuple[int, int]  # of the model's input
     usual_layout: str = "NCHW"  # what the model says of its maps, for shapes that do not tell
+    grid: tuple[int, int] | None = None  # height and width of an output of tokens, where its arguments tell them
 
     @property
     def is_map(self) -> bool:
-        """Whether the output is a map of positions: four dimensions, and not pooled to one position."""
-        return len(self.shape) == 4 and not (self.shape[1:3] == (1, 1) or self.shape[2:] == (1, 1))
+        """Whether the output is a map of positions: not pooled to one, and tokens only if their grid is known."""
+        return self.grid is not None or (
+            len(self.shape) == 4 and not (self.shape[1:3] == (1, 1) or self.shape[2:] == (1, 1))
+        )
 
     @property
     def layout(self) -> str:
-        """ "NCHW", or "NHWC" where the aspect of the image is found in the middle dimensions only."""
+        """ "NCHW", "NHWC" where the aspect of the image is found in the middle dimensions only, or "tokens"."""
+        if self.grid is not None:
+            return "tokens"
         height, width = self.image_size
         if height == width and self.shape[1] == self.shape[2] == self.shape[3]:
             return self.usual_layout
@@ -42,11 +47,13 @@ class Call:
     @property
     def channels(self) -> int:
         """Width of the map."""
-        return self.shape[3 if self.layout == "NHWC" else 1]
+        return self.shape[1 if self.layout == "NCHW" else -1]
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the map."""
+        if self.grid is not None:
+            return self.grid
         at = 1 if self.layout == "NHWC" else 2
         return self.shape[at], self.shape[at + 1]
 
@@ -82,6 +89,12 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     )
 
 
+def find_grid(inputs: Any) -> tuple[int, int] | None:
+    """Height and width among the arguments of a module of tokens, as PVT's blocks get them."""
+    pairs = (value for value in inputs if isinstance(value, tuple | list) and len(value) == 2)
+    return next(((pair[0], pair[1]) for pair in pairs if not isinstance(pair[0], Tensor)), None)
+
+
 def _run(probe: nn.Module, images: Tensor) -> dict[str, Call]:
     names = {module: name for name, module in probe.named_modules()}
     image_size = (images.shape[2], images.shape[3])
@@ -92,7 +105,10 @@ def _run(probe: nn.Module, images: Tensor) -> dict[str, Call]:
         name = names[module]
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         before = calls.pop(name, None)  # taken out, so that it comes back at the end
-        calls[name] = Call(name, 1 + (before.times if before else 0), shape, image_size, usual_layout)
+        grid = find_grid(inputs) if len(shape) == 3 else None
+        if grid is not None and grid[0] * grid[1] != shape[1]:
+            grid = None
+        calls[name] = Call(name, 1 + (before.times if before else 0), shape, image_size, usual_layout, grid)
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
