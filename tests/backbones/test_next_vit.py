@@ -150,6 +150,12 @@ def test_a_size_that_the_pool_cannot_serve_is_refused_with_the_nearest_that_work
         assert model(torch.zeros(1, 3, *named)).isfinite().all()
 
 
+def test_the_remark_says_which_positions_are_left_out():
+    remark = build_toy(TOY).remark
+    assert "runs of positions (16 at stride 8 and 4 at stride 16)" in remark and "left out" in remark
+    assert build_toy(TOY, token_pool="2d").remark == build_toy(TOY, stage_pattern="CCCT").remark == ""
+
+
 @pytest.mark.parametrize("token_pool", ["1d_full", "2d"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (24, 24)])
 def test_other_pools_take_any_size(token_pool, size):

@@ -35,6 +35,15 @@ def test_shows_one(capsys):
     assert "top-1 88.1 %, top-5 98.4 % (published: README of github.com/AFeng-x/SMT), licence MIT" in shown
 
 
+def test_says_what_is_left_out_where_a_copy_lies_and_no_accuracy_that_is_unknown(capsys):
+    assert main(["models", "nextvit_small.in1k_384"]) == 0
+    shown = capsys.readouterr().out
+    assert "the last positions of a map that fill no run are left out of them" in shown
+    assert "top-1 83.6 % (published: README of github.com/bytedance/Next-ViT), licence Apache-2.0" in shown
+    assert "copy: https://huggingface.co/timm/nextvit_small.bd_in1k_384/resolve/main/model.safetensors" in shown
+    assert "None" not in shown
+
+
 def test_shows_a_saved_model_and_another_size(tmp_path, capsys):
     model = build_toy("smt_nano")
     save_model(model, tmp_path / "toy.safetensors")

@@ -354,6 +354,17 @@ class NextViT(Pyramid):
         self.pooled_runs = _pooled_runs(cfg)
         self.apply(init_weights)
 
+    @property
+    def remark(self) -> str:
+        """What a user should know who sees this model listed; empty if nothing."""
+        if not self.pooled_runs:
+            return ""
+        runs = " and ".join(f"{run} at stride {reduction}" for reduction, run in self.pooled_runs)
+        return (
+            f"token_pool '1d', as the authors': keys and values are averages of runs of positions ({runs}), and the "
+            "last positions of a map that fill no run are left out of them; '1d_full' and '2d' leave none out"
+        )
+
     def _check_input(self, x: Tensor) -> None:
         super()._check_input(x)
         height, width = x.shape[2:]
