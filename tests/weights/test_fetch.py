@@ -29,6 +29,7 @@ class Server:
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    takes_head: bool = True
     downloads: list[str] = field(default_factory=list)
     port: int = 0
 
@@ -57,7 +58,10 @@ def server(monkeypatch) -> Iterator[Server]:
                 self.wfile.write(content[: len(content) // 2] if name in state.cut else content)
 
         def do_HEAD(self) -> None:
-            self.answer(with_body=False)
+            if state.takes_head:
+                self.answer(with_body=False)
+            else:
+                self.send_error(405)
 
         def do_GET(self) -> None:
             self.answer(with_body=True)
@@ -112,6 +116,12 @@ def test_a_cut_connection_keeps_nothing(server, tmp_path):
     assert_fails(record(server.url("weights.pth")), tmp_path, "cut after 50000 of 100000 bytes")
     server.cut.clear()
     assert fetch_official(record(server.url("weights.pth")), tmp_path).stat().st_size == 100_000
+
+
+def test_a_server_that_refuses_to_tell_the_length_still_serves(server, tmp_path):
+    server.files["weights.pth"] = b"content"
+    server.takes_head = False
+    assert fetch_official(record(server.url("weights.pth")), tmp_path).read_bytes() == b"content"
 
 
 def test_another_digest_keeps_nothing(server, tmp_path):

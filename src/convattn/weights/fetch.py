@@ -2,6 +2,7 @@
 
 import os
 import sys
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -66,6 +67,14 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
 
 
 def _content_length(url: str) -> int | None:
-    with urlopen(Request(url, method="HEAD", headers={"User-Agent": "convattn"}), timeout=30) as response:
-        length = response.headers.get("Content-Length")
+    """What the server says the file's length is; None where it does not, or answers no question but for the file."""
+    request = Request(url, method="HEAD", headers={"User-Agent": "convattn"})
+    try:
+        with urlopen(request, timeout=30) as response:
+            length = response.headers.get("Content-Length")
+    except HTTPError as error:
+        error.close()
+        if error.code in (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED):
+            return None  # signed addresses are often good for GET alone
+        raise
     return None if length is None else int(length)
