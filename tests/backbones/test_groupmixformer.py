@@ -12,7 +12,6 @@ from toys import build_toy, randomise_norms, relative_error
 
 VARIANTS = ["mobile", "tiny", "small", "base", "large"]
 TOY = dict(dims=(10, 20, 20, 20), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2), num_classes=5)
-SLOW = {"small", "base", "large"}
 
 
 def toy(**options):
@@ -30,14 +29,19 @@ def attentions(model):
 # The authors' numbers
 
 
-@pytest.mark.parametrize("size", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in VARIANTS])
+one_by_default = pytest.mark.parametrize(
+    "size", [v if v == "mobile" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
+)
+
+
+@one_by_default
 def test_agrees_with_the_authors_model_in_float64(size):
     errors = golden_errors(f"groupmixformer_{size}", torch.float64)
     assert errors.keys() == {"logits", "feat0", "feat1", "feat2", "feat3", "grad"}
     assert all(error < 1e-9 for error in errors.values()), errors
 
 
-@pytest.mark.parametrize("size", [v if v == "mobile" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS])
+@one_by_default
 def test_agrees_with_the_authors_model_in_float32(size):
     errors = golden_errors(f"groupmixformer_{size}", torch.float32)
     assert all(error < 1e-5 for error in errors.values()), errors
@@ -191,6 +195,8 @@ def test_level_norm_changes_the_levels_and_nothing_else():
             r"aggregators \('identity', 'dwconv'\) are 2; give one kind for all",
         ),
         (dict(kernels=(3, 5)), r"kernels \(3, 5\) must be 3, of segments 1, 2 and 3, or 4 times 3, one a stage"),
+        (dict(kernels=()), r"kernels \(\) must be 3"),
+        (dict(mlp_ratios=(2, 0, 2, 2)), r"mlp_ratios \(2, 0, 2, 2\) must be above 0"),
         (dict(kernels=(3, 4, 7)), "kernel 4 must be odd"),
         (dict(kernels=((3, 5),) * 4), r"kernels \(3, 5\) must be 3"),
         (dict(non_attention_kernel=2), "kernel 2 must be odd"),

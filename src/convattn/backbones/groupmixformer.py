@@ -57,13 +57,15 @@ class GroupMixFormerConfig:
             raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
         if self.dims[0] % 2:
             raise ValueError(f"dim {self.dims[0]} of stage 1 must be even: the stem is half as wide inside")
-        if len(self.kernels) != (3 if isinstance(self.kernels[0], int) else 4):
+        if min(self.mlp_ratios) <= 0:
+            raise ValueError(f"mlp_ratios {self.mlp_ratios} must be above 0")
+        if len(self.kernels) != (3 if all(isinstance(kernel, int) for kernel in self.kernels) else 4):
             raise ValueError(f"kernels {self.kernels} must be 3, of segments 1, 2 and 3, or 4 times 3, one a stage")
 
     def stage_kernels(self, stage: int) -> tuple[int, ...]:
         """Kernels of segments 1, 2 and 3 in `stage` (0 to 3)."""
         of_stage = self.kernels[stage] if not isinstance(self.kernels[0], int) else self.kernels
-        return tuple(of_stage)  # type: ignore[arg-type]
+        return tuple(of_stage)
 
 
 class Stem(nn.Module):

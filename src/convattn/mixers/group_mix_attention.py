@@ -25,7 +25,7 @@ from convattn.ops.factorised_attention import factorised_attention
 from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise
 from convattn.ops.linear import Linear2d
 
-__all__ = ["AGGREGATORS", "GroupAggregator", "GroupMixAttention", "aggregator_kinds"]
+__all__ = ["AGGREGATORS", "GroupAggregator", "GroupMixAttention", "SegmentConvs", "aggregator_kinds"]
 
 NUM_HEADS = 8  # of every released model; the position kernels below are given out by heads
 POSITION_HEADS = {3: 2, 5: 3, 7: 3}  # kernel of the position convolution -> how many heads it serves, in order
@@ -294,9 +294,8 @@ class FusedGroupMixAttention(nn.Module):
             )
         weight, bias = merge_depthwise(block.position.convs)
         dim, _, kernel, _ = weight.shape
-        self.position = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim).to(weight)
-        self.position.weight.copy_(weight)
-        self.position.bias.copy_(bias)
+        self.position = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.position.weight, self.position.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.proj = deepcopy(block.proj)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -324,6 +323,7 @@ class FusedSegment(nn.Module):
             self.maps.append(deepcopy(branch.act))
         elif isinstance(branch.pointwise, nn.Conv2d):
             conv = fuse_conv_bn_eval(branch.pointwise, branch.norm)
+            assert conv.bias is not None  # the norm's shift
             self.maps.append(mixing_of_three(branch.mix))
             self.tokens.append(linear_of(conv.weight.flatten(1), conv.bias, nn.Linear)).append(deepcopy(branch.act))
         else:
