@@ -123,7 +123,8 @@ class DASResNet(TimmNetwork, ResNet):
 
     def _shrink_stem(self) -> None:
         """The stem for images of about 32 pixels; its output then has the stride of layer1 and is no level."""
-        self.conv1 = nn.Conv2d(self.conv1.in_channels, self.conv1.out_channels, 3, padding=1, bias=False)
+        width = self.bn1.num_features
+        self.conv1 = nn.Conv2d(self.in_chans, width, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
         self.hidden_levels = 1
@@ -133,9 +134,9 @@ class DASResNet(TimmNetwork, ResNet):
         cfg: DASResNetConfig = self.cfg
         blocks = [stage[-1]] if cfg.where == "stages" else list(stage)
         for block in blocks:
-            act = "act2" if cfg.block == "basic" else "act3"
-            norm = block.bn2 if cfg.block == "basic" else block.bn3
-            gate = cfg.build_gate(norm.num_features)
+            last = "2" if cfg.block == "basic" else "3"
+            act = f"act{last}"
+            gate = cfg.build_gate(block.get_parameter(f"bn{last}.weight").numel())
             if cfg.pre_act:
                 setattr(block, act, nn.Sequential(gate, getattr(block, act)))
             elif cfg.where == "blocks":

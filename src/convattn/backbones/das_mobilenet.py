@@ -105,7 +105,7 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
         )
         self.cfg = cfg
         for number in cfg.group_numbers:
-            group: nn.Sequential = self.get_submodule(f"blocks.{number - 1}")  # type: ignore[assignment]
+            group: nn.Sequential = self.get_submodule(f"blocks.{number - 1}")
             dim = round_channels(_GROUPS[number - 1][3], multiplier=cfg.channel_multiplier)
             group.append(cfg.build_gate(dim))
 
@@ -114,9 +114,9 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
         pairs = [("conv_stem", "bn1")]
         for name, block in self.named_modules():
             if isinstance(block, InvertedResidual):
-                convs = ("conv_pw", "conv_dw", "conv_pwl")
+                convs = ["conv_pw", "conv_dw", "conv_pwl"]
             elif isinstance(block, DepthwiseSeparableConv):
-                convs = ("conv_dw", "conv_pw")
+                convs = ["conv_dw", "conv_pw"]
             else:
                 continue
             pairs += [(f"{name}.{conv}", f"{name}.bn{number}") for number, conv in enumerate(convs, 1)]

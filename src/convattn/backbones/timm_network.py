@@ -10,7 +10,7 @@ from typing import Any
 from timm.models._features import feature_take_indices
 from torch import Tensor
 
-from convattn.backbones.pyramid import Pyramid
+from convattn.backbones.pyramid import check_images
 
 __all__ = ["TimmNetwork"]
 
@@ -26,11 +26,9 @@ class TimmNetwork:
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
 
-    _check_input = Pyramid._check_input  # type: ignore[assignment]
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> the last level (B, C, H', W')."""
-        self._check_input(x)
+        check_images(x, self.in_chans, self.min_input_size)
         return super().forward_features(x)  # type: ignore[misc]
 
     def forward_intermediates(
@@ -49,7 +47,7 @@ class TimmNetwork:
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
-        self._check_input(x)
+        check_images(x, self.in_chans, self.min_input_size)
         wanted = [index + self.hidden_levels for index in self._take_indices(indices)]
         return super().forward_intermediates(  # type: ignore[misc]
             x, wanted, norm, stop_early, output_fmt, intermediates_only

@@ -67,9 +67,9 @@ class BottleneckAttention(nn.Module):
         for branch in (form.channel, form.spatial):
             for index in range(1, len(branch)):
                 layer, norm = branch[index - 1], branch[index]
-                if isinstance(norm, nn.BatchNorm1d):
+                if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
                     branch[index - 1], branch[index] = fuse_linear_bn_eval(layer, norm), nn.Identity()
-                elif isinstance(norm, nn.BatchNorm2d):
+                elif isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     branch[index - 1], branch[index] = fuse_conv_bn_eval(layer, norm), nn.Identity()
         return form
 

@@ -62,7 +62,7 @@ class DeformableConv2d(nn.Module):
         self.taps = offset_groups * kernel_size**2
         self.offset = nn.Conv2d(in_channels, (3 if modulated else 2) * self.taps, kernel_size, padding=kernel_size // 2)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
-        self.register_parameter("bias", None)
+        self.bias: nn.Parameter | None = None  # of the inference form
         nn.init.zeros_(self.offset.weight)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -84,8 +84,7 @@ class DeformableConv2d(nn.Module):
         form.sampling = "grid_sample"
         if norm is not None:
             assert norm.running_mean is not None and norm.running_var is not None
-            form.weight, bias = fuse_conv_bn_weights(
+            form.weight, form.bias = fuse_conv_bn_weights(
                 form.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
-            form.register_parameter("bias", bias)
         return form

@@ -142,9 +142,10 @@ class FusedDeformableGate(nn.Module):
     def __init__(self, block: DeformableGate):
         super().__init__()
         form = deepcopy(block)
-        if isinstance(form.compress, nn.Sequential) and isinstance(form.compress.norm, nn.BatchNorm2d):
-            form.compress.pointwise = _fold(form.compress.pointwise, form.compress.norm)
-            form.compress.norm = nn.Identity()
+        if isinstance(form.compress, nn.Sequential):
+            _, pointwise, norm1, _ = form.compress
+            if isinstance(norm1, nn.BatchNorm2d):
+                form.compress[1], form.compress[2] = _fold(pointwise, norm1), nn.Identity()
         norm = form.norm2 if isinstance(form.norm2, nn.BatchNorm2d) else None
         layers = list(form.mixer) if isinstance(form.mixer, nn.Sequential) else [form.mixer]
         if norm is not None and not isinstance(layers[-1], nn.Identity):

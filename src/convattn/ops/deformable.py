@@ -153,12 +153,12 @@ def _positions(offset: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """Rows and columns, in pixels, that each tap reads: two tensors (B, G, taps, H', W')."""
     (kernel_h, kernel_w), stride, padding, dilation = geometry
     by_tap = offset.unflatten(1, (-1, kernel_h * kernel_w, 2))
-    like = dict(device=offset.device, dtype=offset.dtype)
-    tap = torch.arange(kernel_h * kernel_w, device=offset.device)
+    device = offset.device
+    tap = torch.arange(kernel_h * kernel_w, device=device)
     tap_row = (torch.div(tap, kernel_w, rounding_mode="floor") * dilation - padding).to(offset.dtype)
     tap_column = (tap % kernel_w * dilation - padding).to(offset.dtype)
-    row = torch.arange(offset.shape[2], **like)[:, None] * stride + tap_row[:, None, None]
-    column = torch.arange(offset.shape[3], **like) * stride + tap_column[:, None, None]
+    row = torch.arange(offset.shape[2], device=device).to(offset.dtype)[:, None] * stride + tap_row[:, None, None]
+    column = torch.arange(offset.shape[3], device=device).to(offset.dtype) * stride + tap_column[:, None, None]
     return by_tap[:, :, :, 0] + row, by_tap[:, :, :, 1] + column
 
 
