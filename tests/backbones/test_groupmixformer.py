@@ -204,7 +204,7 @@ def test_level_norm_changes_the_levels_and_nothing_else():
         (dict(placement="before", non_attention_kernel=5), "non_attention_kernel 5: placement 'before' has no such"),
         (dict(stem_stride=3), "stem_stride 3 must be 4, or 2 for small images"),
         (dict(dims=(10, 20, 20)), r"dims \(10, 20, 20\), depths .* need 4 entries"),
-        (dict(dims=(10, 20, 24, 20)), "dim 24 does not divide into 5 segments; the nearest that does is 25"),
+        (dict(dims=(10, 20, 24, 20)), "dim 24 does not divide into 8 heads of segments; the nearest that does is 20"),
         (dict(dims=(10, 25, 20, 20)), "dim 25 does not divide into 8 heads of segments; the nearest that does is 20"),
         (dict(dims=(15, 20, 20, 20)), "dim 15 of stage 1 must be even"),
         (dict(depths=(1, 0, 2, 1)), r"depths \(1, 0, 2, 1\) must be 1 or more in every stage"),

@@ -292,8 +292,9 @@ def test_fused_form_agrees_in_the_layout_of_either_kind(size):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: GroupMixAttention(64), "dim 64 does not divide into 5 segments; the nearest that does is 65"),
+        (lambda: GroupMixAttention(64), "dim 64 does not .* that does is 60; inner_dim may"),
         (lambda: GroupMixAttention(65), "dim 65 does not divide into 8 heads of segments; the nearest that does is 60"),
+        (lambda: GroupAggregator(24), "dim 24 does not divide into 5 segments; the nearest that does is 25"),
         (lambda: GroupAggregator(3), "dim 3 does not divide into 5 segments; the nearest that does is 5"),
         (lambda: GroupAggregator(20, aggregators=("identity", "sum", "avg", "avg", "avg")), "aggregator 'sum' is unkn"),
         (lambda: GroupAggregator(20, kernels=(3, 5)), r"kernels \(3, 5\) must be 3"),

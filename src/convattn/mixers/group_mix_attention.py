@@ -240,18 +240,19 @@ class GroupMixAttention(nn.Module):
         if placement == "before" and non_attention_kernel != 3:
             raise ValueError(f"non_attention_kernel {non_attention_kernel}: placement 'before' has no such branch")
         is_inside = placement == "inside"
+        kinds = aggregator_kinds(aggregators if is_inside else "off", 5)
+        # 8 heads over four of five segments, over all five, or over undivided channels
+        multiple = 10 if kinds[4] != "off" else 8 if set(kinds) == {"off"} else 40
+        check_divides(inner_dim, multiple, f"into {NUM_HEADS} heads of segments", "; inner_dim may differ from dim")
         self.convs = nn.Identity() if is_inside else SegmentConvs(dim, aggregators, kernels, pool_pointwise)
         self.qkv = Linear2d(dim, 3 * inner_dim)
         self.aggregator = GroupAggregator(
             inner_dim,
-            aggregators=aggregators if is_inside else "off",
+            aggregators=kinds,
             kernels=kernels,
             non_attention_kernel=non_attention_kernel,
             pool_pointwise=pool_pointwise,
         )
-        # 8 heads over four of five segments, over all five, or over undivided channels
-        multiple = 10 if self.aggregator.non_attention else 8 * self.aggregator.num_segments
-        check_divides(inner_dim, multiple, f"into {NUM_HEADS} heads of segments")
         self.scale = (inner_dim // NUM_HEADS) ** -0.5
         self.position = PositionConv(self.aggregator.attention_dim)
         self.proj = Linear2d(inner_dim, dim)
@@ -376,10 +377,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
 
 
-def check_divides(dim: int, multiple: int, what: str) -> None:
+def check_divides(dim: int, multiple: int, what: str, hint: str = "") -> None:
     if dim < multiple or dim % multiple:
         nearest = max(multiple, round(dim / multiple) * multiple)
-        raise ValueError(f"dim {dim} does not divide {what}; the nearest that does is {nearest}")
+        raise ValueError(f"dim {dim} does not divide {what}; the nearest that does is {nearest}{hint}")
 
 
 def segment_projections(qkv: Linear2d, num_segments: int) -> list[nn.Linear]:
