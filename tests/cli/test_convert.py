@@ -14,6 +14,8 @@ from convattn.saved import load_model
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("cotnext_50", {"num_classes": 5}),
+        ("se_cotnetd_152", {}),
         ("smt_tiny", {}),
         ("smt_tiny", {"num_classes": 21841}),
         ("smt_small", {"in_chans": 1, "num_classes": 0}),
