@@ -376,8 +376,8 @@ def test_count_counts_what_was_attached():
 
 def test_fuse_keeps_what_hangs_on_a_block():
     model, images = build_toy("smt_nano"), toy_images("smt_nano")
-    # Behind the attention, too, which has an inference form of its own.
-    places = ["stages.1.blocks.0", "stages.2.blocks.1.token_mixer"]
+    # Behind the attention, too, which has an inference form of its own, and inside one.
+    places = ["stages.1.blocks.0", "stages.2.blocks.1.token_mixer", "stages.3.blocks.0.token_mixer.local_conv"]
     changed = shaken(convattn.attach(model, "sam", where=places, num_heads=2)).double()
     fused = convattn.fuse(changed)
     images = images.double()

@@ -11,7 +11,7 @@ from torch import nn
 
 import convattn
 from convattn.surgery.replacement import Replacement
-from toys import randomise_norms, relative_error
+from toys import build_toy, randomise_norms, relative_error, toy_images
 
 
 def resnet():
@@ -144,6 +144,16 @@ def test_fused_and_counted():
         assert relative_error(fused(images.double()), changed(images.double())) < 1e-9
     plain, new = (convattn.count(m, (3, 64, 64)) for m in (model, changed))
     assert new.parameters - plain.parameters == sum(entry["parameters"] for entry in changed.surgery)
+
+
+def test_fused_inside_a_block_that_has_an_inference_form():
+    model, images = build_toy("nextvit_nano").double(), toy_images("nextvit_nano").double()
+    changed = convattn.replace(model, "cot")
+    assert changed.surgery
+    randomise_norms(changed)
+    changed.eval()
+    with torch.no_grad():
+        assert relative_error(convattn.fuse(changed)(images), changed(images)) < 1e-9
 
 
 @pytest.mark.parametrize(

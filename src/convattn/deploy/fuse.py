@@ -66,13 +66,18 @@ def _fuse_children(parent: nn.Module, prefix: str, report: list[FusedPart]) -> N
     for name, child in parent.named_children():
         path = f"{prefix}{name}"
         offer = getattr(child, "fused", None)
-        if not callable(offer) or child._forward_hooks:  # a hook is part of what the module computes
+        if not callable(offer) or _is_changed(child):
             _fuse_children(child, f"{path}.", report)
             continue
         form = offer().eval()
         setattr(parent, name, form)
         sentence = (offer.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
         report.append(FusedPart(path, type(child).__name__, sentence, _size(child), _size(form)))
+
+
+def _is_changed(block: nn.Module) -> bool:
+    """Whether a hook hangs in it or a part was replaced, of which its inference form would know nothing."""
+    return any(part._forward_hooks or getattr(part, "is_inserted", False) for part in block.modules())
 
 
 def _size(module: nn.Module) -> int:

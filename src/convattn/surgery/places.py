@@ -189,20 +189,30 @@ def _blocks(model: nn.Module, calls: dict[str, Call]) -> list[str]:
         and weighted_layers(module) > 1
     }
     # What holds several units of one kind is a stage, and so is every module of its class.
-    stages = {
-        kind
-        for name, kind in units.items()
-        if max(Counter(k for n, k in units.items() if n.startswith(f"{name}.")).values(), default=0) > 1
-    }
-    kinds = Counter(kind for kind in units.values() if kind not in stages)
+    stages = {kind for name, kind in units.items() if _holds_several(name, units, calls)}
     outermost: list[str] = []
     for name, kind in units.items():  # parents before children
         if kind not in stages and not any(name.startswith(f"{other}.") for other in outermost):
             outermost.append(name)
-    # One of its kind is a block where it stands in a row of them, and a stem where it does not.
-    in_a_row = (nn.Sequential, nn.ModuleList)
-    return [
-        name
-        for name in outermost
-        if kinds[units[name]] > 1 or isinstance(model.get_submodule(name.rpartition(".")[0]), in_a_row)
-    ]
+    # Blocks stand in a row; a stem or a downsampling layer stands alone in its parent.
+    siblings = Counter((name.rpartition(".")[0], units[name]) for name in outermost)
+    rows = {(type(model.get_submodule(parent)), kind) for (parent, kind), count in siblings.items() if count > 1}
+    containers = (nn.Sequential, nn.ModuleList)
+
+    def in_a_row(name: str) -> bool:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        return isinstance(parent, containers) or (type(parent), units[name]) in rows
+
+    return [name for name in outermost if in_a_row(name)]
+
+
+def _holds_several(name: str, units: dict[str, type], calls: dict[str, Call]) -> bool:
+    """Whether it holds several units of one kind that give maps like its own, or maps of three sizes or more."""
+    inside = [other for other in units if other.startswith(f"{name}.")]
+    alike = Counter(units[other] for other in inside if _width_and_size(calls[other]) == _width_and_size(calls[name]))
+    sizes = {calls[other].size for other in inside if calls[other].is_map}
+    return max(alike.values(), default=0) > 1 or len(sizes) > 2
+
+
+def _width_and_size(call: Call) -> tuple[int, ...]:
+    return (call.channels, *call.size) if call.is_map else call.shape
