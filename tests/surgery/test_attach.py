@@ -12,6 +12,7 @@ import torchvision
 from timm.models import FeatureListNet
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import convattn
@@ -363,6 +364,18 @@ def test_torchvisions_feature_extractors_see_the_new_maps():
         traced = create_feature_extractor(changed, names)(images)
     assert all(torch.equal(getter[key], level) for key, level in zip("1234", want, strict=True))
     assert all(torch.equal(traced[key], level) for key, level in zip("1234", want, strict=True))
+
+
+def test_a_pyramid_for_detection_sees_the_new_maps():
+    model, images = build("torchvision resnet")
+    changed = shaken(convattn.attach(model, "se"))
+    names = {f"layer{level}": str(level) for level in range(1, 5)}
+    with torch.no_grad():
+        levels = IntermediateLayerGetter(changed, names)(images)
+        neck = BackboneWithFPN(changed, names, [64, 128, 256, 512], 16).eval()
+        got, want = neck(images), neck.fpn(levels)
+    assert list(got) == list(want)
+    assert all(torch.equal(got[key], want[key]) for key in got)
 
 
 def test_count_counts_what_was_attached():

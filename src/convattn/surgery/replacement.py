@@ -65,7 +65,7 @@ class Replacement(nn.Module):
             for name, parameter in conv.named_parameters():
                 key = prefix + name
                 if key in state_dict and state_dict[key].shape == parameter.shape:
-                    unexpected_keys.remove(key)
+                    unexpected_keys[:] = [unexpected for unexpected in unexpected_keys if unexpected != key]
                     with torch.no_grad():
                         parameter.copy_(state_dict[key])
 
