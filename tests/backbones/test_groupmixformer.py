@@ -44,7 +44,10 @@ def test_agrees_with_the_authors_model_in_float64(size):
 @one_by_default
 def test_agrees_with_the_authors_model_in_float32(size):
     errors = golden_errors(f"groupmixformer_{size}", torch.float32)
-    assert all(error < 1e-5 for error in errors.values()), errors
+    # Through the 58 blocks of large and back, rounding alone reaches 1.06e-5 in the gradient: float64 with weights and
+    # images rounded to float32 is off by 2.2e-6 already.
+    limits = {"grad": 2e-5} if size == "large" else {}
+    assert all(error < limits.get(key, 1e-5) for key, error in errors.items()), errors
 
 
 @pytest.mark.parametrize(
