@@ -14,7 +14,7 @@ stage halves the size instead; "SE" is a convolution with a channel gate in the 
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -219,7 +219,8 @@ class _BlockMaker:
             if cfg.shortcut == "pool":
                 downsample[0] = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
             else:
-                downsample[0].stride = (2, 2)
+                strided: Any = downsample[0]
+                strided.stride = (2, 2)
         width = int(dim * cfg.width_ratio)
         mixer = next(self.mixers)
         strides_itself = mixer in ("se", "conv") and not cfg.blur_pool
@@ -297,16 +298,18 @@ class CoTNet(TimmNetwork, ResNet):
         if not cfg.stem_pool:
             self.maxpool = nn.Identity()
         # The norm moves beside the convolution it belongs to, so that the two can fold.
-        layers = self.conv1.named_children() if cfg.stem == "deep" else [("conv", self.conv1)]
-        self.conv1, self.bn1 = Stem(OrderedDict([*layers, ("norm", self.bn1)])), nn.Identity()
+        children = dict(self.named_children())
+        layers = children["conv1"].named_children() if cfg.stem == "deep" else [("conv", children["conv1"])]
+        self.add_module("conv1", Stem(OrderedDict([*layers, ("norm", children["bn1"])])))
+        self.add_module("bn1", nn.Identity())
         if cfg.blur_pool:  # it reflects at the border: 2 pixels are the least it takes
             self.min_input_size = self.feature_info[-1]["reduction"] // 2 + 1
 
 
-_CLASSES = dict(classifier="fc", feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), feature_cls="getter"))
+_LAYERS: dict[str, Any] = dict(classifier="fc", feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), feature_cls="getter"))
 
-_COTNEXT = dict(mixers=("coxt",) * 4, width_ratio=1.5)
-_SE_COTNETD = dict(mixers=("se", "se", "cot/se", "cot"), stem="deep", stem_pool=False, shortcut="pool")
+_COTNEXT = CoTNetConfig(mixers=("coxt",) * 4, width_ratio=1.5)
+_SE_COTNETD = CoTNetConfig(mixers=("se", "se", "cot/se", "cot"), stem="deep", stem_pool=False, shortcut="pool")
 
 register_family(
     __name__,
@@ -317,21 +320,21 @@ register_family(
         # The models of the authors' README.
         "cotnet_50": CoTNetConfig(),
         "cotnet_101": CoTNetConfig(depths=(3, 4, 23, 3)),
-        "cotnext_50": CoTNetConfig(**_COTNEXT),
-        "cotnext_101": CoTNetConfig(depths=(3, 4, 23, 3), **_COTNEXT),
+        "cotnext_50": _COTNEXT,
+        "cotnext_101": replace(_COTNEXT, depths=(3, 4, 23, 3)),
     },
     image_sizes={"cotnet_nano": 32},
     first_conv="conv1.conv",
-    **_CLASSES,
+    **_LAYERS,
 )
 register_family(
     __name__,
     CoTNet,
     {
-        "se_cotnetd_50": CoTNetConfig(**_SE_COTNETD, stem_width=32),
-        "se_cotnetd_101": CoTNetConfig(depths=(3, 4, 23, 3), **_SE_COTNETD),
-        "se_cotnetd_152": CoTNetConfig(depths=(3, 8, 36, 3), blur_pool=True, **_SE_COTNETD),
+        "se_cotnetd_50": replace(_SE_COTNETD, stem_width=32),
+        "se_cotnetd_101": replace(_SE_COTNETD, depths=(3, 4, 23, 3)),
+        "se_cotnetd_152": replace(_SE_COTNETD, depths=(3, 8, 36, 3), blur_pool=True),
     },
     first_conv="conv1.0",
-    **_CLASSES,
+    **_LAYERS,
 )

@@ -14,6 +14,8 @@ normalised over the taps and the whole map, so that the result depends on all of
 figure, nor do the norms of value and result.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -142,7 +144,9 @@ class FusedCoTAttention(nn.Module):
         self.fusion, self.groups, self.taps = block.fusion, block.groups, block.taps
         self.key = fold_chain(block.key)
 
-        embed, value = fuse_conv_bn_eval(block.embed[0], block.embed[1]), fuse_conv_bn_eval(*block.value)
+        layers: Any = block.embed
+        value_layers: Any = block.value
+        embed, value = fuse_conv_bn_eval(layers[0], layers[1]), fuse_conv_bn_eval(*value_layers)
         assert block.norm.running_mean is not None and block.norm.running_var is not None
         scale = block.norm.weight * (block.norm.running_var + block.norm.eps).rsqrt()
         self.shift = nn.Parameter((block.norm.bias - block.norm.running_mean * scale).view(-1, 1, 1))
@@ -154,17 +158,16 @@ class FusedCoTAttention(nn.Module):
         self.key_proj = _pointwise(by_key, None, self.groups)
         self.hidden = len(by_input) // self.groups
 
-        weights, norm = block.embed[3], block.embed[4]
-        assert weights.bias is not None
-        self.eps = norm.eps
+        weights, norm = layers[3], layers[4]
+        self.eps: float = norm.eps
         self.weights = _pointwise(self._tap_major(weights.weight), self._tap_major(weights.bias), self.groups)
         tap_shape = (1, self.groups, self.taps, 1, 1, -1)  # against (B, groups, taps, H, W, Q)
         self.tap_scale = nn.Parameter(self._tap_major(norm.weight).view(tap_shape))
         self.tap_shift = nn.Parameter(self._tap_major(norm.bias).view(tap_shape))
         self.aggregation = LocalAggregation(block.aggregation.kernel_size, groups=self.groups)
         if self.fusion == "attention":
-            squeeze, expand = fuse_conv_bn_eval(block.gate[0], block.gate[1]), block.gate[3]
-            assert expand.bias is not None
+            gate: Any = block.gate
+            squeeze, expand = fuse_conv_bn_eval(gate[0], gate[1]), gate[3]
             difference = _pointwise(expand.weight[::2] - expand.weight[1::2], expand.bias[::2] - expand.bias[1::2], 1)
             self.gate = nn.Sequential(as_linear(squeeze), nn.ReLU(), difference)
 
