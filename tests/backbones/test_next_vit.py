@@ -404,6 +404,20 @@ def test_the_report_of_fusing_names_every_block():
     assert all(part.form for part in fused.fusion_report)
 
 
+SUFFIX_AND_POOL = [(suffix, pool) for suffix in (".onnx", ".pt2") for pool in ("1d", "1d_full", "2d")]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "token_pool"),
+    [SUFFIX_AND_POOL[0], *(pytest.param(*row, marks=pytest.mark.slow) for row in SUFFIX_AND_POOL[1:])],
+)
+def test_exports_with_any_batch_and_size(suffix, token_pool, tmp_path):
+    model = lively(build_toy(TOY, token_pool=token_pool, depths=(1, 2, 1, 1), convs_per_transformer=(1, 1, 0, 0)))
+    report = convattn.export(model, tmp_path / f"model{suffix}", input_size=(75, 107), dynamic="all")
+    assert {check.input_shape[0] for check in report.checks} == {1, 2, 3}
+    assert report.max_relative_error < 1e-5
+
+
 # Initialisation, preprocessing, errors
 
 

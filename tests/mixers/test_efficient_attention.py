@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from timm.models.nextvit import EfficientAttention as TimmEfficientAttention
 from torch import nn
+from torch.export import Dim
 
 from convattn.mixers.efficient_attention import EfficientAttention, TokenPool
 from toys import randomise_norms, relative_error
@@ -160,6 +161,17 @@ def test_fused_form_agrees_with_a_norm_in_front_and_without(options, token_pool)
             assert relative_error(mixer.fused(pre_norm)(held), mixer(pre_norm(x))) < 1e-12
     assert not any(isinstance(module, nn.BatchNorm2d) for module in mixer.fused(pre_norm).modules())
     assert all(torch.equal(tensor, before[key]) for key, tensor in mixer.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_one_exported_graph_serves_every_batch_and_size(form):
+    mixer = e_mhsa(sr_ratio=2) if form == "plain" else e_mhsa(sr_ratio=2).fused()
+    shapes = [(2, 12, 10, 14), (1, 12, 10, 14), (1, 12, 13, 9), (3, 12, 5, 6)]
+    images = [maps(*shape).contiguous(memory_format=torch.channels_last) for shape in shapes]
+    dynamic = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
+    exported = torch.export.export(mixer, (images[0],), dynamic_shapes=dynamic).module()
+    for x in images:
+        assert relative_error(exported(x), mixer(x)) < 1e-12
 
 
 def test_a_layer_norm_stays_in_the_fused_form():
