@@ -1,7 +1,7 @@
 """CoTNet, CoTNeXt and SE-CoTNetD: ResNets whose 3×3 convolutions became contextual transformers.
 
 Paper: "Contextual Transformer Networks for Visual Recognition", Li, Yao, Pan, Mei, 2021, arXiv 2107.12292.
-Reference code: github.com/JDAI-CV/CoTNet (Apache-2.0); written from a description of it.
+Reference code: github.com/JDAI-CV/CoTNet; written from a description of it.
 
     stage i: (B, C_in, H, W)
       [ 1×1 -> norm -> ReLU -> mixer -> 1×1 -> norm -> + shortcut -> ReLU ] x depth       the first halves the size

@@ -1,7 +1,7 @@
 """Contextual transformer (CoT), the mixer of CoTNet, and CoXt, its grouped form of CoTNeXt.
 
 Paper: "Contextual Transformer Networks for Visual Recognition", Li, Yao, Pan, Mei, 2021, arXiv 2107.12292, section 3.
-Reference code: github.com/JDAI-CV/CoTNet (Apache-2.0); written from a description of it.
+Reference code: github.com/JDAI-CV/CoTNet; written from a description of it.
 
     x ─ key: 3×3 in groups ─────────── k ──────────────────────┐      static context
     (x, k) ─ embed: 1×1, 1×1, group norm ─ weights             │

@@ -72,7 +72,7 @@ def _nextvit(model: str, *drive_ids_and_top1: tuple[str, float]) -> tuple[Offici
 def _cotnet(drive_id: str, file: str, **fields: Any) -> OfficialWeights:
     """A file on Google Drive, which only a browser gets; the authors state no file names, these are ours."""
     url = f"https://drive.google.com/file/d/{drive_id}/view"
-    fields = dict(tag="in1k", source="README of github.com/JDAI-CV/CoTNet", license="Apache-2.0") | fields
+    fields = dict(tag="in1k", source="README of github.com/JDAI-CV/CoTNet", license="see its repository") | fields
     return OfficialWeights(url=url, file=file, **fields)
 
 
