@@ -169,3 +169,10 @@ def test_a_22k_head_is_mapped_onto_1000_classes():
     assert_same_weights(model.stages, source.stages)
     same = convattn.load_official(build_toy(TOY, num_classes=21841), state)
     assert_same_weights(same, source)
+
+
+def test_a_scalar_where_a_tensor_belongs_is_listed_by_shape():
+    model = convattn.create_model("smt_nano", num_classes=5)
+    state = convattn.to_official(model) | {"norm4.weight": torch.tensor(1.0)}
+    with pytest.raises(CheckpointError, match=r"stages.3.norm.weight is \(\) in the file, \(160,\) here"):
+        convattn.load_official(model, state)

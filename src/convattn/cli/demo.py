@@ -32,7 +32,7 @@ from convattn.report.gallery import choose_samples, gallery_items
 from convattn.report.write import short_count, write_report
 from convattn.saved import load_model
 from convattn.training.config import RunConfig
-from convattn.training.loop import train
+from convattn.training.loop import Interrupted, train
 
 __all__ = ["command"]
 
@@ -96,7 +96,10 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
     config = _configure(folder, options)
     console.print("[bold]1/5[/] training smt_nano on 1,257 handwritten digits")
     started = time.perf_counter()
-    train(config, console=console)
+    try:
+        train(config, console=console)
+    except Interrupted:  # its advice to resume does not hold: an unfinished demo is not kept
+        raise KeyboardInterrupt("interrupted; the unfinished demo was removed, start it again") from None
     training_seconds = time.perf_counter() - started
     model = load_model(folder / "run")
 

@@ -144,7 +144,7 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
             conversion.unexpected[name] = tensor
         elif target[name].shape == tensor.shape:
             conversion.fits[name] = tensor
-        elif len(tensor) == 21841 and target[name].shape == (1000, *tensor.shape[1:]):
+        elif tensor.shape[:1] == (21841,) and target[name].shape == (1000, *tensor.shape[1:]):
             conversion.fits[name] = tensor[imagenet_22k_rows()]
             conversion.mapped_22k.append(name)
         else:
