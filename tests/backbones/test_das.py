@@ -229,7 +229,6 @@ def test_a_resnet_compiles_as_one_graph_and_exports():
 
 @pytest.mark.parametrize("name", ["resnet18_das", pytest.param("mobilenetv2_das", marks=pytest.mark.slow)])
 def test_onnx_runtime_runs_the_inference_form(name, tmp_path):
-    pytest.importorskip("onnxruntime")
     model = build_toy(name)
     for gate in gates(model).values():
         nn.init.normal_(gate.mixer.offset.weight, std=0.2)
