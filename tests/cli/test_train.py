@@ -1,7 +1,7 @@
 import pytest
 
 from convattn.cli.main import main
-from convattn.training.config import config_from_json
+from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
 from tiny_runs import tiny_config, write_pictures
 

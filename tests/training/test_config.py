@@ -13,9 +13,8 @@ from convattn.training.config import (
     OutputConfig,
     RunConfig,
     ScheduleConfig,
-    config_from_json,
-    config_to_json,
 )
+from convattn.training.config_json import config_from_json, config_to_json
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -16,7 +16,7 @@ from convattn.data.sources import open_data
 from convattn.data.transforms import transforms_for
 from convattn.saved import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
-from convattn.training.config import config_from_json, config_to_json
+from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.loop import TrainingError, _Run, train
 from convattn.training.signals import StopRequest
 from convattn.training.unreadable import UnreadableError
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(pictures, tmp_path):
     code = f"""
 import resource, signal
 from pathlib import Path
-from convattn.training.config import config_from_json
+from convattn.training.config_json import config_from_json
 from convattn.training.loop import _Run
 from convattn.training.signals import StopRequest
 config = config_from_json(Path({str(tmp_path / "config.json")!r}).read_text())

@@ -21,7 +21,7 @@ from convattn.data.folder import open_class_folders
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
 from convattn.saved import open_model
-from convattn.training.config import config_from_json
+from convattn.training.config_json import config_from_json
 
 __all__ = ["command"]
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError, parse
 from convattn.recipes import RECIPES
-from convattn.training.config import ConfigError, RunConfig, config_from_json
+from convattn.training.config import ConfigError, RunConfig
+from convattn.training.config_json import config_from_json
 from convattn.training.loop import Interrupted, train
 
 __all__ = ["command"]

@@ -3,9 +3,6 @@
 The text below a field is what `convattn train --help` shows for it.
 """
 
-import dataclasses
-import json
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,14 +17,13 @@ from convattn.data.transforms import Augmentation
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "DistillationConfig",
     "LoopConfig",
     "ModelConfig",
     "OptimizerConfig",
     "OutputConfig",
     "RunConfig",
     "ScheduleConfig",
-    "config_from_json",
-    "config_to_json",
 ]
 
 
@@ -50,6 +46,8 @@ class ModelConfig:
     """Start from the published weights."""
     pretrained_path: str | None = None
     """Start from the weights in this file instead: the authors' or in our names."""
+    head_rows: str | None = None
+    """Text file with one line a class: the output of the file's head that becomes it (1,000 of ImageNet-22k's)."""
     drop_rate: float = 0.0
     """Dropout in front of the classifier."""
     drop_path_rate: float = 0.0
@@ -60,6 +58,10 @@ class ModelConfig:
     """Further keywords of `create_model`."""
 
     def __post_init__(self) -> None:
+        _check(
+            self.head_rows is None or self.pretrained_path is not None,
+            "model.head_rows has no effect without model.pretrained_path",
+        )
         for name in ("drop_rate", "drop_path_rate"):
             _check(0 <= getattr(self, name) < 1, f"model.{name} {getattr(self, name)} must be at least 0 and below 1")
 
@@ -69,7 +71,16 @@ class DataConfig:
     """What it is trained on."""
 
     source: str = "digits"
-    """A folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or `digits` for scikit-learn's."""
+    """A folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or another layout of the data page; `digits` for
+    scikit-learn's."""
+    validation: str | None = None
+    """Where the validation images are, if not in `source`."""
+    validation_labels: str | None = None
+    """Label file of a flat validation folder, such as ImageNet's."""
+    epoch_images: int | None = None
+    """Images that make an epoch, for shards that are read through a pipe and cannot be counted."""
+    repeats: int = 1
+    """Variants of each image that share an update (repeated augmentation); an epoch then shows so many times fewer."""
     image_size: int | None = None
     """Side of the square input, pixels; the model's own (224 for most) by default."""
     crop_ratio: float | None = None
@@ -98,6 +109,11 @@ class DataConfig:
             f"data.crop_ratio {self.crop_ratio} must be above 0, at most 1",
         )
         _check(self.batch_size >= 1, f"data.batch_size {self.batch_size} must be 1 or more")
+        _check(self.repeats >= 1, f"data.repeats {self.repeats} must be 1 or more")
+        _check(
+            self.epoch_images is None or self.epoch_images >= 1,
+            f"data.epoch_images {self.epoch_images} must be 1 or more",
+        )
         _check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
         for name in ("mixup", "cutmix"):
             _check(getattr(self, name) >= 0, f"data.{name} {getattr(self, name)} must be 0 or more")
@@ -130,6 +146,10 @@ class OptimizerConfig:
     """Learning rates are for so many images an update and scale with the real number; `None` takes them as they are."""
     weight_decay: float = 0.05
     """Decay of the weights; biases and norms do not decay."""
+    no_decay: tuple[str, ...] = ()
+    """Further parameters that do not decay: patterns such as `*.relative_position*`."""
+    decay_all: bool = False
+    """Let biases and norms decay too, as in the classic recipes of residual networks."""
     betas: tuple[float, float] | None = None
     """Of the Adam family; the optimiser's own by default."""
     eps: float | None = None
@@ -153,6 +173,10 @@ class OptimizerConfig:
         for name in ("layer_decay", "clip_grad"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"optimizer.{name} {value} must be above 0")
+        _check(
+            not (self.decay_all and self.no_decay),
+            "optimizer.no_decay has no effect with optimizer.decay_all; drop one",
+        )
         info = get_optimizer_info(self.name)
         for name in ("betas", "eps", "momentum"):
             _check(
@@ -165,18 +189,26 @@ class OptimizerConfig:
 class ScheduleConfig:
     """How the learning rate runs."""
 
-    name: Literal["cosine", "poly", "tanh", "constant"] = "cosine"
+    name: Literal["cosine", "poly", "tanh", "multistep", "constant"] = "cosine"
     """Its shape behind the warm-up."""
     epochs: int = 30
     """Passes over the training images, warm-up included."""
     warmup_epochs: float = 0
     """The learning rate rises linearly over so many epochs first."""
+    warmup_updates: int | None = None
+    """The same, counted in updates; instead of `warmup_epochs`."""
     warmup_lr: float = 1e-6
     """Where the rise begins."""
     min_lr: float = 0.0
-    """Where the schedule ends."""
+    """Where the schedule ends; the learning rate never falls below it."""
     warmup_prefix: bool = True
     """The shape spans the epochs behind the warm-up; otherwise all of them, and the warm-up covers its start."""
+    milestones: tuple[int, ...] = ()
+    """Of multistep: after these epochs the learning rate falls."""
+    decay_rate: float | None = None
+    """Of multistep: what it is multiplied with then, 0.1 by default."""
+    per_epoch: bool = False
+    """The learning rate stays the same within an epoch; otherwise it moves at every update."""
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, f"schedule.epochs {self.epochs} must be 1 or more")
@@ -184,11 +216,61 @@ class ScheduleConfig:
             0 <= self.warmup_epochs < self.epochs,
             f"schedule.warmup_epochs {self.warmup_epochs} must be at least 0 and below the {self.epochs} epochs",
         )
+        _check(
+            self.warmup_updates is None or (self.warmup_updates >= 0 and self.warmup_epochs == 0),
+            f"schedule.warmup_updates {self.warmup_updates} must be 0 or more, with schedule.warmup_epochs 0",
+        )
         for name in ("warmup_lr", "min_lr"):
             _check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
         _check(
-            self.name != "constant" or self.min_lr == 0,
-            "schedule.min_lr has no effect on the constant schedule; leave it 0",
+            self.name not in ("constant", "multistep") or self.min_lr == 0,
+            f"schedule.min_lr has no effect on the {self.name} schedule; leave it 0",
+        )
+        multistep = self.name == "multistep"
+        _check(
+            multistep == bool(self.milestones),
+            "schedule.milestones and schedule.name multistep belong together",
+        )
+        _check(
+            list(self.milestones) == sorted(set(self.milestones))
+            and all(0 < at < self.epochs for at in self.milestones),
+            f"schedule.milestones {self.milestones} must rise and lie between 0 and the {self.epochs} epochs",
+        )
+        _check(
+            self.decay_rate is None or (multistep and 0 < self.decay_rate < 1),
+            f"schedule.decay_rate {self.decay_rate} must be between 0 and 1, with schedule.name multistep",
+        )
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """A teacher, whose outputs the model learns from."""
+
+    teacher: str | None = None
+    """A run folder, a model file or a model's name; none by default."""
+    loss: Literal["js", "soft", "hard"] = "soft"
+    """Jensen-Shannon divergence, cross entropy with the teacher's distribution, or with its most probable class."""
+    temperature: float = 1.0
+    """Softens both distributions of `soft`; its loss is scaled by the square."""
+    weight: float = 1.0
+    """Share of this loss; the rest is that of the labels."""
+    unlabelled: str | None = None
+    """A folder of images without labels to learn from too, laid out in any way; needs weight 1."""
+
+    def __post_init__(self) -> None:
+        alone = (self.loss, self.temperature, self.weight) == ("soft", 1.0, 1.0)
+        _check(
+            self.teacher is not None or alone, "the fields of distillation have no effect without distillation.teacher"
+        )
+        _check(0 < self.weight <= 1, f"distillation.weight {self.weight} must be above 0, at most 1")
+        _check(self.temperature > 0, f"distillation.temperature {self.temperature} must be above 0")
+        _check(
+            self.temperature == 1 or self.loss == "soft",
+            f"distillation.temperature has no effect on the loss {self.loss}; leave it 1",
+        )
+        _check(
+            self.unlabelled is None or (self.teacher is not None and self.weight == 1),
+            "distillation.unlabelled needs distillation.teacher and distillation.weight 1",
         )
 
 
@@ -214,6 +296,18 @@ class LoopConfig:
     """Memory layout of images and weights; the faster one for convolutions."""
     compile: bool = False
     """Compile the model; pays off in long runs."""
+    sync_batch_norm: bool = False
+    """Take batch statistics over all processes."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """`fsdp` spreads weights, gradients and optimiser over the processes; otherwise each holds all."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """`balanced` weighs an image by the inverse frequency of its class."""
+    freeze_epochs: int = 0
+    """Train the classifier alone for so many epochs first."""
+    early_stopping: int | None = None
+    """Stop after so many epochs without a better result; never by default."""
+    max_skipped: int = 10
+    """Updates in a row that may be skipped because loss or gradient is not finite, before training stops."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, f"loop.seed {self.seed} must be between 0 and {2**32 - 1}")
@@ -223,7 +317,15 @@ class LoopConfig:
         _check(
             self.ema_decay is None or 0 < self.ema_decay < 1, f"loop.ema_decay {self.ema_decay} must be between 0 and 1"
         )
-        _check(self.accumulation >= 1, f"loop.accumulation {self.accumulation} must be 1 or more")
+        for name in ("accumulation", "early_stopping"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"loop.{name} {value} must be 1 or more")
+        for name in ("freeze_epochs", "max_skipped"):
+            _check(getattr(self, name) >= 0, f"loop.{name} {getattr(self, name)} must be 0 or more")
+        _check(
+            not (self.sharding == "fsdp" and self.precision == "fp16"),
+            "loop.sharding fsdp does not scale losses; use loop.precision bf16 instead of fp16",
+        )
 
 
 @dataclass(frozen=True)
@@ -234,11 +336,15 @@ class OutputConfig:
     """Where everything goes; must be empty or new."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept; 2 leave one behind if the newest is damaged."""
+    checkpoint_updates: int | None = None
+    """Write a checkpoint after so many updates too, not only after an epoch."""
     tensorboard: bool = True
     """Write TensorBoard events beside the JSON-lines log."""
 
     def __post_init__(self) -> None:
-        _check(self.keep_checkpoints >= 1, f"output.keep_checkpoints {self.keep_checkpoints} must be 1 or more")
+        for name in ("keep_checkpoints", "checkpoint_updates"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"output.{name} {value} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -249,71 +355,6 @@ class RunConfig:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    distillation: DistillationConfig = DistillationConfig()
     loop: LoopConfig = LoopConfig()
     output: OutputConfig = OutputConfig()
-
-
-def config_to_json(config: RunConfig) -> str:
-    """Every field of the configuration, indented."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def config_from_json(text: str) -> RunConfig:
-    """The configuration that `config_to_json` wrote; fields left out take their defaults.
-
-    Raises:
-        ConfigError: if the text is no JSON, a field does not exist (naming the nearest), or a value is of another type
-            or out of range.
-    """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"not a configuration: {error}") from None
-    return _build(RunConfig, content, "")
-
-
-def _build(kind: Any, content: Any, prefix: str) -> Any:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} {content!r} must be an object with fields")
-    hints = typing.get_type_hints(kind)
-    for name in content:
-        if name not in hints:
-            raise ConfigError(f"unknown field {prefix}{name}; {nearest(name, hints)}")
-    values = {name: _value(hints[name], value, f"{prefix}{name}") for name, value in content.items()}
-    try:
-        return kind(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{prefix}{error}") from None
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    """`value` as JSON gave it, turned into the field's type; lists become tuples."""
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{name}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _value(next(kind for kind in arguments if kind is not type(None)), value, name)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list) or len(value) != len(arguments):
-            raise ConfigError(f"{name} {value!r} must be a list of {len(arguments)} numbers")
-        return tuple(_value(kind, entry, name) for kind, entry in zip(arguments, value, strict=True))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{name} {value!r} must be an object")
-        return {key: _with_tuples(entry) for key, entry in value.items()}
-    wanted = (int, float) if hint is float else hint
-    if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} {value!r} must be {hint.__name__}")
-    return value
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(_with_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -29,7 +29,8 @@ from convattn.training.build import (
     build_task,
 )
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint, save_checkpoint
-from convattn.training.config import ConfigError, RunConfig, config_from_json, config_to_json
+from convattn.training.config import ConfigError, RunConfig
+from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.journal import Journal
 from convattn.training.progress import TrainingDisplay
 from convattn.training.signals import StopRequest
