@@ -1,6 +1,6 @@
 """What the training loop needs to know of classification."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -8,14 +8,18 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from convattn.classification.distillation import DistillationOptions, distillation_loss
 from convattn.classification.evaluate import evaluate
 from convattn.data.loader import Batch
 
-__all__ = ["Classification"]
+__all__ = ["Classification", "balanced_weights"]
 
 
 class Classification:
-    """Softmax cross entropy with label smoothing, on images that may be mixed with one another.
+    """Softmax cross entropy on images that may be mixed with one another, with the labels, with a teacher, or both.
+
+    Of an image without a label (-1) only the teacher's part counts; of a mixture, the label's part counts as much as
+    labelled images are in it.
 
     Args:
         num_classes: width of the logits.
@@ -25,6 +29,15 @@ class Classification:
         mix_probability: share of the batches that are mixed at all.
         cutmix_probability: share of the mixed batches that are cut rather than blended, where both are on.
         mix_epochs: mixing stops after so many epochs; None for never.
+        class_weights: (classes,) factors of each class's part of the target; the sum is divided by the number of images,
+            not by that of their weights.
+        teacher: a model of the same classes, on the device of the run; it sees what the student sees, mixed or not. It
+            is put into evaluation mode and loses its gradients.
+        distillation: how it teaches; with a teacher only.
+
+    Raises:
+        ValueError: if the teacher tells another number of classes apart, or the labels count for nothing and an option
+            of theirs is given.
     """
 
     best_metric = "top1"  # of `metrics`; higher is better
@@ -39,9 +52,19 @@ class Classification:
         mix_probability: float = 1.0,
         cutmix_probability: float = 0.5,
         mix_epochs: int | None = None,
+        class_weights: Tensor | None = None,
+        teacher: nn.Module | None = None,
+        distillation: DistillationOptions | None = None,
     ):
+        self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.mix_epochs = mix_epochs
+        self.class_weights = class_weights
+        self.teacher, self.distillation = teacher, distillation
+        self._columns = num_classes + (teacher is not None)  # the last then stands for "no label" and is dropped
+        if teacher is not None:
+            self._check_teacher(teacher)
+            teacher.eval().requires_grad_(False)
         self.mixing: Mixup | None = None
         if mixup or cutmix:
             self.mixing = Mixup(
@@ -50,7 +73,7 @@ class Classification:
                 prob=mix_probability,
                 switch_prob=cutmix_probability,
                 label_smoothing=0.0,  # the loss smooths mixed and plain targets alike
-                num_classes=num_classes,
+                num_classes=self._columns,
             )
 
     def start_epoch(self, epoch: int) -> None:
@@ -58,12 +81,29 @@ class Classification:
         if self.mixing is not None:
             self.mixing.mixup_enabled = self.mix_epochs is None or epoch < self.mix_epochs
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a training batch, a scalar. Draws from numpy's random state where images are mixed."""
-        images, targets = batch.images, batch.labels
-        if self.mixing is not None and self.mixing.mixup_enabled:
-            images, targets = self.mixing(images.clone(), targets)
-        return F.cross_entropy(model(images), targets, label_smoothing=self.label_smoothing)
+    def loss(
+        self, model: nn.Module, batch: Batch, *, autocast: Callable[[], AbstractContextManager] = nullcontext
+    ) -> Tensor:
+        """The mean loss of a training batch, a scalar. Draws from numpy's random state where images are mixed.
+
+        Args:
+            model: images (B, 3, H, W) -> logits (B, classes).
+            batch: images and labels; -1 for none, with a teacher only.
+            autocast: makes the context in which the teacher runs, for lower precision.
+        """
+        images, targets = self._images_and_targets(batch)
+        logits = model(images)
+        if self.teacher is None:
+            return self._label_losses(logits, targets).mean()
+        assert self.distillation is not None
+        with torch.no_grad(), autocast():
+            taught = self.teacher(images)
+        teacher_losses = distillation_loss(logits, taught, self.distillation)
+        label_share = (1 - self.distillation.weight) * targets.sum(dim=1)
+        losses = (1 - label_share) * teacher_losses
+        if self.distillation.weight < 1:
+            losses = losses + (1 - self.distillation.weight) * self._label_losses(logits, targets)
+        return losses.mean()
 
     def metrics(
         self,
@@ -77,3 +117,45 @@ class Classification:
         """`val_loss`, `top1` and `top5` (percent) on a validation set."""
         result = evaluate(model, loader, device, autocast=autocast, on_batch=on_batch)
         return {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+
+    def _images_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The images as the model sees them, and their classes' shares (B, classes): all 0 where there is no label."""
+        labels = batch.labels
+        if self.teacher is not None:
+            labels = torch.where(labels < 0, self.num_classes, labels)
+        if self.mixing is not None and self.mixing.mixup_enabled:
+            images, shares = self.mixing(batch.images.clone(), labels)
+        else:
+            images, shares = batch.images, F.one_hot(labels, self._columns).float()
+        return images, shares[:, : self.num_classes]
+
+    def _label_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy of each image, (B,); smoothed as far as there is a label."""
+        uniform = targets.sum(dim=1, keepdim=True) / self.num_classes
+        smoothed = targets + self.label_smoothing * (uniform - targets)
+        weight = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, smoothed.to(logits.dtype), weight, reduction="none")
+
+    def _check_teacher(self, teacher: nn.Module) -> None:
+        if self.distillation is None:
+            raise ValueError("a teacher needs distillation options: which loss, how soft, how much of it")
+        if teacher.num_classes != self.num_classes:
+            raise ValueError(
+                f"the teacher has {teacher.num_classes} classes and the data {self.num_classes}; "
+                "take a teacher trained on the same classes"
+            )
+        if self.distillation.weight == 1 and (self.label_smoothing or self.class_weights is not None):
+            raise ValueError(
+                "label smoothing and class weights have no effect with distillation.weight 1; lower it, or drop them"
+            )
+
+
+def balanced_weights(labels: Sequence[int], num_classes: int) -> Tensor:
+    """Weights under which every class counts the same: images / (classes · images of the class), (classes,) float32.
+
+    Their mean over the images is 1 if every class has some. A class without images weighs 0; labels of -1 are passed
+    over.
+    """
+    known = torch.tensor([label for label in labels if label >= 0], dtype=torch.int64)
+    counts = torch.bincount(known, minlength=num_classes)
+    return torch.where(counts > 0, len(known) / (num_classes * counts.clamp(min=1)), 0.0)
