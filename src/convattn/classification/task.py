@@ -29,8 +29,8 @@ class Classification:
         mix_probability: share of the batches that are mixed at all.
         cutmix_probability: share of the mixed batches that are cut rather than blended, where both are on.
         mix_epochs: mixing stops after so many epochs; None for never.
-        class_weights: (classes,) factors of each class's part of the target; the sum is divided by the number of images,
-            not by that of their weights.
+        class_weights: (classes,) factors of each class's part of the target; the sum is divided by the number of
+            images, not by that of their weights.
         teacher: a model of the same classes, on the device of the run; it sees what the student sees, mixed or not. It
             is put into evaluation mode and loses its gradients.
         distillation: how it teaches; with a teacher only.
