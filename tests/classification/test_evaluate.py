@@ -1,11 +1,16 @@
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
 from convattn.classification.evaluate import evaluate, wilson_interval
-from convattn.data.loader import Batch
+from convattn.data.folder import open_class_folders
+from convattn.data.loader import Batch, Samples, evaluation_loader
+from tiny_runs import write_pictures
 
 
 class Logits(nn.Module):
@@ -39,6 +44,8 @@ def test_figures_of_a_case_worked_by_hand():
     ]
     assert result.loss == pytest.approx(sum(losses) / 3)
     assert torch.allclose(result.probabilities, torch.tensor(logits).softmax(1))
+    assert result.predictions.tolist() == [0, 1, 2]
+    assert 0 < result.images_per_second < result.model_images_per_second
 
 
 def test_top_5_counts_the_five_most_probable_of_many():
@@ -62,9 +69,60 @@ def test_progress_counts_every_image():
     assert seen == [2, 1, 1]
 
 
-def test_a_label_outside_the_model_is_an_error():
-    with pytest.raises(ValueError, match=r"label 4 does not exist in a model of 2 classes"):
-        evaluate(Logits(), batches([[1.0, 0.0]], [4]))
+@pytest.mark.parametrize("label", [4, -1])
+def test_a_label_outside_the_model_is_an_error(label):
+    with pytest.raises(ValueError, match=rf"label {label} does not exist in a model of 2 classes"):
+        evaluate(Logits(), batches([[1.0, 0.0]], [label]))
+
+
+def test_each_class_that_has_images_has_its_share_and_what_it_is_taken_for():
+    predicted, labels = [0, 0, 2, 1, 1, 3, 3, 1], [0, 0, 0, 1, 3, 3, 3, 3]
+    logits = torch.eye(5)[predicted].tolist()
+    found = [
+        (row.label, row.images, row.right, row.confused_with, row.confused, row.top1)
+        for row in evaluate(Logits(), batches(logits, labels)).per_class()
+    ]
+    assert found == [(0, 3, 2, 2, 1, pytest.approx(200 / 3)), (1, 1, 1, None, 0, 100.0), (3, 4, 2, 1, 2, 50.0)]
+
+
+class MeanColour(nn.Module):
+    """Logits of an image from its pixels alone, whatever shares the batch."""
+
+    def forward(self, x):
+        red, green, blue = x.double().mean(dim=(2, 3)).unbind(1)
+        return torch.stack([7 * red + green, 5 * blue - green], dim=1)
+
+
+@pytest.mark.parametrize("unreadable", [[], ["bright/000.png", "bright/003.png", "dark/002.png", "dark/003.png"]])
+@pytest.mark.parametrize("processes", [1, 2, 3, 12])
+def test_processes_that_share_the_images_find_what_one_finds(tmp_path, processes, unreadable):
+    folder = write_pictures(tmp_path, val=5) / "val"
+    for name in unreadable:
+        (folder / name).write_bytes(b"")
+    samples = Samples(open_class_folders(folder), to_tensor)
+    whole = evaluate(MeanColour(), evaluation_loader(samples, 3))
+    results = in_turn(processes, lambda rank: evaluation_loader(samples, 3, rank=rank, replicas=processes))
+    for joined in results:
+        figures = ("top1", "top5", "topk_size", "loss", "calibration_error", "paths", "unreadable")
+        assert {name: getattr(joined, name) for name in figures} == {name: getattr(whole, name) for name in figures}
+        for name in ("labels", "predictions", "probabilities", "confusion"):
+            assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+
+
+def in_turn(processes, loader_of):
+    """Evaluations that share their images, each in a thread of its own that waits for the others to gather."""
+    shares, everyone = [[]] * processes, threading.Barrier(processes, timeout=60)
+
+    def one(rank):
+        def gather(share):
+            shares[rank] = share
+            everyone.wait()
+            return [entry for share in shares for entry in share]
+
+        return evaluate(MeanColour(), loader_of(rank), gather=gather)
+
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(one, range(processes)))
 
 
 def test_nothing_readable_is_an_error():

@@ -4,30 +4,51 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convattn.classification.calibration import expected_calibration_error
 from convattn.data.loader import Batch
 
-__all__ = ["Evaluation", "evaluate", "wilson_interval"]
+__all__ = ["ClassResult", "Evaluation", "evaluate", "wilson_interval"]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """What became of the images of one class."""
+
+    label: int
+    images: int
+    right: int
+    confused_with: (
+        int | None
+    )  # the wrong class most often predicted, the first of those that tie; None without mistakes
+    confused: int  # how often
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100 * self.right / self.images
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model said about N images, in the order of the loader."""
+    """What a model said about N images, in the order of the data set."""
 
     top1: float  # percent
     top5: float  # percent; of the `topk_size` most probable classes
     topk_size: int  # 5, or the number of classes if there are fewer
     loss: float  # mean cross entropy, nats
+    calibration_error: float  # percent: by how much confidence and accuracy differ (`expected_calibration_error`)
     probabilities: Tensor  # (N, classes) float32
     labels: Tensor  # (N,) int64
+    predictions: Tensor  # (N,) int64
     paths: list[str]  # N names
-    confusion: Tensor  # (classes, classes) int64; row: label, column: prediction
-    images_per_second: float  # loading included
+    images_per_second: float  # of all processes together, loading included
+    model_images_per_second: float  # the same without loading: copying to the device, the model, copying back
     unreadable: dict[str, str]  # file -> why; not among the N
 
     @property
@@ -40,6 +61,25 @@ class Evaluation:
         """95 % interval of `top5`, percent."""
         return wilson_interval(self.top5, len(self.labels))
 
+    @property
+    def confusion(self) -> Tensor:
+        """How often images of a class (row) were taken for another (column): (classes, classes) int64."""
+        classes = self.probabilities.shape[1]
+        pairs = self.labels * classes + self.predictions
+        return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+    def per_class(self) -> list[ClassResult]:
+        """One entry for each class that has images, in the order of the labels."""
+        classes = self.probabilities.shape[1]
+        results = []
+        for label in self.labels.unique().tolist():
+            predicted = torch.bincount(self.predictions[self.labels == label], minlength=classes)
+            images, right = int(predicted.sum()), int(predicted[label])
+            predicted[label] = 0
+            most = int(predicted.argmax())
+            results.append(ClassResult(label, images, right, most if images > right else None, int(predicted[most])))
+        return results
+
 
 @torch.inference_mode()
 def evaluate(
@@ -49,8 +89,13 @@ def evaluate(
     *,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     on_batch: Callable[[int], None] | None = None,
+    gather: Callable[[list], list] | None = None,
 ) -> Evaluation:
     """Run `model` over every batch of `loader`. The model is left in the mode it came in.
+
+    Of several processes each takes its share of the images (`evaluation_loader(…, rank=…, replicas=…)`), and all return
+    the same result, which is that of one process. (Where an unreadable image stood in its batch is found by comparing
+    names; in data that is not sorted by name its neighbours in the batch may trade places.)
 
     Args:
         model: images (B, 3, H, W) -> logits (B, classes), on `device`.
@@ -58,30 +103,19 @@ def evaluate(
         device: where the batches go.
         autocast: makes the context in which the model runs, for lower precision.
         on_batch: called with the number of images after each batch.
+        gather: of several processes: joins the lists that each gives, in the order of their ranks, for all of them
+            (`accelerate.utils.gather_object`).
 
     Raises:
         ValueError: if there is no readable image, or a label lies outside the model's classes.
     """
     was_training = model.training
     model.eval()
-    start = time.perf_counter()
-    logits, labels, paths, unreadable = [], [], [], {}
     try:
-        for batch in loader:
-            unreadable.update(batch.unreadable)
-            if len(batch):
-                with autocast():
-                    output = model(batch.images.to(device))
-                logits.append(output.float().cpu())
-                labels.append(batch.labels)
-                paths += batch.paths
-            if on_batch is not None:
-                on_batch(len(batch) + len(batch.unreadable))
+        share = _run(model, loader, torch.device(device), autocast, on_batch)
     finally:
         model.train(was_training)
-    if not paths:
-        raise ValueError("nothing to evaluate: the data set has no readable image")
-    return _summary(torch.cat(logits), torch.cat(labels), paths, unreadable, time.perf_counter() - start)
+    return _summary([share] if gather is None else gather([share]))
 
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
@@ -101,25 +135,83 @@ def wilson_interval(percent: float, count: int) -> tuple[float, float]:
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
-def _summary(
-    logits: Tensor, labels: Tensor, paths: list[str], unreadable: dict[str, str], seconds: float
-) -> Evaluation:
+@dataclass
+class _Share:
+    """What one process saw; entries of the first four lists belong together, batch by batch."""
+
+    logits: list[Tensor] = field(default_factory=list)  # (B, classes) float32 each
+    labels: list[Tensor] = field(default_factory=list)  # (B,) each
+    paths: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of each image among all that the process took, unreadable too
+    unreadable: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+def _run(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    on_batch: Callable[[int], None] | None,
+) -> _Share:
+    share, taken, start = _Share(), 0, time.perf_counter()
+    for batch in loader:
+        if len(batch):
+            loaded = time.perf_counter()
+            with autocast():
+                output = model(batch.images.to(device))
+            share.logits.append(output.float().cpu())  # waits for the device
+            share.model_seconds += time.perf_counter() - loaded
+            share.labels.append(batch.labels)
+            share.paths += batch.paths
+            share.places += [taken + place for place in _places(batch)]
+        share.unreadable.update(batch.unreadable)
+        taken += len(batch) + len(batch.unreadable)
+        if on_batch is not None:
+            on_batch(len(batch) + len(batch.unreadable))
+    share.seconds = time.perf_counter() - start
+    return share
+
+
+def _places(batch: Batch) -> list[int]:
+    """Where the images of a batch stood before the unreadable ones, which are sorted in by name, were left out."""
+    places, before = [], 0
+    for index, path in enumerate(batch.paths):
+        before = max(before, sum(name < path for name in batch.unreadable))
+        places.append(index + before)
+    return places
+
+
+def _summary(shares: list[_Share]) -> Evaluation:
+    places = [(place, rank) for rank, share in enumerate(shares) for place in share.places]
+    if not places:
+        raise ValueError("nothing to evaluate: the data set has no readable image")
+    order = sorted(range(len(places)), key=places.__getitem__)  # the processes take turns
+    logits = torch.cat([part for share in shares for part in share.logits])
+    labels = torch.cat([part for share in shares for part in share.labels])
+    if len(shares) > 1:
+        logits, labels = logits[order], labels[order]
+    paths = [path for share in shares for path in share.paths]
     classes = logits.shape[1]
-    if labels.max() >= classes:
-        raise ValueError(f"label {int(labels.max())} does not exist in a model of {classes} classes")
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ValueError(f"label {int(outside[0])} does not exist in a model of {classes} classes")
     topk_size = min(5, classes)
     ranked = logits.topk(topk_size, dim=1).indices
     right = ranked == labels[:, None]
-    pairs = labels * classes + ranked[:, 0]
+    probabilities = logits.softmax(dim=1)
     return Evaluation(
         top1=100 * right[:, 0].double().mean().item(),
         top5=100 * right.any(dim=1).double().mean().item(),
         topk_size=topk_size,
         loss=F.cross_entropy(logits, labels).item(),
-        probabilities=logits.softmax(dim=1),
+        calibration_error=100 * expected_calibration_error(probabilities, labels),
+        probabilities=probabilities,
         labels=labels,
-        paths=paths,
-        confusion=torch.bincount(pairs, minlength=classes * classes).view(classes, classes),
-        images_per_second=len(labels) / seconds,
-        unreadable=unreadable,
+        predictions=ranked[:, 0],
+        paths=[paths[index] for index in order],
+        images_per_second=len(labels) / max(share.seconds for share in shares),
+        model_images_per_second=len(labels) / max(share.model_seconds for share in shares),
+        unreadable={file: why for share in shares for file, why in share.unreadable.items()},
     )

@@ -1,0 +1,90 @@
+"""ReaL, the reassessed labels of ImageNet's validation images: each has all the classes that are in it, or none.
+
+Beyer et al., "Are we done with ImageNet?", arXiv 2006.07159; the file is `real.json` of
+github.com/google-research/reassessed-imagenet.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+import torch
+from timm.data import RealLabelsImagenet
+from torch import Tensor
+
+from convattn.data.dataset import DataError
+
+__all__ = ["RealLabels", "read_real_labels"]
+
+_IMAGES = 50_000
+_CLASSES = 1000
+
+
+class RealLabels:
+    """The classes of each validation image.
+
+    Args:
+        classes: 50,000 lists of ImageNet-1k class indices, in the order of the images' numbers.
+    """
+
+    def __init__(self, classes: Sequence[Sequence[int]]):
+        self._classes = classes
+
+    def of(self, path: str) -> Sequence[int]:
+        """The classes of the image `…/ILSVRC2012_val_000000NN.JPEG`, its directory aside; none where ReaL has none.
+
+        Raises:
+            DataError: if the file has another name.
+        """
+        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", PurePath(path).stem)
+        if match is None or not 1 <= int(match[1]) <= _IMAGES:
+            raise DataError(
+                f"{path}: ReaL labels go by the names of ImageNet's validation images, ILSVRC2012_val_00000001 to "
+                f"ILSVRC2012_val_{_IMAGES:08d}; evaluate those, or leave the labels out"
+            )
+        return self._classes[int(match[1]) - 1]
+
+    def accuracy(self, paths: Sequence[str], predictions: Tensor) -> tuple[float, int]:
+        """How often the predicted class is one of the image's, over the images that have any.
+
+        Args:
+            paths: N files.
+            predictions: (N,) ImageNet-1k class indices.
+
+        Returns:
+            Accuracy in percent, and the number of images that it is over.
+
+        Raises:
+            DataError: if a file is no validation image, or none has a label.
+        """
+        pairs = zip(map(self.of, paths), predictions.tolist(), strict=True)
+        right = [predicted in classes for classes, predicted in pairs if classes]
+        if not right:
+            raise DataError(
+                f"none of the {len(paths)} images has a ReaL label; evaluate others, or leave the labels out"
+            )
+        return 100 * torch.tensor(right).double().mean().item(), len(right)
+
+
+def read_real_labels(path: str | Path) -> RealLabels:
+    """The labels in a file `real.json`; `"timm"` for the copy that comes with timm.
+
+    Raises:
+        DataError: if the file is no such list of 50,000 lists of class indices.
+    """
+    if str(path) == "timm":
+        return RealLabels(list(RealLabelsImagenet(range(_IMAGES)).real_labels.values()))
+    try:
+        content = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: no JSON ({error}); ReaL labels are a file real.json") from None
+    if not isinstance(content, list) or len(content) != _IMAGES:
+        found = f"{len(content):,} entries" if isinstance(content, list) else f"a {type(content).__name__}"
+        raise DataError(f"{path}: holds {found}; ReaL labels are a list of {_IMAGES:,} lists, one a validation image")
+    for number, entry in enumerate(content, 1):
+        if not isinstance(entry, list) or not all(type(label) is int and 0 <= label < _CLASSES for label in entry):
+            raise DataError(
+                f"{path}: entry {number} is {entry!r}; it must be a list of class indices, 0 to {_CLASSES - 1}"
+            )
+    return RealLabels(content)
