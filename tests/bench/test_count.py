@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import convattn
+from convattn.backbones.costs import COSTS
 from toys import build_toy
 
 # Multiply-adds counted for the variants at their own size, in G, and of these what is no layer: the products inside
@@ -47,6 +48,18 @@ def test_variants_have_their_multiply_adds(name):
     layers = convattn.count(model, style="published").macs
     assert (full.macs - layers) / 1e9 == pytest.approx(attention, abs=6e-4)
     assert full.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert COSTS[name] == (full.parameters, full.macs)
+
+
+def test_the_table_of_costs_has_every_model():
+    assert COSTS.keys() == set(convattn.list_models())
+
+
+@pytest.mark.parametrize("name", sorted(COSTS.keys() - MACS.keys()))
+def test_the_table_of_costs_is_what_is_counted(name):
+    with torch.device("meta"):
+        counted = convattn.count(convattn.create_model(name))
+    assert COSTS[name] == (counted.parameters, counted.macs)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,15 @@ from convattn.weights.official import load_adapted, to_our_names
 from convattn.weights.read import CheckpointError, read_state_dict
 from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 
-__all__ = ["create_model", "list_families", "list_models", "nearest", "official_weights", "register_family"]
+__all__ = [
+    "create_model",
+    "image_size_of",
+    "list_families",
+    "list_models",
+    "nearest",
+    "official_weights",
+    "register_family",
+]
 
 # What timm's factory takes besides a model's own options.
 _FACTORY_OPTIONS = (
@@ -165,6 +173,12 @@ def official_weights(name: str) -> OfficialWeights:
     if tag and tag not in records:
         raise CheckpointError(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
     return records[tag or next(iter(records))]
+
+
+def image_size_of(name: str) -> int:
+    """The height and width in pixels that the weights of `name` expect; nothing is built."""
+    cfg: Any = timm.get_pretrained_cfg(_timm_name(name))
+    return cfg.input_size[-1]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
