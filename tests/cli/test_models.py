@@ -44,6 +44,19 @@ def test_says_what_is_left_out_where_a_copy_lies_and_no_accuracy_that_is_unknown
     assert "None" not in shown
 
 
+def test_says_how_a_file_that_no_program_can_fetch_comes_here(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CONVATTN_WEIGHTS", str(tmp_path))
+    assert main(["models", "se_cotnetd_152"]) == 0
+    shown = capsys.readouterr().out
+    assert "84.6 %, top-5 97.1 % (published: README of github.com/JDAI-CV/CoTNet), licence not recorded here" in shown
+    assert "by hand from https://drive.google.com/file/d/1E43T2jS37gR07p_FVWnjJNkMWeYMXgX9/view" in shown
+    assert f"into {tmp_path} as se_cotnetd_152_320.pth" in shown
+
+    assert main(["models", "groupmixformer_tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "licence MIT" in shown and f"into {tmp_path} as groupmixformer_tiny.pth" in shown
+
+
 def test_shows_a_saved_model_and_another_size(tmp_path, capsys):
     model = build_toy("smt_nano")
     save_model(model, tmp_path / "toy.safetensors")

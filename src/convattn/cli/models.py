@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from convattn.backbones.registry import create_model, list_models, nearest
+from convattn.backbones.costs import COSTS
+from convattn.backbones.registry import create_model, image_size_of, list_models, nearest
 from convattn.bench.count import Count, count
 from convattn.cli.arguments import UsageError, parse
 from convattn.saved import open_model
-from convattn.weights.records import OFFICIAL_WEIGHTS
+from convattn.weights.fetch import weights_folder
+from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 
 __all__ = ["command"]
 
@@ -52,7 +53,7 @@ def command(args: list[str]) -> int:
     names = list_models(options.name)
     if not names:
         raise ValueError(f"no model matches {options.name!r}; {nearest(options.name, list_models())}")
-    rows = [_row(name) for name in track(names, "counting", console=Console(stderr=True), transient=True)]
+    rows = [_row(name) for name in names]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -77,14 +78,10 @@ def command(args: list[str]) -> int:
 
 
 def _row(name: str) -> dict[str, Any]:
-    with torch.device("meta"):
-        model = create_model(name)
-    cost = count(model)
     return {
         "name": name,
-        "image_size": model.pretrained_cfg["input_size"][-1],  # type: ignore[index]
-        "parameters": cost.parameters,
-        "macs": cost.macs,
+        "image_size": image_size_of(name),
+        **COSTS[name]._asdict(),
         "weights": [asdict(weights) for weights in OFFICIAL_WEIGHTS.get(name, ())],
     }
 
@@ -98,7 +95,7 @@ def _show(options: Options) -> int:
     if size is not None and size < 1:
         raise UsageError(f"image-size {size} must be 1 or more")
     cost = count(model, (channels, size or height, size or width))
-    weights = [asdict(record) for record in OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())]
+    weights = OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())
     levels = _levels(model)
     if options.json:
         found = {
@@ -106,7 +103,7 @@ def _show(options: Options) -> int:
             "input": cfg_of_interest(cfg),
             "levels": levels,
             "surgery": getattr(model, "surgery", []),
-            "weights": weights,
+            "weights": [asdict(record) for record in weights],
         }
         print(json.dumps(found | asdict(cost), indent=2))
         return 0
@@ -125,13 +122,7 @@ def _show(options: Options) -> int:
     if surgery := getattr(model, "surgery", []):
         console.print(_surgery_table(surgery))
     for record in weights:
-        accuracies = [f"{name} {record[key]} %" for name, key in (("top-1", "top1"), ("top-5", "top5")) if record[key]]
-        scores = ", ".join(accuracies) or "no accuracy published"
-        copy = f"\n    copy: {record['mirror']}" if record["mirror"] else ""
-        console.print(
-            f"weights [bold]{record['tag']}[/bold]: {record['num_classes']} classes at {record['image_size']} pixels, "
-            f"{scores} (published: {record['source']}), licence {record['license']}\n    {record['url']}{copy}"
-        )
+        console.print(_published(record))
     if not weights and not options.name.startswith("timm:"):
         console.print("no published weights")
     return 0
@@ -153,6 +144,24 @@ def _open(name: str) -> nn.Module:
 def _levels(model: nn.Module) -> list[dict[str, Any]]:
     info = getattr(model, "feature_info", [])
     return [{key: level[key] for key in ("reduction", "num_chs", "module")} for level in info]
+
+
+def _published(record: OfficialWeights) -> str:
+    """What is known of a file and how one comes by it."""
+    accuracies = [f"{name} {top} %" for name, top in (("top-1", record.top1), ("top-5", record.top5)) if top]
+    scores = ", ".join(accuracies) or "no accuracy published"
+    licence = (
+        f"licence {record.license}" if record.license else "licence not recorded here, see the authors' repository"
+    )
+    if record.by_hand:
+        way = f"by hand from {record.url}\n    into {weights_folder()} as {record.file_name}"
+    else:
+        copy = f"\n    copy: {record.mirror}" if record.mirror else ""
+        way = f"{record.url}{copy}"
+    return (
+        f"weights [bold]{record.tag}[/bold]: {record.num_classes} classes at {record.image_size} pixels, "
+        f"{scores} (published: {record.source}), {licence}\n    {way}"
+    )
 
 
 def _parts_table(cost: Count) -> Table:

@@ -14,7 +14,7 @@ import torch.hub
 from convattn.weights.read import CheckpointError
 from convattn.weights.records import OfficialWeights
 
-__all__ = ["fetch_official"]
+__all__ = ["fetch_official", "weights_folder"]
 
 
 def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None) -> Path:
@@ -30,13 +30,13 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
     """
     mirrored = Path(weights.file_name).stem + Path(urlsplit(weights.mirror).path).suffix  # may be another format
     names = [weights.file_name, mirrored] if weights.mirror else [weights.file_name]
-    cache = Path(cache_dir or Path(torch.hub.get_dir()) / "checkpoints")
+    cache = Path(cache_dir or _hub_folder())
     folder = os.environ.get("CONVATTN_WEIGHTS")
     for place in [Path(folder), cache] if folder else [cache]:
         for name in names:
             if (place / name).is_file():
                 return place / name
-    if weights.file and not weights.mirror:
+    if weights.by_hand:
         raise CheckpointError(
             f"{weights.url}: not a direct download; fetch {weights.file} there by hand and set "
             f"CONVATTN_WEIGHTS to its folder, or pass pretrained_path"
@@ -64,6 +64,15 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
     finally:
         arriving.unlink(missing_ok=True)
     return cached
+
+
+def weights_folder() -> Path:
+    """Where files fetched by hand belong: the folder that `CONVATTN_WEIGHTS` names, or torch.hub's `checkpoints`."""
+    return Path(os.environ.get("CONVATTN_WEIGHTS") or _hub_folder())
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _content_length(url: str) -> int | None:

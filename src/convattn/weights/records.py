@@ -15,7 +15,7 @@ class OfficialWeights:
     tag: str  # in timm's words; the model is reached as NAME.TAG
     url: str
     source: str  # where the accuracy below was published
-    license: str
+    license: str  # as the authors' repository states it; empty where that has not been looked up
     top1: float | None = None  # ImageNet-1k validation, percent, as published
     top5: float | None = None
     image_size: int = 224
@@ -25,6 +25,11 @@ class OfficialWeights:
     sha256: str | None = None  # where a digest is known
     file: str = ""  # its name, where `url` is a page about it and does not end in the name
     mirror: str = ""  # a copy that a program can fetch, where `url` is a page for people
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether only a person in a browser can fetch it."""
+        return bool(self.file) and not self.mirror
 
     @property
     def file_name(self) -> str:
@@ -72,7 +77,7 @@ def _nextvit(model: str, *drive_ids_and_top1: tuple[str, float]) -> tuple[Offici
 def _cotnet(drive_id: str, file: str, **fields: Any) -> OfficialWeights:
     """A file on Google Drive, which only a browser gets; the authors state no file names, these are ours."""
     url = f"https://drive.google.com/file/d/{drive_id}/view"
-    fields = dict(tag="in1k", source="README of github.com/JDAI-CV/CoTNet", license="see its repository") | fields
+    fields = dict(tag="in1k", source="README of github.com/JDAI-CV/CoTNet", license="") | fields
     return OfficialWeights(url=url, file=file, **fields)
 
 
