@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convattn.ops.attention import multi_head_attention, multi_head_attention_reference
+from convattn.ops.attention import map_attention, multi_head_attention, multi_head_attention_reference
 from toys import relative_error
 
 
@@ -12,6 +12,22 @@ def test_fused_attention_equals_the_formula(num_heads, queries, keys):
     key, value = torch.randn(2, 2, keys, 12, dtype=torch.float64)
     want = multi_head_attention_reference(query, key, value, num_heads)
     assert relative_error(multi_head_attention(query, key, value, num_heads), want) < 1e-12
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_attention_of_maps_is_that_of_their_positions_row_by_row(memory_format):
+    query = torch.randn(2, 6, 3, 4).contiguous(memory_format=memory_format)
+    key, value = torch.randn(2, 2, 6, 2, 5)
+    got = map_attention(query, key, value, num_heads=3)
+    tokens = [
+        torch.stack([x[:, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])], 1)
+        for x in (query, key, value)
+    ]
+    want = multi_head_attention(*tokens, num_heads=3)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    for i in range(3):
+        for j in range(4):
+            assert relative_error(got[:, :, i, j], want[:, 4 * i + j]) < 1e-6
 
 
 def test_one_key_is_copied_to_every_query():

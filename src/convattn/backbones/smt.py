@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
-from convattn.ops.attention import multi_head_attention
+from convattn.ops.attention import map_attention
 from convattn.ops.fold import add_identity_tap
 from convattn.ops.linear import Linear2d
 
@@ -138,7 +138,7 @@ class LocalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key_value = self.query(x), self.key_value(x)
         key, value = key_value.chunk(2, 1)
-        return self.proj(_attend(query, key, value, self.num_heads) + self.local_conv(value))
+        return self.proj(map_attention(query, key, value, self.num_heads) + self.local_conv(value))
 
     def fused(self) -> nn.Module:
         """The inference form: queries, keys and values from one product."""
@@ -162,14 +162,7 @@ class FusedLocalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         query, key, value = self.query_key_value(x).chunk(3, 1)
-        return self.proj(_attend(query, key, value, self.num_heads) + self.local_conv(value))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """Attention between the positions of maps (B, C, H, W), row by row."""
-    query_tokens, key_tokens, value_tokens = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (query, key, value))
-    mixed = multi_head_attention(query_tokens, key_tokens, value_tokens, num_heads)
-    return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
+        return self.proj(map_attention(query, key, value, self.num_heads) + self.local_conv(value))
 
 
 class ConvMlp(nn.Module):

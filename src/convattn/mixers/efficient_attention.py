@@ -16,7 +16,7 @@ from copy import deepcopy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.ops.attention import multi_head_attention
+from convattn.ops.attention import map_attention
 from convattn.ops.fold_norm import fold_norms_linear
 from convattn.ops.linear import Linear2d
 
@@ -118,8 +118,7 @@ class EfficientAttention(nn.Module):
             ValueError: if the pool cannot take a map of this size.
         """
         pooled = self.norm(self.pool(x))
-        key, value = _tokens(self.k(pooled)), _tokens(self.v(pooled))
-        return self.proj(_attend(self.q(x), key, value, self.num_heads))
+        return self.proj(map_attention(self.q(x), self.k(pooled), self.v(pooled), self.num_heads))
 
     def fused(self, pre_norm: nn.Module | None = None) -> nn.Module:
         """The inference form: keys and values from one product, batch norms folded into the projections.
@@ -148,16 +147,5 @@ class FusedEfficientAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        key, value = _tokens(self.key_value(self.norm(self.pool(x)))).chunk(2, 2)
-        return self.proj(_attend(self.query(x), key, value, self.num_heads))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """Attention of the positions of a map (B, C, H, W), row by row, to tokens (B, M, C)."""
-    mixed = multi_head_attention(_tokens(query), key, value, num_heads)
-    return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H·W, C), a view of channels-last memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+        key, value = self.key_value(self.norm(self.pool(x))).chunk(2, 1)
+        return self.proj(map_attention(self.query(x), key, value, self.num_heads))

@@ -1,10 +1,10 @@
-"""Multi-head attention over tokens: one fused path, one plain reference beside it."""
+"""Multi-head attention over tokens and over maps: one fused path, one plain reference beside it."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["multi_head_attention", "multi_head_attention_reference"]
+__all__ = ["map_attention", "multi_head_attention", "multi_head_attention_reference"]
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
@@ -24,6 +24,22 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
     """
     query, key, value = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def map_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """`multi_head_attention` of the positions of maps, row by row; without a copy where the maps are channels-last.
+
+    Args:
+        query: map (B, C, H, W).
+        key: map (B, C, H', W').
+        value: map (B, C, H', W').
+        num_heads: number of heads; divides C.
+
+    Returns:
+        (B, C, H, W) in channels-last memory.
+    """
+    tokens = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in (query, key, value)]
+    return multi_head_attention(*tokens, num_heads).unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
 
 
 def multi_head_attention_reference(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
