@@ -98,6 +98,14 @@ def randomise_norms(model: nn.Module) -> None:
                 tensor.data.uniform_(0.5, 1.5)
 
 
+def lively(model: nn.Module) -> nn.Module:
+    """Draw all weights at unit scale: as initialised a branch, and what attention adds to a mean, can hardly count."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model
+
+
 def toy_images(name: str, batch: int = 2, in_chans: int = 3) -> Tensor:
     return torch.randn(batch, in_chans, *toy(name).image_size)
 

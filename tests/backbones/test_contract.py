@@ -14,7 +14,8 @@ from torch import nn
 from torch.export import Dim
 
 import convattn
-from toys import TOYS, build_toy, family_file, relative_error, timm_name, toy, toy_images
+from convattn.backbones.costs import COSTS
+from toys import TOYS, build_toy, family_file, lively, relative_error, timm_name, toy, toy_images
 
 NAMES = convattn.list_models()
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -24,44 +25,6 @@ _FIRST = {family_file(name): name for name in reversed(NAMES)}
 one_of_each_family = pytest.mark.parametrize(
     "name", [n if n in _FIRST.values() else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
-
-PARAMETERS = {
-    "cotnet_nano": 1_609_003,
-    "cotnet_50": 22_222_416,
-    "cotnet_101": 38_272_048,
-    "cotnext_50": 30_046_276,
-    "cotnext_101": 53_346_068,
-    "se_cotnetd_50": 23_107_784,
-    "se_cotnetd_101": 40_912_392,
-    "se_cotnetd_152": 55_783_688,
-    "groupmixformer_nano": 1_192_144,
-    "groupmixformer_mobile": 5_733_120,
-    "groupmixformer_tiny": 10_949_152,
-    "groupmixformer_small": 22_421_320,
-    "groupmixformer_base": 45_827_272,
-    "groupmixformer_large": 71_833_648,
-    "hybrid": 14_297_832,
-    "nextvit_nano": 997_160,
-    "nextvit_small": 31_763_368,
-    "nextvit_base": 44_818_856,
-    "nextvit_large": 57_874_344,
-    "nextvit_nano_extra_norm": 997_608,
-    "nextvit_small_extra_norm": 31_765_096,
-    "nextvit_base_extra_norm": 44_820_584,
-    "nextvit_large_extra_norm": 57_876_072,
-    "mobilenetv2_das": 3_832_193,
-    "resnet18_das": 12_438_830,
-    "resnet34_das": 22_546_990,
-    "resnet50_das": 36_903_598,
-    "resnet101_das": 55_895_726,
-    "resnet18_das_cifar": 12_431_150,
-    "resnet50_das_cifar": 36_895_918,
-    "smt_nano": 1_106_192,
-    "smt_tiny": 11_506_536,
-    "smt_small": 22_550_952,
-    "smt_base": 32_037_352,
-    "smt_large": 80_620_264,
-}
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -95,7 +58,7 @@ def test_every_variant_has_its_parameter_count(name):
     with torch.device("meta"):
         model = convattn.create_model(name)
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert num_parameters(model) == PARAMETERS[name]
+    assert num_parameters(model) == COSTS[name].parameters
 
 
 @every_model
@@ -509,7 +472,7 @@ def test_exports_with_dynamic_batch_height_and_width(name):
 
 @every_model
 def test_fused_form_agrees_and_leaves_the_original_alone(name):
-    model, images = build_toy(name).double(), toy_images(name).double()
+    model, images = lively(build_toy(name)).double(), toy_images(name).double()
     before = copy.deepcopy(model.state_dict())
     fused = convattn.fuse(model)
     with torch.no_grad():

@@ -13,7 +13,7 @@ import convattn
 from convattn.backbones.next_vit import NextConvBlock, NextTransformerBlock, NextViTConfig
 from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
 from golden_file import golden_errors
-from toys import build_toy, randomise_norms, relative_error
+from toys import build_toy, lively, randomise_norms, relative_error
 
 TOY = "nextvit_small"
 AUTHORS = ["nextvit_small", "nextvit_base", "nextvit_large"]
@@ -26,14 +26,6 @@ def num_parameters(module: nn.Module) -> int:
 def on_meta(name: str, **options) -> nn.Module:
     with torch.device("meta"):
         return convattn.create_model(name, **options)
-
-
-def lively(model: nn.Module) -> nn.Module:
-    """Weights at unit scale: as initialised (0.02) a branch, and what attention adds to a mean, hardly counts."""
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return model
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
