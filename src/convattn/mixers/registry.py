@@ -24,7 +24,7 @@ from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolut
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
 from convattn.mixers.triplet_attention import TripletAttention
 
-__all__ = ["check_mixer", "create_identity", "create_mixer", "is_gate", "list_mixers"]
+__all__ = ["check_mixer", "create_identity", "create_mixer", "is_gate", "is_gate_module", "list_mixers"]
 
 
 def _identity_context(dim: int, **options: Any) -> nn.Module:
@@ -141,6 +141,12 @@ def check_mixer(name: str, options: Mapping[str, Any]) -> None:
 def is_gate(name: str) -> bool:
     """Whether the mixer's output takes the place of its input, instead of being added to it."""
     return _MIXERS[name].is_gate
+
+
+def is_gate_module(module: nn.Module) -> bool:
+    """Whether it is one of the mixers that are gates, wherever it stands."""
+    classes = (kind.build for kind in _MIXERS.values() if kind.is_gate)
+    return isinstance(module, tuple(kind for kind in classes if isinstance(kind, type)))
 
 
 def create_identity(name: str, dim: int, **options: Any) -> nn.Module | None:

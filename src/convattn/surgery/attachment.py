@@ -12,6 +12,7 @@ from timm.layers import LayerScale2d
 from torch import Tensor, nn
 
 from convattn.mixers.registry import create_identity, create_mixer, is_gate
+from convattn.surgery.attentions import project_maps, projected_maps
 from convattn.surgery.places import Place
 from convattn.surgery.trace import find_grid
 
@@ -34,16 +35,19 @@ class Attachment(nn.Module):
         has_scale: a learnt factor per channel that starts at 0.
         layout: "NCHW"; "NHWC" for maps (B, H, W, C), as inside Swin; "tokens" for (B, H·W, C) behind a module that is
             told (H, W), as PVT's blocks are.
+        maps: how many maps of `dim` channels lie side by side in the output, as queries, keys and values do. All are
+            mixed with the same weights, and a batch norm in training sees them together.
     """
 
     is_inserted = True  # what `places` and `history` look for
 
-    def __init__(self, mixer: nn.Module, dim: int, *, is_gate: bool, has_scale: bool, layout: str):
+    def __init__(self, mixer: nn.Module, dim: int, *, is_gate: bool, has_scale: bool, layout: str, maps: int = 1):
         super().__init__()
         self.mixer = mixer
         self.scale = LayerScale2d(dim, 0.0) if has_scale else None
         self.is_gate = is_gate
         self.layout = layout
+        self.maps = maps
 
     def forward(self, x: Tensor) -> Tensor:
         """x, unchanged: a container that calls all its children in turn comes by here, the work is the hook's."""
@@ -52,7 +56,8 @@ class Attachment(nn.Module):
     def apply_to(self, output: Tensor, inputs: Any = ()) -> Tensor:
         """The output of the place, and what it was called with -> what those behind it see, in the same layout."""
         if self.layout == "NHWC":
-            return self._mix(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            apart = output.permute(0, 3, 1, 2).unflatten(1, (self.maps, -1)).flatten(0, 1)
+            return self._mix(apart).unflatten(0, (-1, self.maps)).flatten(1, 2).permute(0, 2, 3, 1)
         if self.layout == "tokens":
             grid = find_grid(inputs)
             assert grid is not None
@@ -89,13 +94,17 @@ def attach_at(model: nn.Module, place: Place, mixer: str, init: Init, options: d
         block = identity or create_mixer(mixer, place.channels, **options)
     except ValueError as error:
         raise ValueError(f"{mixer} at {place.name} ({place.channels} channels): {error}") from None
+    maps = projected_maps(model).get(place.name)
     attachment = Attachment(
         block,
         place.channels,
-        is_gate=is_gate(mixer),
+        is_gate=maps is not None or is_gate(mixer),  # queries, keys and values pass through the block
         has_scale=init == "identity" and identity is None,
         layout=place.layout,
+        maps=maps or 1,
     )
+    if maps is not None:
+        project_maps(model, place.name)
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is not None:
         attachment.to(like.device, like.dtype)

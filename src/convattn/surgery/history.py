@@ -8,6 +8,7 @@ from torch import nn
 
 from convattn.mixers.registry import check_mixer
 from convattn.surgery.attachment import Init, attach_at, detach_from
+from convattn.surgery.attentions import project_tokens
 from convattn.surgery.places import Place, Where, find_places
 from convattn.surgery.replacement import Match, Replacement, find_convolutions, replace_at
 
@@ -29,13 +30,15 @@ def attach(
     keys (`….attached.…`) as missing. Whoever reads the place, a feature extractor or a detection neck, sees the new
     map.
 
-    Gates (`das`, `se`, `cbam`, …) weight the map; other mixers (`sam`, `cot`, …) stand beside a shortcut.
+    Gates (`das`, `se`, `cbam`, …) weight the map; other mixers (`sam`, `cot`, …) stand beside a shortcut. Queries, keys
+    and values pass through the mixer, whatever its kind.
 
     Args:
         model: any model of images; it is left as it is.
         mixer: one of `convattn.mixers.registry.list_mixers()`.
         where: "stages" (the pyramid's levels: by the model's own description, else by its changes of size), "blocks"
-            (its repeated units), names of modules, or a choice `(name, module) -> bool`.
+            (its repeated units), "qkv" (the projections inside the attentions of timm's PVTv2 and Swin), names of
+            modules, or a choice `(name, module) -> bool`.
         init: "identity": outputs equal `model`'s at the start, for pretrained weights; "paper": as its authors start.
         input_size: (channels, height, width) to trace `model` with, where it does not say what it takes.
         **options: of the mixer.
@@ -92,6 +95,8 @@ def detach(model: nn.Module) -> nn.Module:
     restored = deepcopy(model)
     found = [detach_from(module) for module in restored.modules()]
     replaced = {name: module for name, module in restored.named_modules() if isinstance(module, Replacement)}
+    for module in restored.modules():
+        project_tokens(module)
     if not any(found) and not replaced:
         raise ValueError(f"nothing is attached to this {type(model).__name__}, so there is nothing to detach")
     for name, replacement in replaced.items():

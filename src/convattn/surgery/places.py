@@ -1,4 +1,4 @@
-"""Where a block can be put: the ends of stages, the blocks, or modules that the caller names."""
+"""Where a block can be put: behind stages, blocks, projections to q, k and v, or modules that the caller names."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from convattn.backbones.registry import nearest
+from convattn.mixers.registry import is_gate_module
+from convattn.surgery.attentions import plain_class, projected_maps
 from convattn.surgery.trace import Call, trace
 
 __all__ = ["Place", "Where", "find_places", "is_part_of_surgery", "weighted_layers"]
@@ -17,10 +19,10 @@ Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 @dataclass(frozen=True)
 class Place:
-    """A module whose output is a map."""
+    """A module whose output is a map; a projection may give several, side by side."""
 
     name: str  # dotted
-    channels: int
+    channels: int  # of one map
     layout: str  # "NCHW", "NHWC" or "tokens"
 
 
@@ -29,7 +31,7 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
 
     Args:
         model: any model of images; it is left as it is.
-        where: "stages", "blocks", names of modules, or a choice `(name, module) -> bool`.
+        where: "stages", "blocks", "qkv", names of modules, or a choice `(name, module) -> bool`.
         input_size: what to trace with, as in `trace`.
 
     Raises:
@@ -38,11 +40,7 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
     calls = {name: call for name, call in trace(model, input_size).items() if name}
     own = {name: call for name, call in calls.items() if not is_part_of_surgery(model, name)}
     if isinstance(where, str):
-        if where not in ("stages", "blocks"):
-            raise ValueError(f"where {where!r} is unknown; choose stages, blocks, a list of names or a function")
-        names = _stages(model, own) if where == "stages" else _blocks(model, own)
-        if not names:
-            raise ValueError(f"{type(model).__name__} has no {where} that can be found; name the modules in where=[…]")
+        names = _by_word(model, where, own)
     elif callable(where):
         names = [name for name, module in model.named_modules() if name in own and where(name, module)]
         if not names:
@@ -52,6 +50,22 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
         if not names:
             raise ValueError("where is an empty list; name at least one module")
     return [_check(model, _last_inside(model, name), own) for name in names]
+
+
+def _by_word(model: nn.Module, where: str, calls: dict[str, Call]) -> list[str]:
+    inside = projected_maps(model)
+    outside = {name: call for name, call in calls.items() if name not in inside}
+    if where == "qkv":
+        names = [name for name in inside if name in calls]
+        hint = "known are the attentions of timm's PVTv2 and Swin"
+    elif where in ("stages", "blocks"):
+        names = _stages(model, outside) if where == "stages" else _blocks(model, outside)
+        hint = "name the modules in where=[…]"
+    else:
+        raise ValueError(f"where {where!r} is unknown; choose stages, blocks, qkv, a list of names or a function")
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no {where} that can be found; {hint}")
+    return names
 
 
 def is_part_of_surgery(model: nn.Module, name: str) -> bool:
@@ -78,6 +92,8 @@ def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
         raise ValueError(f"{name} does not run by itself in a forward pass; {nearest(name, calls)}")
     if call.times != 1:
         raise ValueError(f"{name} runs {call.times} times in a forward pass; choose a module that runs once")
+    if (maps := projected_maps(model).get(name)) is not None:
+        return Place(name, call.shape[-1] // maps, "NHWC")
     if not call.is_map:
         raise ValueError(
             f"the output of {name} has shape {call.shape}, not that of a map (B, C, H, W); choose another module"
@@ -181,12 +197,13 @@ def _parts(model: nn.Module, prefix: str, calls: dict[str, Call]) -> list[str]:
 
 def _blocks(model: nn.Module, calls: dict[str, Call]) -> list[str]:
     units = {
-        name: type(module)
+        name: plain_class(module)
         for name, module in model.named_modules()
         if name in calls
         and len(calls[name].shape) >= 3
         and type(module).forward is not nn.Sequential.forward
         and weighted_layers(module) > 1
+        and not is_gate_module(module)  # of a network that has gates behind its blocks already
     }
     # What holds several units of one kind is a stage, and so is every module of its class.
     stages = {kind for name, kind in units.items() if _holds_several(name, units, calls)}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convattn.surgery.attentions import project_maps
+
 __all__ = ["Call", "find_grid", "trace"]
 
 # Tried in turn for a model that does not say what it takes; the heads of small networks often fit one size alone.
@@ -61,6 +63,8 @@ class Call:
 def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, Call]:
     """Run a copy of `model` on the meta device and record every module that returned.
 
+    Projections inside the attentions that `surgery.attentions` knows are recorded as the maps they can give.
+
     Args:
         model: any model of images; it is left as it is.
         input_size: (channels, height, width); by default what the model says it takes, else the usual sizes are tried.
@@ -74,6 +78,7 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     if input_size is not None and len(input_size) != 3:
         raise ValueError(f"input_size {tuple(input_size)} must be (channels, height, width)")
     probe = deepcopy(model).eval().to("meta")
+    project_maps(probe)
     dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
     tried = [tuple(input_size)] if input_size is not None else _sizes(model)
     failure = ""
@@ -128,6 +133,9 @@ def _sizes(model: nn.Module) -> list[tuple[int, ...]]:
     own: list[tuple[int, ...]] = (
         [(channels, told[1], told[2] + told[2] // 7 * 3), (channels, told[1], told[2])] if told else []
     )
+    fixed: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)  # timm's networks for one size alone
+    if fixed is not None:
+        own.insert(0, (channels, *fixed))
     return own + [(channels, *size) for size in _USUAL_SIZES]
 
 
