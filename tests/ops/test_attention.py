@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convattn.ops.attention import map_attention, multi_head_attention, multi_head_attention_reference
+from convattn.ops.attention import map_attention, map_tokens, multi_head_attention, multi_head_attention_reference
 from toys import relative_error
 
 
@@ -15,15 +15,13 @@ def test_fused_attention_equals_the_formula(num_heads, queries, keys):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_attention_of_maps_is_that_of_their_positions_row_by_row(memory_format):
-    query = torch.randn(2, 6, 3, 4).contiguous(memory_format=memory_format)
-    key, value = torch.randn(2, 2, 6, 2, 5)
-    got = map_attention(query, key, value, num_heads=3)
-    tokens = [
-        torch.stack([x[:, :, i, j] for i in range(x.shape[2]) for j in range(x.shape[3])], 1)
-        for x in (query, key, value)
-    ]
-    want = multi_head_attention(*tokens, num_heads=3)
+def test_attention_of_a_map_is_that_of_its_positions_row_by_row(memory_format):
+    query, other = torch.randn(2, 2, 6, 3, 4).unbind()
+    got = map_attention(
+        query.contiguous(memory_format=memory_format), map_tokens(other), map_tokens(-other), num_heads=3
+    )
+    query, other = (torch.stack([x[:, :, i, j] for i in range(3) for j in range(4)], 1) for x in (query, other))
+    want = multi_head_attention(query, other, -other, num_heads=3)
     assert got.is_contiguous(memory_format=torch.channels_last)
     for i in range(3):
         for j in range(4):

@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
-from convattn.ops.attention import map_attention
+from convattn.ops.attention import map_attention, map_tokens
 from convattn.ops.fold import add_identity_tap
 from convattn.ops.linear import Linear2d
 
@@ -136,9 +136,9 @@ class LocalSelfAttention(nn.Module):
         self.proj = Linear2d(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key_value = self.query(x), self.key_value(x)
-        key, value = key_value.chunk(2, 1)
-        return self.proj(map_attention(query, key, value, self.num_heads) + self.local_conv(value))
+        key, value = self.key_value(x).chunk(2, 1)
+        mixed = map_attention(self.query(x), map_tokens(key), map_tokens(value), self.num_heads)
+        return self.proj(mixed + self.local_conv(value))
 
     def fused(self) -> nn.Module:
         """The inference form: queries, keys and values from one product."""
@@ -162,7 +162,8 @@ class FusedLocalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         query, key, value = self.query_key_value(x).chunk(3, 1)
-        return self.proj(map_attention(query, key, value, self.num_heads) + self.local_conv(value))
+        mixed = map_attention(query, map_tokens(key), map_tokens(value), self.num_heads)
+        return self.proj(mixed + self.local_conv(value))
 
 
 class ConvMlp(nn.Module):

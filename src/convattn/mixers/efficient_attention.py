@@ -16,7 +16,7 @@ from copy import deepcopy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.ops.attention import map_attention
+from convattn.ops.attention import map_attention, map_tokens
 from convattn.ops.fold_norm import fold_norms_linear
 from convattn.ops.linear import Linear2d
 
@@ -118,7 +118,8 @@ class EfficientAttention(nn.Module):
             ValueError: if the pool cannot take a map of this size.
         """
         pooled = self.norm(self.pool(x))
-        return self.proj(map_attention(self.q(x), self.k(pooled), self.v(pooled), self.num_heads))
+        key, value = map_tokens(self.k(pooled)), map_tokens(self.v(pooled))
+        return self.proj(map_attention(self.q(x), key, value, self.num_heads))
 
     def fused(self, pre_norm: nn.Module | None = None) -> nn.Module:
         """The inference form: keys and values from one product, batch norms folded into the projections.
@@ -147,5 +148,5 @@ class FusedEfficientAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        key, value = self.key_value(self.norm(self.pool(x))).chunk(2, 1)
+        key, value = map_tokens(self.key_value(self.norm(self.pool(x)))).chunk(2, 2)
         return self.proj(map_attention(self.query(x), key, value, self.num_heads))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["map_attention", "multi_head_attention", "multi_head_attention_reference"]
+__all__ = ["map_attention", "map_tokens", "multi_head_attention", "multi_head_attention_reference"]
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
@@ -27,19 +27,24 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
 
 
 def map_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
-    """`multi_head_attention` of the positions of maps, row by row; without a copy where the maps are channels-last.
+    """`multi_head_attention` of the positions of a map, row by row, to tokens.
 
     Args:
         query: map (B, C, H, W).
-        key: map (B, C, H', W').
-        value: map (B, C, H', W').
+        key: tokens (B, M, C), such as `map_tokens` makes of a map.
+        value: tokens (B, M, C).
         num_heads: number of heads; divides C.
 
     Returns:
         (B, C, H, W) in channels-last memory.
     """
-    tokens = [x.permute(0, 2, 3, 1).flatten(1, 2) for x in (query, key, value)]
-    return multi_head_attention(*tokens, num_heads).unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
+    mixed = multi_head_attention(map_tokens(query), key, value, num_heads)
+    return mixed.unflatten(1, query.shape[2:]).permute(0, 3, 1, 2)
+
+
+def map_tokens(x: Tensor) -> Tensor:
+    """The positions of a map, row by row: (B, C, H, W) -> (B, H·W, C), a view of channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def multi_head_attention_reference(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
