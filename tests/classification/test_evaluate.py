@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.transforms.functional import to_tensor
 
 from convattn.classification.evaluate import evaluate, wilson_interval
-from convattn.data.folder import open_class_folders
+from convattn.data.sources import open_evaluation
 from convattn.data.loader import Batch, Samples, evaluation_loader
 from tiny_runs import write_pictures
 
@@ -99,7 +99,7 @@ def test_processes_that_share_the_images_find_what_one_finds(tmp_path, processes
     folder = write_pictures(tmp_path, val=5) / "val"
     for name in unreadable:
         (folder / name).write_bytes(b"")
-    samples = Samples(open_class_folders(folder), to_tensor)
+    samples = Samples(open_evaluation(folder), to_tensor)
     whole = evaluate(MeanColour(), evaluation_loader(samples, 3))
     results = in_turn(processes, lambda rank: evaluation_loader(samples, 3, rank=rank, replicas=processes))
     for joined in results:

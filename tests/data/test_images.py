@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convattn.data import images
 from convattn.data.images import MAX_PIXELS, ImageError, read_image
 
 
@@ -132,11 +133,11 @@ def test_a_folder_is_named_as_one(tmp_path):
 
 
 def test_a_file_that_the_system_refuses_says_why(tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "locked.png").write_bytes(b"x")
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(images, "open", refuse, raising=False)
     with pytest.raises(ImageError, match=r"locked.png: could not be read \(Permission denied\)$"):
         read_image(tmp_path / "locked.png")
 
@@ -145,3 +146,22 @@ def test_integers_of_more_than_16_bits_are_refused_without_calling_them_damaged(
     Image.fromarray(np.full((2, 2), 100_000, dtype=np.int32)).save(tmp_path / "wide.tif")
     with pytest.raises(ImageError, match=r"wide.tif: pixels from 100000 to 100000 do not fit the range 0 to 65535"):
         read_image(tmp_path / "wide.tif")
+
+
+def test_content_is_read_like_a_file_and_named_in_errors(tmp_path):
+    picture().save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    assert read_image(content).getpixel((0, 0)) == (200, 100, 50)
+    with pytest.raises(ImageError, match=r"^a.tar/a.png: damaged or cut short"):
+        read_image(content[:45], "a.tar/a.png")
+    with pytest.raises(ImageError, match=r"^45 bytes: damaged"):
+        read_image(content[:45])
+    with pytest.raises(ImageError, match=r"^a.tar/a.png: the file is empty"):
+        read_image(b"", "a.tar/a.png")
+
+
+def test_a_file_that_is_too_large_for_an_image_is_not_read(tmp_path):
+    with open(tmp_path / "disk.jpg", "wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # takes no room
+    with pytest.raises(ImageError, match=r"disk.jpg: 268,435,457 bytes, more than the limit of 268,435,456"):
+        read_image(tmp_path / "disk.jpg")

@@ -16,9 +16,8 @@ from convattn.classification.evaluate import Evaluation, evaluate
 from convattn.classification.labels import in_model_order
 from convattn.cli.arguments import UsageError, parse
 from convattn.data.dataset import ImageDataset
-from convattn.data.digits import open_digits
-from convattn.data.folder import open_class_folders
 from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.saved import open_model
 from convattn.training.config_json import config_from_json
@@ -32,6 +31,7 @@ Examples:
     convattn eval runs/pictures --data pictures/test
     convattn eval smt_tiny --data imagenet --batch-size 64
     convattn eval timm:resnet50 --data imagenet/val --json
+    convattn eval smt_tiny --data ILSVRC2012_img_val --labels ILSVRC2012_validation_ground_truth.txt
 """
 
 
@@ -40,8 +40,10 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
     data: str | None = None
-    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, or class folders; `digits` for scikit-learn's test split. By
-    default the data that the run was trained on."""
+    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for
+    scikit-learn's test split. By default the data that the run was trained on."""
+    labels: str | None = None
+    """Label file of a folder without class folders, such as ImageNet's flat validation folder."""
     batch_size: int = 32
     """Images in a batch."""
     workers: int = 0
@@ -59,9 +61,9 @@ def command(args: list[str]) -> int:
         raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
     if options.workers < 0:
         raise UsageError(f"--workers {options.workers} must be 0 or more")
-    data = options.data or _data_of_run(Path(options.model))
+    data, labels = (options.data, options.labels) if options.data else _data_of_run(Path(options.model), options.labels)
     model = open_model(options.model)
-    dataset = in_model_order(_open(data, model), model)
+    dataset = in_model_order(open_evaluation(data, _input_side(model), labels=labels), model)
     result = _evaluate(options, model, dataset)
     if options.json:
         print(json.dumps(_as_json(result)))
@@ -72,19 +74,18 @@ def command(args: list[str]) -> int:
     return 0
 
 
-def _data_of_run(folder: Path) -> str:
-    """What the run in `folder` was trained on."""
+def _data_of_run(folder: Path, labels: str | None) -> tuple[str, str | None]:
+    """What the run in `folder` was validated on, and the label file of it."""
     stored = folder / "config.json"
     if not stored.is_file():
         raise UsageError(f"--data is missing, and {folder} is no run folder that would name its own")
-    return config_from_json(stored.read_text()).data.source
+    data = config_from_json(stored.read_text()).data
+    return data.validation or data.source, labels or data.validation_labels
 
 
-def _open(data: str, model: nn.Module) -> ImageDataset:
-    if data == "digits":
-        cfg: dict = model.pretrained_cfg or {}  # type: ignore[assignment]
-        return open_digits("test", cfg.get("input_size", (3, 32, 32))[1])
-    return open_class_folders(Path(data))
+def _input_side(model: nn.Module) -> int:
+    cfg: dict = model.pretrained_cfg or {}  # type: ignore[assignment]
+    return cfg.get("input_size", (3, 32, 32))[1]
 
 
 def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Evaluation:

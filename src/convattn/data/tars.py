@@ -1,0 +1,204 @@
+"""Image files within tar archives: indexed once, then read by their place, never unpacked."""
+
+import posixpath
+import re
+import tarfile
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from convattn.data.dataset import DataError
+from convattn.data.files import LabelledFiles, is_image_name, label_files
+from convattn.data.flat import open_by_synset
+from convattn.data.images import MAX_BYTES, ImageError
+from convattn.data.names import Names
+from convattn.data.progress import late_progress
+
+__all__ = ["Member", "TarFiles", "members_of", "open_class_tars", "problem_with", "scan_tars"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file within an archive."""
+
+    tar: int  # number of the archive
+    name: str  # within it; of an archive in the archive, behind that one's name
+    offset: int  # of its content, bytes from the beginning of the outermost archive
+    size: int  # bytes
+    problem: str = ""  # why it is not to be read
+
+
+class TarFiles:
+    """Members of archives. Each read opens its archive anew, so worker processes share nothing that could get mixed up.
+
+    Args:
+        tars: the archives.
+        members: which of their files.
+    """
+
+    def __init__(self, tars: Sequence[Path], members: Iterable[Member]):
+        members = list(members)
+        self._tars = [str(tar) for tar in tars]
+        self._tar = array("i", (member.tar for member in members))
+        self._offset = array("q", (member.offset for member in members))
+        self._size = array("q", (member.size for member in members))
+        self._problems = {index: member.problem for index, member in enumerate(members) if member.problem}
+        self.paths: Sequence[str] = Names(f"{self._tars[member.tar]}/{member.name}" for member in members)
+
+    def read_bytes(self, index: int) -> bytes:
+        """The content of a file; raises ImageError if it cannot be read or is not to be trusted."""
+        if index in self._problems:
+            raise ImageError(f"{self.paths[index]}: {self._problems[index]}")
+        try:
+            with open(self._tars[self._tar[index]], "rb", buffering=0) as file:
+                file.seek(self._offset[index])
+                content = file.read(self._size[index])
+        except OSError as error:
+            raise ImageError(f"{self.paths[index]}: could not be read ({error.strerror or error})") from None
+        if len(content) < self._size[index]:
+            raise ImageError(f"{self.paths[index]}: the archive has become shorter since training began")
+        return content
+
+
+def scan_tars(tars: Sequence[Path], keep: Callable[[str], bool] = is_image_name) -> list[Member]:
+    """The files of some archives whose names `keep` accepts, those in archives within them too.
+
+    Raises:
+        DataError: if an archive cannot be opened, is compressed or damaged, naming it.
+    """
+    found: list[Member] = []
+    before = 0
+    with late_progress("indexing archives", sum(tar.stat().st_size for tar in tars)) as done:
+        for number, tar in enumerate(tars):
+            for member in _scan(tar, number, keep):
+                found.append(member)
+                if len(found) % 1000 == 0:
+                    done(before + member.offset)
+            before += tar.stat().st_size
+    return found
+
+
+def open_class_tars(
+    tars: Sequence[Path], members: Sequence[Member], where: object, classes: Sequence[str] | None = None
+) -> LabelledFiles:
+    """Archives whose images lie in a folder per class, or that are a class each.
+
+    A class is the first folder of a file within its archive, below folders that all files share; where there is none,
+    the archive's own name, as with ImageNet's archive of 1,000 archives. Order is that of the same files in folders.
+    Of a single archive without folders, the names have to begin with a synset (`open_by_synset`).
+
+    Args:
+        tars: the archives.
+        members: their images.
+        where: what errors call them all.
+        classes: the classes and their order; sorted by default.
+
+    Raises:
+        DataError: if there is no image, or a class is not among `classes`.
+    """
+    parents = [_parent(member, tars) for member in members]
+    trusted = {parent for parent, member in zip(parents, members, strict=True) if not member.problem}
+    if members and not trusted:
+        raise DataError(f"{where}: none of its {len(members)} images is to be read: {members[0].problem}")
+    class_of = _classes_of(trusted)
+    if class_of is None:
+        ordered = sorted(members, key=lambda member: member.name)
+        return open_by_synset(TarFiles(tars, ordered), where, classes)
+    fallback = min(class_of.values(), default="")  # the label of what is named and never read
+    labels = [class_of.get(parent, fallback) for parent in parents]
+    order = sorted(range(len(members)), key=lambda at: (labels[at], parents[at], members[at].name))
+    return label_files(TarFiles(tars, (members[at] for at in order)), [labels[at] for at in order], where, classes)
+
+
+def members_of(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The headers of an archive one by one, none of them kept.
+
+    Raises:
+        DataError: if the archive is damaged.
+    """
+    end = -1
+    try:
+        while (info := file.next()) is not None:
+            file.members.clear()  # type: ignore[attr-defined]
+            if file.offset <= end:  # a negative size, that leads back
+                raise DataError(_damaged(file, "a size below zero"))
+            end = file.offset
+            yield info
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise DataError(_damaged(file, str(error))) from None
+
+
+def problem_with(info: tarfile.TarInfo) -> str:
+    """Why a member of an archive from elsewhere is not to be read; empty if it is."""
+    parts = PurePosixPath(info.name).parts
+    if info.name.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:[\\/]", info.name):
+        return "its name leads out of the archive"
+    if info.issym() or info.islnk():
+        return f"a link to {info.linkname!r}, not a file"
+    if not info.isreg() or info.issparse():
+        return "not a plain file"
+    if not 0 <= info.size <= MAX_BYTES:
+        return f"{info.size:,} bytes, more than the limit of {MAX_BYTES:,} for an image"
+    return ""
+
+
+def _scan(tar: Path, number: int, keep: Callable[[str], bool]) -> Iterator[Member]:
+    try:
+        with open(tar, "rb") as file:
+            yield from _scan_open(file, str(tar), number, keep)
+    except OSError as error:
+        raise DataError(f"{tar}: {error.strerror or error}") from None
+
+
+def _scan_open(file: BinaryIO, path: str, number: int, keep: Callable[[str], bool]) -> Iterator[Member]:
+    archive = _open(file, path)
+    for info in members_of(archive):
+        if info.name.endswith(".tar") and info.isreg():
+            end = info.offset_data + info.size
+            file.seek(info.offset_data)
+            for inner in members_of(_open(file, f"{path}/{info.name}")):
+                if inner.offset >= end:
+                    break
+                if keep(inner.name) and not inner.isdir():
+                    problem = problem_with(inner) or ("cut short" if inner.offset_data + inner.size > end else "")
+                    yield Member(number, f"{info.name}/{inner.name}", inner.offset_data, inner.size, problem)
+        elif keep(info.name) and not info.isdir():
+            yield Member(number, info.name, info.offset_data, info.size, problem_with(info))
+    file.seek(archive.offset)
+    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes half a header for the end
+        raise DataError(_damaged(archive, "no header"))
+
+
+def _damaged(file: tarfile.TarFile, reason: str) -> str:
+    return f"{file.name!s}: damaged or cut short at byte {file.offset:,} ({reason}); make the archive anew"
+
+
+def _open(file: BinaryIO, path: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r:", name=path)
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not a plain tar archive ({error}); unpack a compressed one first") from None
+
+
+def _parent(member: Member, tars: Sequence[Path]) -> str:
+    """The folder of a file within its archive; where there is none, the name of the archive among others."""
+    folder = posixpath.dirname(member.name).removeprefix("./").removesuffix(".tar")
+    if folder in ("", "."):
+        return tars[member.tar].stem if len(tars) > 1 else ""
+    return folder
+
+
+def _classes_of(folders: Collection[str]) -> dict[str, str] | None:
+    """The class of each folder: its first part below those that all have; None if some have no more."""
+    parts = {folder: folder.split("/") for folder in folders}
+    shared = 0
+    while parts and all(len(each) > shared + 1 for each in parts.values()):
+        if len({each[shared] for each in parts.values()}) > 1:
+            break
+        shared += 1
+    classes = {folder: each[shared] for folder, each in parts.items()}
+    return classes if all(classes.values()) else None

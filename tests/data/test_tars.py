@@ -1,0 +1,137 @@
+import pickle
+import tarfile
+
+import pytest
+import torch
+
+from convattn.data import tars
+from convattn.data.dataset import DataError
+from convattn.data.images import ImageError
+from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.sources import open_data, open_evaluation
+from tiny_archives import add, files_in, pack_splits, write_tar
+from tiny_runs import write_pictures
+
+
+def same_images(first, second):
+    assert (list(first.classes), list(first.labels)) == (list(second.classes), list(second.labels))
+    assert [first.read(at).tobytes() for at in range(len(first))] == [
+        second.read(at).tobytes() for at in range(len(second))
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "ILSVRC/", "data/all/"])
+def test_an_archive_gives_the_same_images_in_the_same_order_as_its_folder(tmp_path, prefix):
+    pictures = write_pictures(tmp_path / "pictures")
+    packed = pack_splits(pictures, tmp_path / "packed", prefix)
+    for split in ("train", "val"):
+        same_images(open_data(packed, split), open_data(pictures, split))
+    same_images(open_evaluation(packed), open_data(pictures, "val"))
+    assert open_data(packed, "val").paths[0] == f"{packed}/val.tar/{prefix}bright/000.png"
+
+
+def test_an_archive_a_class_and_archives_within_an_archive(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    (tmp_path / "flat" / "train").mkdir(parents=True)
+    inner = []
+    for name in ("bright", "dark"):
+        path = write_tar(tmp_path / "flat" / "train" / f"{name}.tar", files_in(pictures / "train" / name))
+        inner.append((path.name, path.read_bytes()))
+    same_images(open_data(tmp_path / "flat", "train"), open_data(pictures, "train"))
+    (tmp_path / "nested").mkdir()
+    write_tar(tmp_path / "nested" / "ILSVRC2012_img_train.tar", inner)
+    nested = open_data(tmp_path / "nested", "train")
+    same_images(nested, open_data(pictures, "train"))
+    assert nested.paths[0].endswith("ILSVRC2012_img_train.tar/bright.tar/000.png")
+
+
+def test_a_class_that_only_the_validation_archive_has_is_named(tmp_path):
+    packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
+    write_tar(packed / "val.tar", [("night/1.png", b"x"), ("dark/1.png", b"x")])
+    with pytest.raises(DataError, match=r"val.tar: class 'night' is here but not among the training classes"):
+        open_data(packed, "val")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worker_processes_and_copies_read_the_same_bytes(tmp_path, workers):
+    packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
+    data = open_data(packed, "train")
+    data.read(0)  # before the workers are forked
+
+    def digest(image):
+        return torch.tensor(list(image.tobytes()))
+
+    loaded = [batch.images for batch in evaluation_loader(Samples(data, digest), 1, workers=workers)]
+    copy = pickle.loads(pickle.dumps(data))
+    assert len(loaded) == 24
+    for at, image in enumerate(loaded):
+        assert torch.equal(image[0], digest(copy.read(at)))
+
+
+def test_what_is_not_to_be_trusted_in_an_archive_is_set_aside_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "MAX_BYTES", 1000)
+    good = files_in(write_pictures(tmp_path / "pictures") / "val")
+    with tarfile.open(tmp_path / "val.tar", "w") as archive:
+        for name, content in good:
+            add(archive, name, content)
+        add(archive, "../dark/out.png")
+        add(archive, "/etc/dark/absolute.png")
+        add(archive, "dark/link.png", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add(archive, "dark/hard.png", b"", type=tarfile.LNKTYPE, linkname="dark/000.png")
+        add(archive, "dark/device.png", b"", type=tarfile.CHRTYPE)
+        add(archive, "dark/bomb.png", bytes(1001))
+        add(archive, "notes.txt", b"no image")
+    data = open_evaluation(tmp_path / "val.tar")
+    assert list(data.classes) == ["bright", "dark"]
+    batches = list(evaluation_loader(Samples(data, lambda image: torch.zeros(1)), 4))
+    assert sum(len(batch) for batch in batches) == len(good)
+    reasons = {path.rpartition("/")[2]: why for batch in batches for path, why in batch.unreadable.items()}
+    assert {name: why.partition(f"{name}: ")[2] for name, why in reasons.items()} == {
+        "out.png": "its name leads out of the archive",
+        "absolute.png": "its name leads out of the archive",
+        "link.png": "a link to '/etc/passwd', not a file",
+        "hard.png": "a link to 'dark/000.png', not a file",
+        "device.png": "not a plain file",
+        "bomb.png": "1,001 bytes, more than the limit of 1,000 for an image",
+    }
+
+
+def test_a_damaged_or_compressed_archive_is_named(tmp_path):
+    packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
+    whole = (packed / "train.tar").read_bytes()
+    for kept in (1500, 2000):  # within an image, within a header
+        (packed / "train.tar").write_bytes(whole[:kept])
+        with pytest.raises(DataError, match=r"train.tar: damaged or cut short at byte 1,536 .* make the archive anew"):
+            open_data(packed, "train")
+    with tarfile.open(packed / "train.tar", "w:gz") as archive:
+        add(archive, "a/1.png")
+    with pytest.raises(DataError, match=r"train.tar: not a plain tar archive .* unpack a compressed one first"):
+        open_data(packed, "train")
+
+
+def test_a_size_that_leads_back_does_not_hang(tmp_path):
+    header = bytearray(tarfile.TarInfo("a/1.png").tobuf())
+    header[124:136] = b"\xff" * 10 + (-1024 & 0xFFFF).to_bytes(2, "big")  # base 256, negative
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    first = tarfile.TarInfo("a/0.png").tobuf()
+    (tmp_path / "train.tar").write_bytes(first + first + bytes(header) + bytes(1024))
+    with pytest.raises(DataError, match=r"train.tar: damaged"):
+        open_data(tmp_path, "train")
+
+
+def test_an_archive_that_shrank_is_an_error_of_the_image(tmp_path):
+    packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
+    data = open_data(packed, "val")
+    (packed / "val.tar").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"val.tar/bright/000.png: the archive has become shorter"):
+        data.read(0)
+    (packed / "val.tar").unlink()
+    with pytest.raises(ImageError, match=r"val.tar/bright/000.png: could not be read \(No such file"):
+        data.read(0)
+
+
+def test_an_empty_archive_says_what_counts(tmp_path):
+    write_tar(tmp_path / "train.tar", [("readme.txt", b"")])
+    with pytest.raises(DataError, match=r"train.tar: no image; files ending in .jpg"):
+        open_data(tmp_path, "train")
