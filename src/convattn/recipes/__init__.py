@@ -1,10 +1,10 @@
 """Complete run configurations, one module per family."""
 
-from collections.abc import Callable
-
-from convattn.recipes import smt
-from convattn.training.config import RunConfig
+from convattn.recipes import cotnet, das, finetune, groupmixformer, nextvit, small_images, smt
+from convattn.recipes.recipe import Recipe
 
 __all__ = ["RECIPES"]
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {recipe.__name__: recipe for recipe in smt.RECIPES}
+_MODULES = (smt, groupmixformer, nextvit, cotnet, das, small_images, finetune)
+
+RECIPES: dict[str, Recipe] = {made.__name__: made for module in _MODULES for made in module.RECIPES}
