@@ -17,6 +17,7 @@ COMMANDS = {
     "models": "list models, or show one: stages, parameters, multiply-adds, published accuracy",
     "train": "train a model on a folder of images, or resume a run",
     "eval": "top-1 and top-5 accuracy of a model on a folder of images",
+    "runs": "compare training runs: accuracy, loss, speed, and the settings in which they differ",
     "predict": "classify images",
     "export": "write a model to ONNX or an exported program, with proof that the numbers survived",
     "convert": "read the authors' checkpoint and write it under this package's names",

@@ -11,7 +11,9 @@ from convattn.report.content import (
     Parity,
     ParityRow,
     Report,
+    RunCurves,
     StageRow,
+    Table,
     epochs_from_log,
 )
 from convattn.report.write import write_report
@@ -27,7 +29,9 @@ __all__ = [
     "Parity",
     "ParityRow",
     "Report",
+    "RunCurves",
     "StageRow",
+    "Table",
     "epochs_from_log",
     "write_report",
 ]

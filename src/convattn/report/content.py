@@ -14,7 +14,9 @@ __all__ = [
     "Parity",
     "ParityRow",
     "Report",
+    "RunCurves",
     "StageRow",
+    "Table",
     "epochs_from_log",
 ]
 
@@ -38,7 +40,16 @@ class Epoch:
     val_loss: float | None = None
     top1: float | None = None  # validation, percent
     lr: float | None = None
+    images_per_second: float | None = None  # of training
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """The epochs of one of several runs that are compared."""
+
+    name: str
+    epochs: tuple[Epoch, ...]
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,22 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading of their own; the first cell of a row names it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()  # columns that hold numbers, set to the right
+    note: str = ""  # a sentence above it
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {row} of {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page. A section whose data is empty is left out."""
 
@@ -142,6 +169,8 @@ class Report:
     summary: str = ""  # a sentence below the title
     figures: tuple[Figure, ...] = ()
     epochs: tuple[Epoch, ...] = ()
+    runs: tuple[RunCurves, ...] = ()  # drawn over one another
+    tables: tuple[Table, ...] = ()  # those without rows are left out
     confusion: Confusion | None = None
     gallery: tuple[GalleryItem, ...] = ()
     gallery_note: str = ""  # how the samples were chosen
@@ -156,5 +185,5 @@ class Report:
 
 def epochs_from_log(entries: Iterable[Mapping[str, float | None]]) -> tuple[Epoch, ...]:
     """The learning curves out of the entries of a run's `log.jsonl`; other keys are for other readers."""
-    keys = ("train_loss", "val_loss", "top1", "lr", "seconds")
+    keys = ("train_loss", "val_loss", "top1", "lr", "images_per_second", "seconds")
     return tuple(Epoch(int(entry["epoch"] or 0), **{key: entry.get(key) for key in keys}) for entry in entries)

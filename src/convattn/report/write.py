@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from convattn.atomic import write_atomically
-from convattn.report.charts import learning_curves
+from convattn.report.charts import comparison_curves, learning_curves, run_style
 from convattn.report.content import Confusion, Report
 
 __all__ = ["render", "write_report"]
@@ -40,6 +40,8 @@ def render(report: Report, written: datetime | None = None) -> str:
     return environment.get_template("report.html").render(
         report=report,
         charts=learning_curves(report.epochs),
+        comparison=comparison_curves(report.runs),
+        legend=[(run.name, run_style(index)) for index, run in enumerate(report.runs) if run.epochs],
         confusion=None if report.confusion is None else _confusion_view(report.confusion),
         slowest_ms=max((row.p90_ms for row in report.latency), default=0.0),
         total_parameters=sum(row.parameters for row in report.stages),

@@ -1,0 +1,213 @@
+"""What a run folder says: how far the run is, how well it does, with what; and `report.html` in it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convattn.report.content import Epoch, Figure, Report, Table, epochs_from_log
+from convattn.report.environment import describe_environment
+from convattn.report.write import short_count, write_report
+from convattn.training.config import RunConfig
+from convattn.training.journal import read_log
+
+__all__ = ["RunError", "RunFolder", "as_text", "duration", "read_run", "write_run_report"]
+
+_MOST_ROWS = 100  # of unreadable images and skipped updates; the files have all
+_MOST_PATHS = 4  # of a skipped update
+
+
+class RunError(ValueError):
+    """A run folder that is no run, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder describes it."""
+
+    folder: Path
+    config: Mapping[str, Any]  # dotted name of each field -> its value, as in JSON
+    epochs: tuple[Epoch, ...]  # those that are finished
+
+    @property
+    def model(self) -> str:
+        return self.config["model.name"]
+
+    @property
+    def planned(self) -> int:
+        """Epochs that the whole run has."""
+        return self.config["schedule.epochs"]
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch with the highest accuracy, the last of those that tie; None if none was measured."""
+        measured = [epoch for epoch in self.epochs if epoch.top1 is not None]
+        return max(measured, key=lambda epoch: (epoch.top1, epoch.epoch), default=None)
+
+    @property
+    def seconds(self) -> float:
+        """All finished epochs took, validation included."""
+        return sum(epoch.seconds or 0.0 for epoch in self.epochs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further epoch will come: the plan is done, or there was no better result for long enough."""
+        if len(self.epochs) >= self.planned:
+            return True
+        patience = self.config.get("loop.early_stopping")
+        return bool(patience and self.best and self.epochs[-1].epoch - self.best.epoch >= patience)
+
+
+def read_run(folder: str | Path) -> RunFolder:
+    """The run in `folder`, from its `config.json` and `log.jsonl`.
+
+    Raises:
+        RunError: if one of them is missing or damaged.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "log.jsonl"):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: no run; it holds no {name}")
+    try:
+        config = _flat(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{folder / 'config.json'}: damaged ({error})") from None
+    wrong = [
+        name for name, kind in (("model.name", str), ("schedule.epochs", int)) if type(config.get(name)) is not kind
+    ]
+    if wrong:
+        raise RunError(f"{folder / 'config.json'}: no configuration of a run; it lacks {' and '.join(wrong)}")
+    try:
+        epochs = epochs_from_log(read_log(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{folder / 'log.jsonl'}: damaged ({error})") from None
+    return RunFolder(folder, config, epochs)
+
+
+def write_run_report(folder: str | Path) -> Path:
+    """Write `report.html` into a run folder: curves, the best result, what was set, what went wrong.
+
+    May be called after every epoch: the page is replaced in one step. The environment is that of the caller.
+
+    Args:
+        folder: holds `config.json` and `log.jsonl`; `unreadable.txt` and `skipped.jsonl` are shown where they exist.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: if the folder holds no run, or a damaged one. OSError: if the page cannot be written.
+    """
+    run = read_run(folder)
+    unreadable, skipped = _lines(run.folder / "unreadable.txt"), _lines(run.folder / "skipped.jsonl")
+    report = Report(
+        title=f"{run.model} on {run.config.get('data.source')}",
+        summary=f"Run in {run.folder}, {len(run.epochs)} of {run.planned} epochs.",
+        figures=tuple(_figures(run, len(unreadable), len(skipped))),
+        epochs=run.epochs,
+        tables=(_configuration_table(run), _unreadable_table(unreadable), _skipped_table(skipped)),
+        environment=describe_environment(),
+    )
+    return write_report(run.folder / "report.html", report)
+
+
+def as_text(value: Any) -> str:
+    """A value of the configuration for people: JSON, but texts without quotes."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits: "42 s", "12 min", "3.4 h", "2.1 days"."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if seconds < 59.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _figures(run: RunFolder, unreadable: int, skipped: int) -> list[Figure]:
+    figures = []
+    if run.best is not None:
+        figures.append(Figure("Best accuracy", f"{run.best.top1:.2f} %", f"top-1, epoch {run.best.epoch}"))
+    if run.epochs:
+        last = run.epochs[-1]
+        losses = (("validation", last.val_loss), ("training", last.train_loss))
+        measured = [(f"{value:.3f}", name) for name, value in losses if value is not None]
+        if measured:
+            note = ", ".join([measured[0][1], *(f"{value} {name}" for value, name in measured[1:])])
+            figures.append(Figure("Last loss", measured[0][0], note))
+    figures.append(Figure("Epochs", f"{len(run.epochs)} / {run.planned}", _outlook(run)))
+    speeds = [epoch.images_per_second for epoch in run.epochs if epoch.images_per_second is not None]
+    if speeds:
+        figures.append(Figure("Images/s", short_count(round(speeds[-1])), "in training, last epoch"))
+    if run.seconds:
+        figures.append(Figure("Time", duration(run.seconds), f"{duration(run.seconds / len(run.epochs))} an epoch"))
+    for count, what in ((skipped, "Skipped updates"), (unreadable, "Unreadable images")):
+        if count:
+            figures.append(Figure(what, f"{count:,}", "listed below", is_warning=True))
+    return figures
+
+
+def _outlook(run: RunFolder) -> str:
+    if len(run.epochs) >= run.planned:
+        return "done"
+    if run.is_over:
+        return f"over: no better result in {run.config['loop.early_stopping']} epochs"
+    if not run.seconds:
+        return ""
+    return f"about {duration(run.seconds / len(run.epochs) * (run.planned - len(run.epochs)))} to go"
+
+
+def _configuration_table(run: RunFolder) -> Table:
+    """The fields that are not as in a plain `RunConfig`."""
+    default = _flat(json.loads(json.dumps(dataclasses.asdict(RunConfig()))))
+    changed = [
+        (name, as_text(value), as_text(default.get(name)) if name in default else "–")
+        for name, value in run.config.items()
+        if name != "output.folder" and (name not in default or value != default[name])
+    ]
+    return Table(
+        "Configuration", ("Field", "Value", "Default"), tuple(changed), note="What is set; the rest is at its default."
+    )
+
+
+def _unreadable_table(reasons: list[str]) -> Table:
+    rows = [(file, why) for file, _, why in (reason.partition(": ") for reason in reasons)]
+    return Table("Unreadable images", ("File", "Why"), tuple(rows[:_MOST_ROWS]), note=_note(rows, "unreadable.txt"))
+
+
+def _skipped_table(lines: list[str]) -> Table:
+    rows = []
+    for line in lines:
+        entry = json.loads(line)
+        paths = entry["paths"]
+        more = f" and {len(paths) - _MOST_PATHS} more" if len(paths) > _MOST_PATHS else ""
+        rows.append((str(entry["step"]), entry["reason"], ", ".join(paths[:_MOST_PATHS]) + more))
+    columns = ("Update", "Why", "Images of its batch")
+    return Table("Skipped updates", columns, tuple(rows[:_MOST_ROWS]), note=_note(rows, "skipped.jsonl"))
+
+
+def _note(rows: list, file: str) -> str:
+    return f"The first {_MOST_ROWS} of {len(rows):,}; all are in {file}." if len(rows) > _MOST_ROWS else ""
+
+
+def _lines(path: Path) -> list[str]:
+    """The finished lines of a text file; none if there is no such file."""
+    return path.read_text().split("\n")[:-1] if path.is_file() else []
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names; an empty one stays a value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
