@@ -180,12 +180,18 @@ def test_a_mixture_goes_through_the_teacher_and_counts_as_far_as_it_is_labelled(
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_the_teacher_runs_in_the_given_precision(model, teacher, batch):
+def test_under_autocast_both_networks_run_in_lower_precision_and_the_loss_does_not(model, teacher, batch):
     seen = []
-    teacher.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    task = Classification(3, teacher=teacher, distillation=teaching("js"))
-    loss = task.loss(model, batch, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
-    assert (seen, loss.dtype) == ([torch.bfloat16], torch.float32)
+    for network in (model, teacher):
+        network.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    task = Classification(3, label_smoothing=0.1, teacher=teacher, distillation=teaching("js", weight=0.5))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task.loss(model, batch)
+    assert [output.dtype for output in seen] == [torch.bfloat16] * 2
+    student, taught = (output.float() for output in seen)
+    expected = js_divergence(student, taught).mean() + F.cross_entropy(student, batch.labels, label_smoothing=0.1)
+    assert loss.dtype == torch.float32
+    assert torch.allclose(loss, expected / 2, rtol=1e-6)
 
 
 def test_an_image_without_a_label_needs_a_teacher(model):

@@ -81,22 +81,21 @@ class Classification:
         if self.mixing is not None:
             self.mixing.mixup_enabled = self.mix_epochs is None or epoch < self.mix_epochs
 
-    def loss(
-        self, model: nn.Module, batch: Batch, *, autocast: Callable[[], AbstractContextManager] = nullcontext
-    ) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a training batch, a scalar. Draws from numpy's random state where images are mixed.
+
+        Under autocast the networks run in lower precision; what follows their logits does not.
 
         Args:
             model: images (B, 3, H, W) -> logits (B, classes).
             batch: images and labels; -1 for none, with a teacher only.
-            autocast: makes the context in which the teacher runs, for lower precision.
         """
         images, targets = self._images_and_targets(batch)
-        logits = model(images)
+        logits = _at_least_float32(model(images))
         if self.teacher is None:
             return self._label_losses(logits, targets).mean()
         assert self.distillation is not None
-        with torch.no_grad(), autocast():
+        with torch.no_grad():
             taught = self.teacher(images)
         teacher_losses = distillation_loss(logits, taught, self.distillation)
         label_share = (1 - self.distillation.weight) * targets.sum(dim=1)
@@ -159,3 +158,7 @@ def balanced_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     known = torch.tensor([label for label in labels if label >= 0], dtype=torch.int64)
     counts = torch.bincount(known, minlength=num_classes)
     return torch.where(counts > 0, len(known) / (num_classes * counts.clamp(min=1)), 0.0)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
