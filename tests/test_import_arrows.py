@@ -37,6 +37,7 @@ _ALL_BELOW = set(ARROWS)
 ARROWS["report"] = _ALL_BELOW
 ARROWS["ablation"] = _ALL_BELOW | {"report"}
 ARROWS["cli"] = _ALL_BELOW | {"report", "ablation"}
+ARROWS["__main__"] = {"cli"}  # what `python -m convattn` runs
 
 # What everyone may know of `backbones`. The other files there are families.
 CONTRACT = {"pyramid", "registry"}

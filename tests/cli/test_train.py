@@ -58,7 +58,7 @@ def test_recipes_are_listed_with_what_they_are(capsys):
     [
         (2, ["smt_nano_digit"], r"unknown recipe 'smt_nano_digit'; nearest: smt_nano_digits"),
         (1, ["--resume", "nowhere"], r"nowhere: no run to resume here; it holds no config.json"),
-        (2, ["--resume", "nowhere", "--optimizer.lr", "1"], r"--resume nowhere takes nothing else"),
+        (1, ["--resume", "nowhere", "--optimizer.lr", "1"], r"nowhere: no run to resume here"),
         (1, ["--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder; expected DIR/train/CLASS/IMAGE"),
         (1, ["--model.name", "smt_nan", "--data", "{pictures}", "--output", "{tmp}/run", *SMALL], r"nearest: smt_nano"),
     ],

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from convattn.data.images import ImageError
-from convattn.data.loader import Samples, evaluation_loader, start_epoch, training_loader
+from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 
 
 class Numbers:
@@ -34,58 +34,79 @@ def noisy(image):
     return torch.tensor([random.random(), np.random.rand(), torch.rand(()), float(pil_to_tensor(image))])
 
 
-def epoch(loader, number):
-    start_epoch(loader, number)
-    return list(loader)
+def training_loader(dataset, transform, batch_size, *, seed=0, **options):
+    return TrainingLoader(SeededSamples(dataset, transform, seed), batch_size, seed=seed, **options)
+
+
+def paths(batches):
+    return [batch.paths for batch in batches]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_random_depends_on_seed_epoch_and_index_alone(workers):
-    loader = training_loader(Samples(Numbers(), noisy, seed=3), 4, workers=workers, seed=3)
-    first, second = epoch(loader, 0), epoch(loader, 1)
-    alone = Samples(Numbers(), noisy, seed=3)
-    for batch in first:
-        for image, path in zip(batch.images, batch.paths, strict=True):
-            assert torch.equal(image, alone[int(path[:-4])].image)
-    alone.epoch = 1
-    assert torch.equal(second[0].images[0], alone[int(second[0].paths[0][:-4])].image)
-    assert [b.paths for b in first] != [b.paths for b in second]
-    assert sorted(path for b in second for path in b.paths) == sorted(Numbers().paths)
+    loader = training_loader(Numbers(), noisy, 4, workers=workers, seed=3)
+    first, second = list(loader.batches(0)), list(loader.batches(1))
+    alone = SeededSamples(Numbers(), noisy, seed=3)
+    for epoch, batches in enumerate((first, second)):
+        for batch in batches:
+            for image, path in zip(batch.images, batch.paths, strict=True):
+                assert torch.equal(image, alone.__getitems__([(epoch, 0, int(path[:-4]))])[0].image)
+    assert paths(first) != paths(second)
+    assert sorted(sum(paths(second), [])) == sorted(Numbers().paths)
 
 
 def test_loading_leaves_the_random_states_of_the_process_alone():
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     expected = noisy(Image.new("L", (1, 1)))
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    epoch(training_loader(Samples(Numbers(), noisy, seed=0), 4), 0)
+    list(training_loader(Numbers(), noisy, 4).batches(0))
     list(evaluation_loader(Samples(Numbers(), pil_to_tensor), 4))
     assert torch.equal(noisy(Image.new("L", (1, 1))), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_state_of_a_loader_is_its_place_in_the_epoch(workers):
-    def fresh():
-        return training_loader(Samples(Numbers(20), noisy, seed=0), 4, workers=workers)
-
-    whole = epoch(fresh(), 2)
-    stopped = fresh()
-    start_epoch(stopped, 2)
-    batches = iter(stopped)
-    for _ in range(2):
-        next(batches)
-    state = stopped.state_dict()
-    resumed = fresh()
-    start_epoch(resumed, 2)
-    resumed.load_state_dict(state)
-    rest = list(resumed)
-    assert [b.paths for b in rest] == [b.paths for b in whole[2:]]
+def test_an_epoch_can_be_taken_up_anywhere(workers):
+    loader = training_loader(Numbers(20), noisy, 4, workers=workers)
+    whole = list(loader.batches(2))
+    rest = list(training_loader(Numbers(20), noisy, 4, workers=workers).batches(2, skip=2))
+    assert paths(rest) == paths(whole[2:])
     assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[2:], strict=True))
+    assert list(loader.batches(2, skip=5)) == []
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_processes_share_the_batches_of_one(repeats):
+    one = list(training_loader(Numbers(22), noisy, 6, repeats=repeats).batches(1))
+    shares = [
+        list(training_loader(Numbers(22), noisy, 2, repeats=repeats, rank=rank, replicas=3).batches(1))
+        for rank in range(3)
+    ]
+    assert len(training_loader(Numbers(22), noisy, 2, rank=0, replicas=3)) == len(one) == len(shares[0]) == 3
+    for number, batch in enumerate(one):
+        for rank in range(3):
+            assert torch.equal(shares[rank][number].images, batch.images[rank::3])
+            assert shares[rank][number].paths == batch.paths[rank::3]
+
+
+def test_repeats_are_other_variants_of_one_image_in_the_same_update():
+    batches = list(training_loader(Numbers(24), noisy, 6, repeats=3).batches(0))
+    assert len(batches) == 4
+    for batch in batches:
+        assert len(set(batch.paths)) == 2
+        assert batch.paths[0] == batch.paths[1] == batch.paths[2]
+        assert len({float(image[2]) for image in batch.images}) == 6
+    assert len({path for batch in batches for path in batch.paths}) == 8
+
+
+def test_processes_share_an_evaluation():
+    samples = Samples(Numbers(7), pil_to_tensor)
+    shares = [paths(evaluation_loader(samples, 2, rank=rank, replicas=2)) for rank in range(2)]
+    assert shares == [[["0.png", "2.png"], ["4.png", "6.png"]], [["1.png", "3.png"], ["5.png"]]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_in_training_another_sample_of_the_batch_takes_an_unreadable_ones_place(workers):
-    loader = training_loader(Samples(Numbers(8, broken=(3,)), pil_to_tensor), 4, workers=workers)
-    batches = epoch(loader, 0)
+    batches = list(training_loader(Numbers(8, broken=(3,)), pil_to_tensor, 4, workers=workers).batches(0))
     assert [len(batch) for batch in batches] == [4, 4]
     (batch,) = (batch for batch in batches if batch.unreadable)
     assert batch.unreadable == {"3.png": "3.png: the file is empty"}
@@ -102,6 +123,6 @@ def test_in_evaluation_an_unreadable_image_is_left_out_and_order_is_kept():
 
 
 def test_a_batch_without_a_readable_image_is_empty():
-    (batch,) = epoch(training_loader(Samples(Numbers(2, broken=(0, 1)), pil_to_tensor), 2), 0)
+    (batch,) = training_loader(Numbers(2, broken=(0, 1)), pil_to_tensor, 2).batches(0)
     assert len(batch) == 0
     assert set(batch.unreadable) == {"0.png", "1.png"}

@@ -9,7 +9,6 @@ from timm.layers import DropPath
 from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.build import (
-    build_accelerator,
     build_ema,
     build_model_and_data,
     build_optimizer,
@@ -17,6 +16,7 @@ from convattn.training.build import (
     build_task,
 )
 from convattn.training.config import ConfigError, LoopConfig, ScheduleConfig
+from convattn.training.processes import Processes
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
 
 
@@ -29,7 +29,7 @@ def pictures(tmp_path_factory):
 def built(pictures, tmp_path):
     def build(**parts):
         config = tiny_config(pictures, tmp_path / "run", **parts)
-        data, model = build_model_and_data(config)
+        data, model = build_model_and_data(config, Processes(config.loop))
         return config, data, model
 
     return build
@@ -60,7 +60,7 @@ def test_the_model_takes_classes_size_and_names_from_data_and_config(built):
     assert model.pretrained_cfg["label_names"] == ("bright", "dark")
     assert model.pretrained_cfg["input_size"] == (3, 20, 20)
     assert model.pretrained_cfg["crop_pct"] == 0.8
-    batch = next(iter(data.train_loader))
+    batch = next(data.train_loader.batches(0))
     assert batch.images.shape == (4, 3, 20, 20)
     assert next(iter(data.validation_loader)).images.shape == (4, 3, 20, 20)
 
@@ -100,21 +100,23 @@ def test_fewer_images_than_a_batch_is_an_error(built):
 
 def test_workers_and_batch_size_reach_the_loaders(built):
     _, data, _ = built(data=dict(workers=2, batch_size=6))
-    assert (data.train_loader.num_workers, data.train_loader.batch_size, len(data.train_loader)) == (2, 6, 4)
-    assert data.validation_loader.num_workers == 2
+    batches = list(data.train_loader.batches(0))
+    assert [len(batch) for batch in batches] == [6] * 4
+    assert len(data.train_loader) == 4
+    assert data.train_loader._loader.num_workers == data.validation_loader.num_workers == 2
 
 
 def test_the_seed_orders_and_varies_the_images(built):
-    first, second = (next(iter(built(loop=dict(seed=seed))[1].train_loader)) for seed in (0, 1))
+    first, second = (next(built(loop=dict(seed=seed))[1].train_loader.batches(0)) for seed in (0, 1))
     assert first.paths != second.paths
 
 
 def test_the_task_takes_its_fields(built):
-    config, _, _ = built(
+    config, data, _ = built(
         data=dict(mixup=0.2, cutmix=1.0, mix_probability=0.7, cutmix_probability=0.4, mix_epochs=3),
         loop=dict(label_smoothing=0.1),
     )
-    task = build_task(config, 2)
+    task = build_task(config, data.train, torch.device("cpu"))
     mixing = task.mixing
     assert (mixing.mixup_alpha, mixing.cutmix_alpha, mixing.mix_prob, mixing.switch_prob) == (0.2, 1.0, 0.7, 0.4)
     assert (task.mix_epochs, task.label_smoothing) == (3, 0.1)
@@ -131,6 +133,21 @@ def test_optimizer_fields_reach_the_optimizer(built):
     sgd = optimizer_of(built, name="sgd", momentum=0.3)
     assert isinstance(sgd, torch.optim.SGD)
     assert sgd.param_groups[0]["momentum"] == 0.3
+
+
+def decayed(model, optimizer):
+    inside = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in inside}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.7])
+def test_what_decays_can_be_chosen(built, layer_decay):
+    config, _, model = built(optimizer=dict(no_decay=("stem.*", "*.fc1.weight"), layer_decay=layer_decay))
+    found = decayed(model, build_optimizer(model, config, num_processes=1))
+    assert not any(name.startswith("stem.") or name.endswith("fc1.weight") for name in found)
+    assert any(name.endswith("fc2.weight") for name in found)
+    config, _, model = built(optimizer=dict(decay_all=True, layer_decay=layer_decay))
+    assert decayed(model, build_optimizer(model, config, num_processes=1)) == {n for n, _ in model.named_parameters()}
 
 
 def test_layer_decay_lowers_the_rate_of_early_layers(built):
@@ -174,6 +191,24 @@ def test_a_warm_up_may_end_within_an_epoch(built):
     assert values[:3] == pytest.approx([0.0, 0.5, 1.0])
 
 
+def test_a_warm_up_may_be_counted_in_updates(built):
+    assert rates(built, warmup_epochs=0, warmup_updates=4, warmup_lr=0.0)[:5] == pytest.approx(
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+    )
+
+
+def test_milestones_are_epochs_after_which_the_rate_falls(built):
+    values = rates(built, name="multistep", milestones=(3, 6), decay_rate=0.5, warmup_epochs=1, warmup_lr=0.2)
+    assert values[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert (values[11], values[12], values[23], values[24], values[40]) == (1.0, 0.5, 0.5, 0.25, 0.25)
+    assert rates(built, name="multistep", milestones=(3,), warmup_epochs=0)[12] == pytest.approx(0.1)
+
+
+def test_the_rate_may_stay_the_same_within_an_epoch(built):
+    values = rates(built, per_epoch=True, warmup_epochs=0)
+    assert values[:8] == pytest.approx([1.0] * 4 + [0.5 * (1 + math.cos(math.pi / 10))] * 4)
+
+
 @pytest.mark.parametrize(
     ("name", "middle", "end"),
     [("cosine", 0.5, 0.0), ("poly", 0.5, 0.0), ("tanh", None, None), ("constant", 1.0, 1.0)],
@@ -210,14 +245,19 @@ def test_the_decay_of_the_average_grows_with_a_warm_up(built):
 
 @pytest.mark.parametrize(("precision", "mixed"), [("fp32", "no"), ("bf16", "bf16")])
 def test_precision_reaches_the_accelerator_run_after_run(precision, mixed):
-    accelerator = build_accelerator(LoopConfig(precision=precision, device="cpu"))
+    accelerator = Processes(LoopConfig(precision=precision, device="cpu")).accelerator
     assert accelerator.mixed_precision == mixed
     assert accelerator.device.type == "cpu"
 
 
 def test_fp16_without_a_gpu_says_what_to_use():
     with pytest.raises(ConfigError, match=r"loop.precision fp16 needs a GPU; use bf16 or fp32"):
-        build_accelerator(LoopConfig(precision="fp16", device="cpu"))
+        Processes(LoopConfig(precision="fp16", device="cpu"))
+
+
+def test_sharding_needs_several_processes():
+    with pytest.raises(ConfigError, match=r"loop.sharding fsdp needs several processes; start them with torchrun"):
+        Processes(LoopConfig(sharding="fsdp", device="cpu"))
 
 
 def test_a_schedule_of_one_update_is_quiet(built):

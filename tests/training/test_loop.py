@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import math
 import signal
@@ -11,15 +12,17 @@ import torch
 from rich.console import Console
 
 from convattn.classification.task import Classification
-from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.loader import Batch, Samples, evaluation_loader
 from convattn.data.sources import open_data
 from convattn.data.transforms import transforms_for
 from convattn.saved import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config_json import config_from_json, config_to_json
-from convattn.training.loop import TrainingError, _Run, train
-from convattn.training.signals import StopRequest
+from convattn.training.loop import TrainingError, train
+from convattn.training.processes import Processes
+from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
+from convattn.training.update import update
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -33,8 +36,17 @@ def quiet():
 
 
 def start(config, tmp_path):
-    """A run that has not begun."""
-    return _Run(config, tmp_path, StopRequest(), quiet())
+    """A run before its first update."""
+    run = Run(config, tmp_path, Processes(config.loop))
+    run.start_epoch()
+    return run
+
+
+def groups(run):
+    """The batches of each update of the first epoch."""
+    batches = run.data.train_loader.batches(0)
+    while group := list(itertools.islice(batches, run.config.loop.accumulation)):
+        yield group
 
 
 def test_a_run_learns_and_leaves_everything_in_its_folder(pictures, tmp_path):
@@ -44,7 +56,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(pictures, tmp_path):
     assert (folder / "config.json").read_text() == config_to_json(config)
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [(entry["epoch"], entry["step"]) for entry in entries] == [(1, 6), (2, 12), (3, 18)]
-    keys = "epoch step train_loss val_loss top1 top5 lr images_per_second seconds"
+    keys = "epoch step train_loss val_loss top1 top5 lr skipped images_per_second memory_gib seconds"
     assert list(entries[0]) == keys.split()
     assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert list((folder / "tensorboard").glob("events.*"))
@@ -63,8 +75,7 @@ def test_an_update_on_accumulated_batches_is_that_on_one_large_batch(pictures, t
     parts = dict(model=plain, optimizer=dict(name="sgd", lr=0.1), schedule=dict(warmup_epochs=0, epochs=1))
     one = start(tiny_config(pictures, tmp_path, data=dict(batch_size=8, image_size=32), **parts), tmp_path)
     two = start(tiny_config(pictures, tmp_path, data=dict(image_size=32), loop=dict(accumulation=2), **parts), tmp_path)
-    display = _NoDisplay()
-    losses = [one._update(list(one.data.train_loader)[:1], display), two._update(next(two._groups()), display)]
+    losses = [update(run, next(groups(run))).loss for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for (name, a), b in zip(one.bare_model.state_dict().items(), two.bare_model.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
@@ -73,7 +84,7 @@ def test_an_update_on_accumulated_batches_is_that_on_one_large_batch(pictures, t
 
 def test_the_last_update_of_an_epoch_takes_what_is_left(pictures, tmp_path):
     run = start(tiny_config(pictures, tmp_path, loop=dict(accumulation=4)), tmp_path)
-    assert [len(group) for group in run._groups()] == [4, 2]
+    assert [len(group) for group in groups(run)] == [4, 2]
     assert run.updates_per_epoch == 2
 
 
@@ -82,7 +93,7 @@ def test_gradients_are_clipped(pictures, tmp_path):
         parts = dict(optimizer=dict(name="momentum", lr=1.0, momentum=0.0, weight_decay=0.0, clip_grad=clip))
         run = start(tiny_config(pictures, tmp_path, schedule=dict(warmup_epochs=0), **parts), tmp_path)
         before = [p.detach().clone() for p in run.bare_model.parameters()]
-        run._update(next(run._groups()), _NoDisplay())
+        update(run, next(groups(run)))
         moved = [p.detach() - q for p, q in zip(run.bare_model.parameters(), before, strict=True)]
         return torch.cat([m.flatten() for m in moved]).norm().item()
 
@@ -92,8 +103,7 @@ def test_gradients_are_clipped(pictures, tmp_path):
 
 def test_the_average_is_what_is_validated_and_kept(pictures, tmp_path):
     run = start(tiny_config(pictures, tmp_path, loop=dict(ema_decay=0.9)), tmp_path)
-    assert run.result_model is run.ema.module
-    assert start(tiny_config(pictures, tmp_path), tmp_path).result_model is not None
+    assert run.result_model() is run.ema.module
     folder = train(tiny_config(pictures, tmp_path / "run", loop=dict(ema_decay=0.9)), console=quiet())
     checkpoint = load_newest_checkpoint(folder)[0]
     kept = load_model(folder / "last.safetensors").state_dict()
@@ -105,7 +115,7 @@ def test_bf16_runs_the_network_in_bf16(pictures, tmp_path):
     run = start(tiny_config(pictures, tmp_path, loop=dict(precision="bf16")), tmp_path)
     seen = []
     run.bare_model.stem.conv2.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    run._update(next(run._groups()), _NoDisplay())
+    update(run, next(groups(run)))
     assert seen == [torch.bfloat16]
     assert next(run.bare_model.parameters()).dtype == torch.float32
 
@@ -115,7 +125,7 @@ def test_the_memory_layout_is_set_for_weights_and_images(pictures, tmp_path, cha
     run = start(tiny_config(pictures, tmp_path, loop=dict(channels_last=channels_last)), tmp_path)
     seen = []
     run.bare_model.stem.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    run._update(next(run._groups()), _NoDisplay())
+    update(run, next(groups(run)))
     assert seen[0].is_contiguous(memory_format=torch.channels_last) is channels_last
     weight = run.bare_model.stages[1].downsample.conv.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
@@ -146,24 +156,6 @@ def test_any_model_of_timm_trains(pictures, tmp_path):
     parts = dict(model=dict(name="timm:resnet18", options={}), schedule=dict(epochs=1, warmup_epochs=0))
     folder = train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
     assert load_model(folder).built_as["name"] == "timm:resnet18"
-
-
-def test_a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint(pictures, tmp_path, monkeypatch):
-    loss = Classification.loss
-    calls = []
-
-    def overflowing(self, model, batch):
-        calls.append(batch.paths)
-        return loss(self, model, batch) * (math.nan if len(calls) == 8 else 1)
-
-    monkeypatch.setattr(Classification, "loss", overflowing)
-    with pytest.raises(TrainingError) as caught:
-        train(tiny_config(pictures, tmp_path / "run"), console=quiet())
-    message = str(caught.value)
-    assert message.startswith("loss is nan at step 8; last good checkpoint: ")
-    assert "step_00000006; lower optimizer.lr" in message
-    assert all(path in message for path in calls[-1])
-    assert "\n" not in message
 
 
 def test_weights_that_overflow_stop_at_validation(pictures, tmp_path):
@@ -208,10 +200,9 @@ def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
 
 def test_a_batch_of_unreadable_images_alone_is_skipped(tmp_path, pictures):
     run = start(tiny_config(pictures, tmp_path), tmp_path)
-    batch = next(iter(run.data.train_loader))
-    empty = type(batch)(torch.empty(0), torch.empty(0), [], {})
+    empty = Batch(torch.empty(0), torch.empty(0), [], {})
     before = {name: value.clone() for name, value in run.bare_model.named_parameters()}
-    assert run._update([empty], _NoDisplay()) == 0.0
+    assert update(run, [empty]).images == 0
     assert run.counters.step == 1
     assert all(torch.equal(value, before[name]) for name, value in run.bare_model.named_parameters())
 
@@ -225,16 +216,16 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(pictures, tmp_path):
 import resource, signal
 from pathlib import Path
 from convattn.training.config_json import config_from_json
-from convattn.training.loop import _Run
-from convattn.training.signals import StopRequest
+from convattn.training.processes import Processes
+from convattn.training.run import Run
 config = config_from_json(Path({str(tmp_path / "config.json")!r}).read_text())
-run = _Run(config, Path(config.output.folder), StopRequest(), None)
-run.restore()
+run = Run(config, Path(config.output.folder), Processes(config.loop))
+run.restore(print)
 run.counters.step += 1
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    run._save()
+    run.save()
 except OSError as error:
     print(error)
 """
@@ -256,17 +247,10 @@ def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, nu
         time.sleep(0.05)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    assert process.returncode == 128 + number, said
     assert f"go on with: convattn train --resume {output}" in said
     assert "Traceback" not in said
     assert 6 <= load_newest_checkpoint(output)[0].state["counters"]["step"] < 72
     if number == signal.SIGINT:
         train(config_from_json((output / "config.json").read_text()), resume=True, console=quiet())
         assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 72
-
-
-class _NoDisplay:
-    """A display that shows nothing."""
-
-    def note(self, text):
-        """Drop the line."""

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from convattn.training.progress import TrainingDisplay
+from convattn.training.run import Counters
 
 ENTRY = {"epoch": 2, "step": 8, "train_loss": 0.5, "val_loss": 0.25, "top1": 97.5, "lr": 0.1}
 SPEED = {"images_per_second": 1234.5, "seconds": 2.0}
@@ -10,9 +11,9 @@ SPEED = {"images_per_second": 1234.5, "seconds": 2.0}
 
 def test_without_a_terminal_there_is_one_line_an_epoch():
     console = Console(file=io.StringIO(), width=40)
-    with TrainingDisplay(12, 0, 3, console) as display:
+    with TrainingDisplay(12, 3, console) as display:
         for step in range(1, 5):
-            display.update(0, step, loss=1.0, lr=0.1, images_per_second=100.0)
+            display.update(Counters(epoch=0, step=step), loss=1.0, lr=0.1, images_per_second=100.0, memory=0)
         display.validating(3, 10)
         display.epoch_done(ENTRY | SPEED)
     line = "epoch 2/3 · loss 0.5 · val_loss 0.25 · top1 97.5 · 1,234 images/s · 2.0 s\n"
@@ -21,8 +22,8 @@ def test_without_a_terminal_there_is_one_line_an_epoch():
 
 def test_on_a_terminal_the_bar_tells_loss_rate_and_speed():
     console = Console(file=io.StringIO(), width=150, force_terminal=True)
-    with TrainingDisplay(12, 4, 3, console) as display:
-        display.update(1, 6, loss=1.25, lr=0.002, images_per_second=100.0)
+    with TrainingDisplay(12, 3, console) as display:
+        display.update(Counters(epoch=1, step=6), loss=1.25, lr=0.002, images_per_second=100.0, memory=3 * 2**29)
     shown = console.file.getvalue()
-    for text in ("epoch 2/3", "6/12", "loss 1.250", "lr 2.0e-03", "100 images/s"):
+    for text in ("epoch 2/3", "6/12", "loss 1.250", "lr 2.0e-03", "100 images/s", "1.5 GiB"):
         assert text in shown

@@ -36,9 +36,9 @@ def stop_at(monkeypatch, step):
     """A real SIGINT after update `step`."""
     update = TrainingDisplay.update
 
-    def stopping(self, epoch, done, **figures):
-        update(self, epoch, done, **figures)
-        if done == step:
+    def stopping(self, counters, **figures):
+        update(self, counters, **figures)
+        if counters.step == step:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(TrainingDisplay, "update", stopping)
@@ -62,9 +62,12 @@ def assert_same(one, other):
         assert one == other
 
 
+VARYING = {"seconds", "images_per_second", "memory_gib"}
+
+
 def figures(folder):
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: e[key] for key in e if key not in ("seconds", "images_per_second")} for e in entries]
+    return [{key: e[key] for key in e if key not in VARYING} for e in entries]
 
 
 # Three updates an epoch: 24 images in batches of 4, two batches an update. So 4 is within an epoch and 3 at its end.

@@ -111,10 +111,11 @@ class Classification:
         device: torch.device,
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        gather: Callable[[list], list] | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
-        """`val_loss`, `top1` and `top5` (percent) on a validation set."""
-        result = evaluate(model, loader, device, autocast=autocast, on_batch=on_batch)
+        """`val_loss`, `top1` and `top5` (percent) on a validation set; `gather` as in `evaluate`."""
+        result = evaluate(model, loader, device, autocast=autocast, gather=gather, on_batch=on_batch)
         return {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
 
     def _images_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:

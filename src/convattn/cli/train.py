@@ -1,7 +1,9 @@
 """`convattn train`: run a recipe, with any field of it changed, or go on with a run that was stopped."""
 
+import json
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +14,13 @@ from rich.table import Table
 from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError, parse
 from convattn.recipes import RECIPES
-from convattn.training.config import ConfigError, RunConfig
-from convattn.training.config_json import config_from_json
+from convattn.report.run import write_run_report
+from convattn.training.config import RunConfig
+from convattn.training.config_json import config_to_json
 from convattn.training.loop import Interrupted, train
+from convattn.training.output import check_output, stored_config
+from convattn.training.probe import Probe, probe
+from convattn.training.skipped import replay_skipped
 
 __all__ = ["command"]
 
@@ -24,9 +30,11 @@ _DESCRIPTION = """Train a model by a recipe, any field of which can be set; defa
 
 Examples:
     convattn train --data pictures --output runs/pictures
-    convattn train smt_nano_digits --output runs/digits --schedule.epochs 5
+    convattn train finetune --model.name nextvit_small --model.pretrained --data pictures --output runs/mine
+    convattn train smt_tiny_imagenet --data imagenet --dry-run
     convattn train --resume runs/pictures
     convattn train --list
+    torchrun --nproc-per-node 8 -m convattn train smt_tiny_imagenet --data imagenet --output runs/smt
 """
 
 
@@ -39,38 +47,76 @@ class Options:
     output: Path | None = None
     """Folder for everything the run writes, empty or new; short for --output.folder."""
     resume: Path | None = None
-    """Go on with the run in this folder; everything else is as it was started."""
+    """Go on with the run in this folder. Batch size, accumulation, precision, number of processes and what is kept may
+    change; everything else is as it was started."""
+    dry_run: bool = False
+    """Try a few updates, print what the run would take, and stop; nothing is written."""
+    replay: Path | None = None
+    """Run a skipped update again from its file, say where it first is not finite, and stop."""
     list: bool = False
     """List the recipes and stop."""
+    json: bool = False
+    """With --list or --dry-run: print JSON."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
 
-def command(args: list[str]) -> int:
-    """Run `convattn train` with these arguments; returns the exit status, 130 after Ctrl-C."""
+def command(args: Sequence[str]) -> int:
+    """Run `convattn train` with these arguments; returns the exit status, 128 + its number after a signal."""
     options = _parse(args)
     if options.list:
-        _print_recipes()
+        _print_recipes(options.json)
         return 0
-    config = _config(options) if options.resume is None else _stored_config(options, args)
+    if options.replay is not None:
+        for line in replay_skipped(options.replay):
+            print(line)
+        return 0
+    config = _config(options)
+    if options.dry_run:
+        check_output(config, resume=options.resume is not None)
+        _print_probe(config, probe(config), options.json)
+        return 0
     try:
-        folder = train(config, resume=options.resume is not None)
-    except Interrupted:  # it has said how to go on
-        return 130
+        folder = train(config, resume=options.resume is not None, on_epoch=write_run_report)
+    except Interrupted as stop:  # it has said how to go on
+        return 128 + stop.signal
     print(folder)
     return 0
 
 
-def _parse(args: list[str]) -> Options:
-    """Parse with the named recipe's fields as the defaults; the name may stand anywhere, so it is looked for first."""
+def _parse(args: Sequence[str]) -> Options:
+    """Parse with the named recipe's fields as the defaults, or those of the run to resume.
+
+    The name may stand anywhere, so it is looked for first.
+    """
+    stored = _folder_to_resume(args)
+    if stored is not None:
+        run = stored_config(stored)
+        config = replace(run, output=replace(run.output, folder=str(stored)))
+        options = _parse_for(args, Options(config=config))
+        if options.recipe != DEFAULT_RECIPE or options.output is not None:
+            raise UsageError(f"--resume {stored} takes neither a recipe nor --output: the run has its own")
+        return options
     first = args[0] if args and not args[0].startswith("-") else DEFAULT_RECIPE
-    options = _parse_for(first, args)
-    return options if options.recipe == first else _parse_for(options.recipe, args)
+    options = _parse_for(args, _defaults(first))
+    return options if options.recipe == first else _parse_for(args, _defaults(options.recipe))
 
 
-def _parse_for(recipe: str, args: list[str]) -> Options:
+def _folder_to_resume(args: Sequence[str]) -> Path | None:
+    for at, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name == "--resume":
+            value = value if equals else next(iter(args[at + 1 :]), "")
+            return Path(value) if value else None
+    return None
+
+
+def _defaults(recipe: str) -> Options:
     if recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
-    default = Options(recipe=recipe, config=RECIPES[recipe]())
+    return Options(recipe=recipe, config=RECIPES[recipe]())
+
+
+def _parse_for(args: Sequence[str], default: Options) -> Options:
     return parse(Options, args, command="train", description=_DESCRIPTION, default=default)
 
 
@@ -83,20 +129,26 @@ def _config(options: Options) -> RunConfig:
     return config
 
 
-def _stored_config(options: Options, args: list[str]) -> RunConfig:
-    folder = options.resume
-    assert folder is not None
-    if len(args) > len(["--resume", "DIR"]):
-        raise UsageError(f"--resume {folder} takes nothing else: a run goes on as it was started")
-    stored = folder / "config.json"
-    if not stored.is_file():
-        raise ConfigError(f"{folder}: no run to resume here; it holds no config.json")
-    config = config_from_json(stored.read_text())
-    return replace(config, output=replace(config.output, folder=str(folder)))
-
-
-def _print_recipes() -> None:
+def _print_recipes(as_json: bool) -> None:
+    lines = {name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items()}
+    if as_json:
+        print(json.dumps(lines, indent=2))
+        return
     table = Table("recipe", "what it is", box=None)
-    for name, recipe in RECIPES.items():
-        table.add_row(name, (recipe.__doc__ or "").splitlines()[0])
+    for row in lines.items():
+        table.add_row(*row)
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"config": asdict(config), **asdict(found), "hours": found.hours}))
+        return
+    print(config_to_json(config), end="")
+    print(f"parameters         {found.parameters:,}")
+    print(f"images an epoch    {found.images:,}, {found.updates_per_epoch:,} updates")
+    print(
+        f"speed              {found.images_per_second:,.1f} images/s, after {found.epochs} epochs {found.hours:,.2f} h"
+    )
+    print(f"memory             {found.memory / 2**30:.2f} GiB in each process, at the peak")
+    print(f"disk               {found.disk / 2**30:.2f} GiB")

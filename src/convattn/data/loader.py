@@ -2,8 +2,7 @@
 
 import random
 import signal
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,10 +15,9 @@ from torch.utils.data import Dataset
 from convattn.data.dataset import ImageDataset
 from convattn.data.images import ImageError
 from convattn.data.transforms import Transform
-from convattn.extras import require
 from convattn.seeding import random_state, restore_random_state
 
-__all__ = ["Batch", "Samples", "evaluation_loader", "training_loader"]
+__all__ = ["Batch", "Key", "Sample", "Samples", "SeededSamples", "TrainingLoader", "collate", "evaluation_loader"]
 
 
 @dataclass(frozen=True)
@@ -50,49 +48,25 @@ class Sample:
     problem: str = ""
 
 
-class Samples(Dataset):
-    """A data set seen through a transform.
+Key = tuple[int, int, int]  # epoch, repeat, index: all that the randomness of a training sample depends on
 
-    With a seed, what is random about a sample depends on the seed, the epoch and its index alone: not on the number of
-    workers, nor on what was drawn before. So a resumed run sees the very same images.
+
+class Samples(Dataset):
+    """A data set seen through a transform that draws nothing.
 
     Args:
         dataset: the images.
         transform: from PIL to a tensor.
-        seed: of the random transforms; None for a transform that draws nothing.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int | None = None):
+    def __init__(self, dataset: ImageDataset, transform: Transform):
         self.dataset = dataset
         self.transform = transform
-        self.seed = seed
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several samples at once; PyTorch's loader calls this, and the caller's random state is saved once a batch."""
-        if self.seed is None:
-            return [self._sample(index) for index in indices]
-        before = random_state(gpus=False)  # transforms run on the CPU; asking a GPU would make it wait
-        try:
-            return [self._seeded_sample(index, self.seed) for index in indices]
-        finally:
-            restore_random_state(before)
-
-    def _seeded_sample(self, index: int, seed: int) -> Sample:
-        # Mixed by numpy's hash, so that neighbouring epochs and indices share nothing.
-        words = np.random.SeedSequence((seed, self.epoch, index)).generate_state(2)
-        random.seed(int(words[0]))
-        np.random.seed(words[0])
-        torch.default_generator.manual_seed(int(words[1]))
-        return self._sample(index)
-
-    def _sample(self, index: int) -> Sample:
         path, label = self.dataset.paths[index], self.dataset.labels[index]
         try:
             return Sample(path, label, self.transform(self.dataset.read(index)))
@@ -100,46 +74,115 @@ class Samples(Dataset):
             return Sample(path, label, None, str(error))
 
 
-def training_loader(samples: Samples, batch_size: int, *, workers: int = 0, seed: int = 0, **shard: int) -> Any:
-    """Shuffled batches of equal size; a `StatefulDataLoader` whose state is the place in the epoch.
+class SeededSamples(Samples):
+    """A data set seen through a random transform.
 
-    The order is a function of the seed and the epoch (`start_epoch`). An unreadable image is set aside by name, and
-    another sample of its batch takes its place.
+    What is random about a sample depends on the seed and its key alone: not on the number of workers or processes, nor
+    on what was drawn before. So a resumed run sees the very same images.
+
+    Args:
+        dataset: the images.
+        transform: from PIL to a tensor.
+        seed: of the random transforms.
+    """
+
+    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int):
+        super().__init__(dataset, transform)
+        self.seed = seed
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
+        """Several samples at once; PyTorch's loader calls this, and the caller's random state is saved once a batch."""
+        before = random_state(gpus=False)  # transforms run on the CPU; asking a GPU would make it wait
+        try:
+            return [self._seeded_sample(key) for key in keys]
+        finally:
+            restore_random_state(before)
+
+    def _seeded_sample(self, key: Key) -> Sample:
+        # Mixed by numpy's hash, so that neighbouring epochs and indices share nothing.
+        words = np.random.SeedSequence((self.seed, *key)).generate_state(2)
+        random.seed(int(words[0]))
+        np.random.seed(words[0])
+        torch.default_generator.manual_seed(int(words[1]))
+        return self[key[-1]]
+
+
+class TrainingLoader:
+    """Shuffled batches of equal size. The order is a function of the seed and the epoch, and is shared by all processes.
+
+    The images of an epoch form one stream; a batch of each process together are its next `batch_size * replicas` images.
+    So the place in an epoch is a number of images, whatever the batch size or the number of processes. What fills no
+    batch at the end is left out. An unreadable image is set aside by name, and another of its batch takes its place.
 
     Args:
         samples: what to load.
-        batch_size: images in a batch; the rest of an epoch that fills no batch is left out.
+        batch_size: images in a batch of one process.
         workers: processes that load; 0 loads in this one.
         seed: of the order.
-        **shard: `num_replicas` and `rank`, where several processes share an epoch.
+        repeats: variants of an image that follow one another in the stream (repeated augmentation; Hoffer et al.,
+            arXiv 1901.09335); the epoch has as many images as without, so fewer different ones.
+        rank: this process's number among those that train together.
+        replicas: how many they are.
     """
-    stateful = require("torchdata.stateful_dataloader", "train")
-    sampler = require("torchdata.stateful_dataloader.sampler", "train").StatefulDistributedSampler(
-        samples, **{"num_replicas": 1, "rank": 0, **shard}, seed=seed
-    )
-    with warnings.catch_warnings():
-        # torchdata 0.11 calls a function of torch that warns from torch 2.13 on.
-        warnings.filterwarnings("ignore", "'set_vital' is deprecated")
-        return stateful.StatefulDataLoader(
+
+    def __init__(
+        self,
+        samples: SeededSamples,
+        batch_size: int,
+        *,
+        workers: int = 0,
+        seed: int = 0,
+        repeats: int = 1,
+        rank: int = 0,
+        replicas: int = 1,
+    ):
+        self.images = len(samples)
+        self._order = _EpochOrder(self.images, batch_size, seed, repeats, rank, replicas)
+        self._loader = torch.utils.data.DataLoader(
             samples,
-            batch_size,
-            sampler=sampler,
-            drop_last=True,
+            batch_sampler=self._order,
             collate_fn=partial(collate, fill=True),
+            persistent_workers=workers > 0,
             **_options(workers),
         )
 
+    def __len__(self) -> int:
+        return self.images // self._order.span
 
-def start_epoch(loader: Any, epoch: int) -> None:
-    """Tell a training loader which epoch comes next, before iterating over it."""
-    loader.dataset.epoch = epoch
-    loader.sampler.set_epoch(epoch)
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `skip`."""
+        self._order.epoch, self._order.skip = epoch, skip
+        return iter(self._loader)
 
 
-def evaluation_loader(samples: Samples, batch_size: int, *, workers: int = 0) -> Any:
-    """Every image once, in order. Unreadable images are left out and named in their batch."""
+class _EpochOrder:
+    """Which keys make up each batch of this process; iterated anew for each epoch."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, repeats: int, rank: int, replicas: int):
+        self.images, self.seed, self.repeats = images, seed, repeats
+        self.rank, self.replicas = rank, replicas
+        self.span = batch_size * replicas  # images of the stream that a batch of each process takes
+        self.epoch = self.skip = 0
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.images, generator=generator)
+        for start in range(self.skip * self.span, self.images - self.span + 1, self.span):
+            places = range(start + self.rank, start + self.span, self.replicas)
+            yield [(self.epoch, at % self.repeats, int(order[at // self.repeats])) for at in places]
+
+
+def evaluation_loader(samples: Samples, batch_size: int, *, workers: int = 0, rank: int = 0, replicas: int = 1) -> Any:
+    """Every image once, in order; of several processes each takes every `replicas`-th, beginning at its rank.
+
+    Unreadable images are left out and named in their batch.
+    """
     return torch.utils.data.DataLoader(
-        samples, batch_size, collate_fn=partial(collate, fill=False), **_options(workers)
+        samples,
+        batch_size,
+        sampler=range(rank, len(samples), replicas),
+        collate_fn=partial(collate, fill=False),
+        **_options(workers),
     )
 
 

@@ -3,7 +3,8 @@
 checkpoints/step_00000390/
   model.safetensors   the weights in training, a model file
   ema.safetensors     their moving average, where there is one
-  state.pt            optimiser, schedule, scaler, random states, place in the epoch, counters
+  shards/             instead of these and the optimiser's state, where they are spread over the processes
+  state.pt            optimiser, scaler, random states, place in the epoch, counters
   config.json         the run's configuration
   sha256.json         digests of the files above: what is not as it was written is not trusted
 """
@@ -27,13 +28,8 @@ from convattn.weights.read import CheckpointError
 
 __all__ = ["Checkpoint", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
 
-_MODEL, _EMA, _STATE, _CONFIG, _DIGESTS = (
-    "model.safetensors",
-    "ema.safetensors",
-    "state.pt",
-    "config.json",
-    "sha256.json",
-)
+_MODEL, _EMA, _SHARDS = "model.safetensors", "ema.safetensors", "shards"
+_STATE, _CONFIG, _DIGESTS = "state.pt", "config.json", "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -41,21 +37,31 @@ class Checkpoint:
     """What was read from a checkpoint."""
 
     folder: Path
-    model: dict[str, Tensor]
+    model: dict[str, Tensor]  # empty where there are shards
     ema: dict[str, Tensor] | None
+    shards: Path | None
     state: dict[str, Any]
 
 
 def save_checkpoint(
-    run: Path, step: int, *, model: nn.Module, ema: nn.Module | None, state: dict[str, Any], config: str, keep: int
+    run: Path,
+    step: int,
+    *,
+    model: nn.Module | None,
+    ema: nn.Module | None,
+    shards: Path | None = None,
+    state: dict[str, Any],
+    config: str,
+    keep: int,
 ) -> Path:
     """Write a checkpoint and remove all but the newest `keep`; a crash at any time leaves whole checkpoints only.
 
     Args:
         run: the run folder.
         step: updates done.
-        model: the model in training.
+        model: the model in training; None with `shards`.
         ema: the model that holds the moving average.
+        shards: a folder of `sharded.save_shards` on the same disk, which is moved into the checkpoint.
         state: everything else, in types that `torch.load(weights_only=True)` reads.
         config: the configuration as JSON.
         keep: how many to keep, this one included.
@@ -66,27 +72,33 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step_{step:08d}"
 
     def fill(target: Path) -> None:
-        save_model(model, target / _MODEL)
+        if shards is not None:
+            shards.rename(target / _SHARDS)
+        if model is not None:
+            save_model(model, target / _MODEL)
         if ema is not None:
             save_model(ema, target / _EMA)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(target / _STATE, buffer.getvalue())
         write_atomically(target / _CONFIG, config.encode())
-        digests = {file.name: _digest(file) for file in sorted(target.iterdir())}
+        files = sorted(path for path in target.rglob("*") if path.is_file())
+        digests = {str(file.relative_to(target)): _digest(file) for file in files}
         write_atomically(target / _DIGESTS, json.dumps(digests, indent=2).encode())
 
     write_folder_atomically(folder, fill)
     for old in checkpoint_folders(run)[keep:]:
         shutil.rmtree(old)
+    for left in folder.parent.glob(".step_*"):  # of a process that was killed while it wrote
+        shutil.rmtree(left)
     return folder
 
 
-def load_newest_checkpoint(run: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint that is whole, and one line about each newer one that is not.
+def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and one line about each newer one that is not; None if none was written yet.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there are some, and all are damaged.
     """
     problems: list[str] = []
     for folder in checkpoint_folders(run):
@@ -94,8 +106,9 @@ def load_newest_checkpoint(run: Path) -> tuple[Checkpoint, list[str]]:
             return _load(folder), problems
         except CheckpointError as error:
             problems.append(str(error))
-    detail = f" ({'; '.join(problems)})" if problems else ""
-    raise CheckpointError(f"{run}: no checkpoint to resume from{detail}")
+    if problems:
+        raise CheckpointError(f"{run}: no checkpoint to resume from ({'; '.join(problems)})")
+    return None, []
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
@@ -110,13 +123,14 @@ def _load(folder: Path) -> Checkpoint:
             if _digest(folder / name) != digest:
                 raise CheckpointError(f"{folder}: damaged: {name} is not as it was written")
         ema = safetensors.torch.load_file(folder / _EMA) if _EMA in digests else None
-        model = safetensors.torch.load_file(folder / _MODEL)
+        shards = folder / _SHARDS if (folder / _SHARDS).is_dir() else None
+        model = {} if shards else safetensors.torch.load_file(folder / _MODEL)
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
     except (OSError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder}: damaged ({error})") from None
-    return Checkpoint(folder, model, ema, state)
+    return Checkpoint(folder, model, ema, shards, state)
 
 
 def _digest(path: Path) -> str:

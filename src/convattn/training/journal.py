@@ -1,6 +1,7 @@
 """The log of a run: `log.jsonl`, one JSON object an epoch, and TensorBoard events beside it."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ class Journal:
             self._writer = writer(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Add one epoch; `entry` has `step` and figures."""
+        """Add one epoch; `entry` has `step` and figures. One that is not finite becomes null."""
+        entry = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         with open(self._path, "a") as file:
-            file.write(json.dumps(dict(entry)) + "\n")
+            file.write(json.dumps(entry) + "\n")
         if self._writer is not None:
             for name, value in entry.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._writer.add_scalar(name, value, entry["step"])
             self._writer.flush()
 

@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = ["TrainingDisplay"]
 
-_NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds"}
+_NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds", "memory_gib", "skipped"}
+
+
+class Place(Protocol):
+    """Where a run stands."""
+
+    epoch: int  # epochs finished
+    step: int  # updates done
 
 
 class TrainingDisplay:
@@ -17,12 +24,11 @@ class TrainingDisplay:
 
     Args:
         updates: of the whole run.
-        done: updates done before this process started.
         epochs: of the whole run.
         console: where to write; standard error by default, so that results can be piped.
     """
 
-    def __init__(self, updates: int, done: int, epochs: int, console: Console | None = None):
+    def __init__(self, updates: int, epochs: int, console: Console | None = None):
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._epochs = epochs
         columns = (
@@ -33,7 +39,7 @@ class TrainingDisplay:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
-        self._task = self._progress.add_task("training", total=updates, completed=done, figures="")
+        self._task = self._progress.add_task("training", total=updates, figures="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -44,11 +50,11 @@ class TrainingDisplay:
     ) -> None:
         self._progress.stop()
 
-    def update(self, epoch: int, step: int, *, loss: float, lr: float, images_per_second: float) -> None:
-        """After an update; `epoch` from 0."""
-        figures = f"loss {loss:.3f} · lr {lr:.1e} · {images_per_second:,.0f} images/s"
-        description = f"epoch {epoch + 1}/{self._epochs}"
-        self._progress.update(self._task, completed=step, description=description, figures=figures)
+    def update(self, counters: Place, *, loss: float, lr: float, images_per_second: float, memory: int) -> None:
+        """After an update; `memory` in bytes."""
+        figures = f"loss {loss:.3f} · lr {lr:.1e} · {images_per_second:,.0f} images/s · {memory / 2**30:.1f} GiB"
+        description = f"epoch {counters.epoch + 1}/{self._epochs}"
+        self._progress.update(self._task, completed=counters.step, description=description, figures=figures)
 
     def validating(self, images: int, total: int) -> None:
         """While validation runs."""

@@ -11,13 +11,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Within this context the first Ctrl-C or SIGTERM sets `received`, and a second one acts at once as it always did.
+    """Within this context the first Ctrl-C or SIGTERM sets `number`, and a second one acts at once as it always did.
 
     Outside the main thread, where Python takes no signals, it never sets anything.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.number: int | None = None  # of the signal
         self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -30,8 +30,13 @@ class StopRequest:
     ) -> None:
         self._restore()
 
+    @property
+    def received(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.number is not None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
+        self.number = number
         self._restore()
 
     def _restore(self) -> None:

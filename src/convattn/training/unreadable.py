@@ -23,7 +23,7 @@ class UnreadableImages:
     def __init__(self, folder: Path, images: int):
         self._file = folder / "unreadable.txt"
         self._images = images
-        self._known = dict.fromkeys(self._file.read_text().splitlines()) if self._file.is_file() else {}
+        self._known = self._read()
 
     def add(self, unreadable: Mapping[str, str], note: Callable[[str], None]) -> None:
         """Record the files of a batch; those seen before are passed over.
@@ -35,6 +35,9 @@ class UnreadableImages:
         Raises:
             UnreadableError: when more than 1 % of the data set is unreadable, listing the files.
         """
+        if not unreadable:
+            return
+        self._known |= self._read()  # what other processes of the run have found
         for reason in unreadable.values():
             if reason in self._known:
                 continue
@@ -47,3 +50,6 @@ class UnreadableImages:
                 f"{len(self._known)} of {self._images} training images cannot be read, more than {_LIMIT:.0%}; "
                 f"repair or remove them (also in {self._file}): {'; '.join(self._known)}"
             )
+
+    def _read(self) -> dict[str, None]:
+        return dict.fromkeys(self._file.read_text().splitlines()) if self._file.is_file() else {}

@@ -1,0 +1,7 @@
+"""`python -m convattn`, which is how `torchrun -m convattn` starts each process."""
+
+import sys
+
+from convattn.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,88 @@
+"""The folder of a run: fresh for a new one, and the same run's where one goes on."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from convattn.atomic import write_atomically
+from convattn.training.config import ConfigError, RunConfig
+from convattn.training.config_json import config_from_json, config_to_json
+
+__all__ = ["check_output", "holds_run", "store_config", "stored_config"]
+
+_CONFIG = "config.json"
+
+# What may change when a run goes on, and what then no longer holds.
+_CHANGEABLE = {
+    "data.batch_size": "the order of the images stays, their number in an update changes",
+    "data.workers": "",
+    "loop.accumulation": "the order of the images stays, their number in an update changes",
+    "loop.precision": "weights and optimiser are float32 in every precision; results differ by rounding",
+    "loop.device": "results differ by rounding",
+    "loop.compile": "results differ by rounding",
+    "loop.channels_last": "results differ by rounding",
+    "loop.max_skipped": "",
+    "model.grad_checkpointing": "",
+    "output.folder": "",
+    "output.keep_checkpoints": "",
+    "output.checkpoint_updates": "",
+    "output.tensorboard": "",
+}
+
+
+def check_output(config: RunConfig, *, resume: bool) -> list[str]:
+    """Whether the output folder of `config` can be written to; a line for each thing that is new in a run that goes on.
+
+    Args:
+        config: the whole run.
+        resume: the folder holds this very run; otherwise it is empty or does not exist.
+
+    Raises:
+        ConfigError: if it is not so, or something differs that a run cannot change underway.
+    """
+    folder = Path(config.output.folder)
+    if resume:
+        return _changes(config, stored_config(folder), folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder}: the output folder is not empty; go on with --resume {folder}, or choose another --output"
+        )
+    return []
+
+
+def store_config(config: RunConfig) -> None:
+    """Write the configuration into its output folder; raises OSError if that cannot be written."""
+    write_atomically(Path(config.output.folder) / _CONFIG, config_to_json(config).encode())
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was started in `folder`."""
+    return (folder / _CONFIG).is_file()
+
+
+def stored_config(folder: Path) -> RunConfig:
+    """The configuration of the run in `folder`.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be read.
+    """
+    if not holds_run(folder):
+        raise ConfigError(f"{folder}: no run to resume here; it holds no {_CONFIG}")
+    return config_from_json((folder / _CONFIG).read_text())
+
+
+def _changes(config: RunConfig, stored: RunConfig, folder: Path) -> list[str]:
+    notes = []
+    for part, fields in asdict(stored).items():
+        for name, value in fields.items():
+            given = asdict(config)[part][name]
+            if given == value:
+                continue
+            consequence = _CHANGEABLE.get(f"{part}.{name}")
+            if consequence is None:
+                raise ConfigError(
+                    f"{folder}: was started with {part}.{name} {value!r}, not {given!r}; resume as it was, or change "
+                    f"only {', '.join(field for field, effect in _CHANGEABLE.items() if effect)}"
+                )
+            if consequence:
+                notes.append(f"{part}.{name} is now {given!r}, was {value!r}: {consequence}")
+    return notes

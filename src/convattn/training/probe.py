@@ -1,0 +1,91 @@
+"""What a run will take, found out by doing a little of it: speed, memory and disk."""
+
+import itertools
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from convattn.saved import save_model
+from convattn.training.config import RunConfig
+from convattn.training.memory import peak_memory
+from convattn.training.processes import Processes
+from convattn.training.run import Run
+from convattn.training.update import update
+
+__all__ = ["Probe", "probe"]
+
+_UPDATES = 5  # the first is not timed
+_SECONDS = 60.0  # after which it is enough
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found, and what follows for the whole run."""
+
+    parameters: int
+    images: int  # of an epoch, all processes together
+    updates_per_epoch: int
+    epochs: int
+    images_per_second: float  # of training, loading included, all processes together
+    memory: int  # bytes at the peak, of this process or its GPU
+    disk: int  # bytes: checkpoints kept, one being written, best and last model
+
+    @property
+    def hours(self) -> float:
+        """Of training, without validation."""
+        return self.images * self.epochs / self.images_per_second / 3600
+
+
+def probe(config: RunConfig) -> Probe:
+    """Build the run of `config`, do a few updates and write a checkpoint to a temporary folder. Leaves nothing behind.
+
+    Raises:
+        ConfigError, DataError, OutOfMemory: as `train`.
+    """
+    with tempfile.TemporaryDirectory(prefix="convattn-") as name:
+        folder = Path(name)
+        run = Run(replace(config, output=replace(config.output, folder=name)), folder, Processes(config.loop))
+        run.start_epoch()
+        speed = _speed(run)
+        model = run.result_model()
+        batch = next(iter(run.data.validation_loader))
+        if len(batch):
+            run.task.metrics(model, [batch], run.processes.device, autocast=run.processes.accelerator.autocast)
+        run.save()
+        checkpoint = _size(folder)
+        if run.processes.is_main:
+            save_model(model, folder / "last.safetensors")
+        written = _size(folder) - checkpoint
+        return Probe(
+            parameters=sum(p.numel() for p in run.bare_model.parameters()),
+            images=run.data.train_loader.images,
+            updates_per_epoch=run.updates_per_epoch,
+            epochs=config.schedule.epochs,
+            images_per_second=speed,
+            memory=peak_memory(run.processes.device),
+            disk=checkpoint * (config.output.keep_checkpoints + 1) + 2 * written,
+        )
+
+
+def _speed(run: Run) -> float:
+    accumulation = run.config.loop.accumulation
+    batches = run.data.train_loader.batches(0)
+    started = last = time.perf_counter()
+    images, seconds = 0, 0.0
+    for index in range(_UPDATES):
+        group = list(itertools.islice(batches, accumulation))
+        if not group:  # a short epoch
+            break
+        done = update(run, group)
+        now = time.perf_counter()
+        if index or run.updates_per_epoch == 1:
+            images, seconds = images + done.images, seconds + now - last
+        last = now
+        if images and now - started > _SECONDS:
+            break
+    return images / seconds
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

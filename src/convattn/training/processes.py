@@ -1,0 +1,90 @@
+"""The processes that train together: who this one is, and how they agree. Alone, all of it is trivial."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convattn.extras import require
+from convattn.training.config import ConfigError, LoopConfig
+
+__all__ = ["Processes", "is_restart"]
+
+
+class Processes:
+    """Accelerate's handle on device, precision and processes, and what the loop asks of it.
+
+    Args:
+        loop: device and precision. The processes are those that `torchrun` (or Slurm, or MPI) started.
+
+    Raises:
+        ConfigError: for fp16 without a GPU, or sharding with one process. MissingExtra: if Accelerate is not installed.
+    """
+
+    def __init__(self, loop: LoopConfig):
+        accelerate = require("accelerate", "train")
+        on_cpu = loop.device == "cpu" or not torch.cuda.is_available()
+        if loop.precision == "fp16" and on_cpu:
+            raise ConfigError("loop.precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+        if not torch.distributed.is_initialized():
+            # Accelerate keeps device and precision of the first run in a process; another run may want others.
+            accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        precision = "no" if loop.precision == "fp32" else loop.precision
+        self.accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=precision)
+        self.count: int = self.accelerator.num_processes
+        self.rank: int = self.accelerator.process_index
+        self.device: torch.device = self.accelerator.device
+        self._gather: Callable[[list], list] = accelerate.utils.gather_object
+        self._broadcast: Callable[[list], list] = accelerate.utils.broadcast_object_list
+        if loop.sharding != "none" and self.count == 1:
+            raise ConfigError(f"loop.sharding {loop.sharding} needs several processes; start them with torchrun")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the processes."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, items: list) -> list:
+        """The items of all processes, in order of their ranks."""
+        return self._gather(items) if self.count > 1 else items
+
+    def from_main(self, value: Any) -> Any:
+        """What the main process passes in here; the others pass anything."""
+        return self._broadcast([value])[0] if self.count > 1 else value
+
+    def align(self, model: nn.Module) -> None:
+        """Give every process the buffers that the main one has (each has batch statistics of its own images)."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def no_sync(self, model: nn.Module) -> Any:
+        """A context in which gradients add up within this process only."""
+        return self.accelerator.no_sync(model)
+
+    def gradient_norm(self, parameters: Sequence[Tensor], largest: float | None) -> float:
+        """The norm of the gradient before it is clipped to `largest`."""
+        if largest is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, largest)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started these processes anew after one of them was lost (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

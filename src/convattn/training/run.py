@@ -1,0 +1,233 @@
+"""Everything alive during a run: built from its configuration, written to a checkpoint, taken up from one."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from convattn.seeding import random_state, restore_random_state, seed_everything
+from convattn.training import sharded
+from convattn.training.batch_norm import synchronised
+from convattn.training.build import build_ema, build_model_and_data, build_optimizer, build_schedule, build_task
+from convattn.training.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
+from convattn.training.config import ConfigError, RunConfig
+from convattn.training.config_json import config_to_json
+from convattn.training.processes import Processes
+from convattn.training.unreadable import UnreadableImages
+
+__all__ = ["Counters", "Run"]
+
+
+@dataclass
+class Counters:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    epoch: int = 0  # epochs finished, validation included
+    updates: int = 0  # done in the epoch under way
+    step: int = 0  # updates done in all, skipped ones included
+    images: int = 0  # trained on in the epoch under way, by all processes
+    loss_sum: float = 0.0  # over those images
+    best: float | None = None  # of the task's metric
+    best_epoch: int = 0  # when it was reached, from 1
+    skipped: int = 0  # updates skipped in all
+    skipped_in_a_row: int = 0
+
+
+class Run:
+    """The parts of a run.
+
+    Args:
+        config: the whole run.
+        folder: where it writes.
+        processes: those that train together.
+
+    Raises:
+        ConfigError, DataError: as `train`.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, processes: Processes):
+        self.config, self.folder, self.processes = config, folder, processes
+        loop = config.loop
+        seed_everything(loop.seed)
+        self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
+        self.data, model = build_model_and_data(config, processes)
+        self.task = build_task(config, self.data.train, processes.device)
+        seed_everything(loop.seed + processes.rank)  # the same weights everywhere, but each its own noise
+        model = model.to(processes.device)
+        if loop.sharding == "none":
+            model = model.to(memory_format=self.memory_format)  # FSDP2 takes contiguous weights only
+        if loop.sync_batch_norm and processes.count > 1:
+            model = synchronised(model, processes.device)
+        self.ema = build_ema(model, loop)
+        self.bare_model = model  # as built: what is saved and averaged
+        self._whole: nn.Module | None = None  # of a sharded model: takes all weights for validation
+        if loop.sharding == "fsdp":
+            self._whole = copy.deepcopy(model)
+            sharded.shard(model, processes.device)
+            if self.ema is not None:
+                sharded.shard(self.ema.module, processes.device)
+        if loop.compile:
+            model.compile()
+        self.updates_per_epoch = math.ceil(len(self.data.train_loader) / loop.accumulation)
+        optimizer = build_optimizer(model, config, processes.count)
+        self.schedule = build_schedule(optimizer, config, self.updates_per_epoch, processes.count)
+        self.optimizer = processes.accelerator.prepare(optimizer)
+        self.model: nn.Module = model
+        self._frozen: bool | None = None  # not wrapped yet
+        self.counters = Counters()
+        self.unreadable = UnreadableImages(folder, self.data.train_loader.images)
+
+    @property
+    def images_per_update(self) -> int:
+        """Images that all processes take together for one update."""
+        return self.config.data.batch_size * self.config.loop.accumulation * self.processes.count
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update; of the fastest layer where they differ."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def start_epoch(self) -> None:
+        """Put the model into training mode, with the backbone frozen in the epochs that ask for it."""
+        frozen = self.counters.epoch < self.config.loop.freeze_epochs
+        if frozen is not self._frozen:
+            self._frozen = frozen
+            self._wrap(frozen)
+        self.task.start_epoch(self.counters.epoch)
+        self.model.train()
+        if frozen:  # batch statistics stay as they are too
+            self.bare_model.eval()
+            self._classifier.train()
+
+    def result_model(self) -> nn.Module:
+        """What is validated and kept, the same in every process: the moving average where there is one."""
+        source = self.bare_model if self.ema is None else self.ema.module
+        self.processes.align(source)
+        if self._whole is None:
+            return source
+        self._whole.load_state_dict(sharded.full_state(source))
+        return self._whole
+
+    def save(self) -> None:
+        """Write a checkpoint; all processes call it."""
+        self.processes.wait()
+        shards = None
+        random_states = self.processes.gather([random_state()])
+        if self.config.loop.sharding == "fsdp":
+            shards = self.folder / "checkpoints" / f".step_{self.counters.step:08d}.shards.writing"
+            self.processes.align(self.bare_model)  # one copy of what is not spread is written
+            sharded.save_shards(shards, self.bare_model, None if self.ema is None else self.ema.module, self._inner)
+        if self.processes.is_main:
+            scaler = self.processes.accelerator.scaler
+            state = {
+                "counters": asdict(self.counters),
+                "images": self.data.train_loader.images,
+                "images_per_update": self.images_per_update,
+                "epoch_trained": self.counters.updates >= self.updates_per_epoch,  # and not validated yet
+                "optimizer": None if shards else self.optimizer.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "random": random_states,
+            }
+            save_checkpoint(
+                self.folder,
+                self.counters.step,
+                model=None if shards else self.bare_model,
+                ema=None if shards or self.ema is None else self.ema.module,
+                shards=shards,
+                state=state,
+                config=config_to_json(self.config),
+                keep=self.config.output.keep_checkpoints,
+            )
+        self.processes.wait()
+
+    def restore(self, note: Callable[[str], None]) -> None:
+        """Take up the newest whole checkpoint of the run folder, if one was written yet.
+
+        Args:
+            note: shows one line to the user.
+
+        Raises:
+            ConfigError: if the data has changed, or the place in the epoch is no whole number of updates any more.
+            CheckpointError: if there are checkpoints and all are damaged.
+        """
+        checkpoint, problems = load_newest_checkpoint(self.folder)
+        if checkpoint is None:
+            note(f"{self.folder}: no checkpoint was written yet; starting from the beginning")
+            return
+        for problem in problems:
+            note(f"warning: {problem}; going on from {checkpoint.folder.name}")
+        state = checkpoint.state
+        if state["images"] != self.data.train_loader.images:
+            raise ConfigError(
+                f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
+                "when the run was stopped; restore the data or start a new run"
+            )
+        self.counters = self._place(Counters(**state["counters"]), state)
+        self._restore_weights(checkpoint)
+        self.schedule.step_update(self.counters.step)
+        scaler = self.processes.accelerator.scaler
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+        self._restore_random_state(state["random"], note)
+
+    def _place(self, counters: Counters, state: dict[str, Any]) -> Counters:
+        """The counters in updates of this run, which may take another number of images than those of the run before."""
+        before, now = state["images_per_update"], self.images_per_update
+        if before == now:
+            return counters
+        images = counters.updates * before
+        if state["epoch_trained"]:
+            counters.updates = self.updates_per_epoch
+        elif images % now == 0:
+            counters.updates = images // now
+        else:
+            raise ConfigError(
+                f"the epoch under way stands at image {images:,}, which is no multiple of an update's {now} "
+                f"(data.batch_size x loop.accumulation x processes); take a divisor of {before}"
+            )
+        counters.step = counters.epoch * self.updates_per_epoch + counters.updates
+        return counters
+
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        ema = None if self.ema is None else self.ema.module
+        if checkpoint.shards is not None:
+            sharded.load_shards(checkpoint.shards, self.bare_model, ema, self._inner)
+            return
+        self.bare_model.load_state_dict(checkpoint.model)
+        if ema is not None and checkpoint.ema is not None:
+            ema.load_state_dict(checkpoint.ema)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr  # of this run's batch, which the schedule then moves
+
+    def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> None:
+        if len(states) == self.processes.count:
+            restore_random_state(states[self.processes.rank])
+            return
+        note(f"resumed by {self.processes.count} processes, not {len(states)}: the same images, other random numbers")
+        seed_everything((self.config.loop.seed + 7919 * self.counters.step + self.processes.rank) % 2**32)
+
+    def _wrap(self, frozen: bool) -> None:
+        """(Un)freeze, and let Accelerate wrap the model for the parameters that learn now."""
+        if self.config.loop.freeze_epochs:
+            self.bare_model.requires_grad_(not frozen)
+            self._classifier.requires_grad_(True)
+        if self.config.loop.sharding == "none":
+            accelerator = self.processes.accelerator
+            bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=True)
+            self.model = accelerator.prepare_model(bare)
+
+    @property
+    def _classifier(self) -> nn.Module:
+        return self.bare_model.get_classifier()  # type: ignore[operator]
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        """The optimiser inside Accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
