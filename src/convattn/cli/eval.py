@@ -1,26 +1,33 @@
-"""`convattn eval`: the accuracy of a model on a folder of labelled images."""
+"""`convattn eval`: the accuracy of a model on labelled images, beside what its authors published."""
 
 import json
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from timm.data import ImageNetInfo, resolve_data_config
 from torch import nn
 
-from convattn.classification.evaluate import Evaluation, evaluate
-from convattn.classification.labels import in_model_order
+from convattn.backbones.registry import official_weights
+from convattn.classification.evaluate import Evaluation, evaluate, wilson_interval
+from convattn.classification.labels import class_names, in_model_order
+from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.cli.arguments import UsageError, parse
-from convattn.data.dataset import ImageDataset
+from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.saved import open_model
 from convattn.training.config_json import config_from_json
+from convattn.weights.records import OfficialWeights
 
 __all__ = ["command"]
 
@@ -28,11 +35,13 @@ _DESCRIPTION = """Evaluate a model on labelled images, prepared as its weights e
 
 Examples:
     convattn eval runs/pictures
-    convattn eval runs/pictures --data pictures/test
-    convattn eval smt_tiny --data imagenet --batch-size 64
+    convattn eval runs/pictures --data pictures/test --per-class
+    convattn eval smt_tiny --data imagenet --batch-size 64 --workers 8
+    convattn eval smt_large.in22k_ft_in1k_384 --data imagenet --real-labels real.json --precision bf16
     convattn eval timm:resnet50 --data imagenet/val --json
-    convattn eval smt_tiny --data ILSVRC2012_img_val --labels ILSVRC2012_validation_ground_truth.txt
 """
+
+_SYNSETS = ImageNetInfo("imagenet-1k").label_names()
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,37 @@ class Options:
     """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
     data: str | None = None
     """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for
-    scikit-learn's test split. By default the data that the run was trained on."""
-    labels: str | None = None
-    """Label file of a folder without class folders, such as ImageNet's flat validation folder."""
+    scikit-learn's test split. By default the validation images of the run."""
+    labels: Path | None = None
+    """Label file of images without class folders."""
+    real_labels: Path | None = None
+    """ImageNet's reassessed labels: the file real.json of ReaL, or `timm` for the copy that comes with timm."""
+    per_class: bool = False
+    """Show each class: how many of its images are right, and what it is most often taken for."""
     batch_size: int = 32
     """Images in a batch."""
     workers: int = 0
     """Processes that load images; 0 loads in this one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the model; bf16 by autocast."""
     device: Literal["auto", "cpu"] = "auto"
     """`auto` takes the GPU if there is one."""
     json: bool = False
     """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is printed, as text or JSON."""
+
+    options: Options
+    protocol: dict[str, Any]
+    result: Evaluation
+    class_names: Sequence[str]
+    described: Sequence[str]  # the same in plain words, where they are known
+    real: tuple[float, int] | None  # accuracy on the ReaL labels, percent, and over how many images
+    published: OfficialWeights | None
+    no_published: str  # why there is none
 
 
 def command(args: list[str]) -> int:
@@ -61,61 +90,182 @@ def command(args: list[str]) -> int:
         raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
     if options.workers < 0:
         raise UsageError(f"--workers {options.workers} must be 0 or more")
-    data, labels = (options.data, options.labels) if options.data else _data_of_run(Path(options.model), options.labels)
+    source, labels = _source(options)
     model = open_model(options.model)
-    dataset = in_model_order(open_evaluation(data, _input_side(model), labels=labels), model)
+    dataset = _open(source, labels, model)
+    real_labels = _real_labels(options.real_labels, model, dataset) if options.real_labels else None
+    published, no_published = _published(options.model, dataset)
     result = _evaluate(options, model, dataset)
+    found = Findings(
+        options=options,
+        protocol=_protocol(model),
+        result=result,
+        class_names=dataset.classes,
+        described=class_names(model) or dataset.classes,
+        real=real_labels.accuracy(result.paths, result.predictions) if real_labels else None,
+        published=published,
+        no_published=no_published,
+    )
     if options.json:
-        print(json.dumps(_as_json(result)))
+        print(json.dumps(_as_json(found)))
     else:
-        _print(result)
+        _print(found)
     for reason in result.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     return 0
 
 
-def _data_of_run(folder: Path, labels: str | None) -> tuple[str, str | None]:
-    """What the run in `folder` was validated on, and the label file of it."""
-    stored = folder / "config.json"
+def _source(options: Options) -> tuple[str, Path | None]:
+    """Where the images are and their label file, if any; by default those that the run in the folder MODEL goes by."""
+    if options.data is not None:
+        return options.data, options.labels
+    stored = Path(options.model) / "config.json"
     if not stored.is_file():
-        raise UsageError(f"--data is missing, and {folder} is no run folder that would name its own")
+        raise UsageError(f"--data is missing, and {options.model} is no run folder that would name its own")
     data = config_from_json(stored.read_text()).data
-    return data.validation or data.source, labels or data.validation_labels
+    labels = Path(data.validation_labels) if data.validation_labels else None
+    return data.validation or data.source, options.labels or labels
 
 
-def _input_side(model: nn.Module) -> int:
-    cfg: dict = model.pretrained_cfg or {}  # type: ignore[assignment]
-    return cfg.get("input_size", (3, 32, 32))[1]
+def _open(source: str, labels: Path | None, model: nn.Module) -> ImageDataset:
+    cfg: Any = model.pretrained_cfg or {}
+    return in_model_order(open_evaluation(source, cfg.get("input_size", (3, 32, 32))[1], labels=labels), model)
+
+
+def _real_labels(path: Path, model: nn.Module, dataset: ImageDataset) -> RealLabels:
+    """The labels, once it is sure that they will fit: before the evaluation, which may take an hour."""
+    cfg: Any = model.pretrained_cfg or {}
+    if model.num_classes != 1000 or list(cfg.get("label_names") or _SYNSETS) != _SYNSETS:
+        raise DataError(
+            "--real-labels are for a model of ImageNet's 1,000 classes in their usual order; leave them out"
+        )
+    labels = read_real_labels(path)
+    for name in dataset.paths:
+        labels.of(name)
+    return labels
+
+
+def _published(source: str, dataset: ImageDataset) -> tuple[OfficialWeights | None, str]:
+    """The record of the authors' weights that the model holds, if its figures are over the same classes; or why not."""
+    if Path(source).exists() or source.startswith("timm:"):  # as `open_model` tells names from files
+        return None, "these are not the authors' weights"
+    record = official_weights(source)
+    if record.top1 is None:
+        return None, f"the authors state no accuracy of {record.tag}"
+    present = len(set(dataset.labels))
+    if present < record.num_classes:
+        return None, f"the data has {present:,} of the {record.num_classes:,} classes that the authors evaluate on"
+    return record, ""
 
 
 def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Evaluation:
     device = torch.device("cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last)
     loader = evaluation_loader(Samples(dataset, transforms_for(model)), options.batch_size, workers=options.workers)
+
+    def bf16() -> AbstractContextManager:
+        return torch.autocast(device.type, torch.bfloat16)
+
+    autocast: Callable[[], AbstractContextManager] = bf16 if options.precision == "bf16" else nullcontext
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
-        return evaluate(model, loader, device, on_batch=lambda images: progress.advance(task, images))
+        return evaluate(
+            model, loader, device, autocast=autocast, on_batch=lambda images: progress.advance(task, images)
+        )
 
 
-def _as_json(result: Evaluation) -> dict:
-    return {
+def _protocol(model: nn.Module) -> dict[str, Any]:
+    """How images are prepared, as `transforms_for` does it."""
+    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+    return {key: config[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")}
+
+
+def _as_json(found: Findings) -> dict:
+    result, topk = found.result, f"top{found.result.topk_size}"
+    content = {
+        "model": found.options.model,
+        "precision": found.options.precision,
+        "protocol": found.protocol,
         "images": len(result.labels),
         "top1": result.top1,
         "top1_interval": result.top1_interval,
-        f"top{result.topk_size}": result.top5,
-        f"top{result.topk_size}_interval": result.top5_interval,
+        topk: result.top5,
+        f"{topk}_interval": result.top5_interval,
+        "real": None,
         "loss": result.loss,
+        "calibration_error": result.calibration_error,
         "images_per_second": result.images_per_second,
+        "model_images_per_second": result.model_images_per_second,
+        "published": None,
         "unreadable": list(result.unreadable),
     }
+    if found.real is not None:
+        top1, images = found.real
+        content["real"] = {"top1": top1, "top1_interval": wilson_interval(top1, images), "images": images}
+    if found.published is not None:
+        record = found.published
+        content["published"] = {"top1": record.top1, "top5": record.top5, "source": record.source}
+    if found.options.per_class:
+        content["classes"] = [
+            {
+                "class": found.class_names[row.label],
+                "name": found.described[row.label],
+                "images": row.images,
+                "top1": row.top1,
+                "confused_with": None if row.confused_with is None else found.class_names[row.confused_with],
+                "confused": row.confused,
+            }
+            for row in result.per_class()
+        ]
+    return content
 
 
-def _print(result: Evaluation) -> None:
-    for name, value, (low, high) in (
-        ("top-1", result.top1, result.top1_interval),
-        (f"top-{result.topk_size}", result.top5, result.top5_interval),
-    ):
-        print(f"{name:8}{value:6.2f} %  (95 % interval {low:.2f} to {high:.2f})")
-    print(f"{'loss':8}{result.loss:.4f}")
-    print(f"{'images':8}{len(result.labels):,} at {result.images_per_second:,.0f} images/s")
+def _print(found: Findings) -> None:
+    result, protocol, published = found.result, found.protocol, found.published
+    _, height, width = protocol["input_size"]
+    crop = "squashed to the square" if protocol["crop_mode"] == "squash" else f"crop ratio {protocol['crop_pct']:g}"
+    print(f"{'input':<13}{height} x {width}, {crop}, {protocol['interpolation']}, {found.options.precision}")
+    lines = [
+        ("top-1", result.top1, len(result.labels), published and published.top1),
+        (f"top-{result.topk_size}", result.top5, len(result.labels), published and published.top5),
+    ]
+    if found.real is not None:
+        lines.append(("ReaL top-1", *found.real, None))
+    for name, value, images, theirs in lines:
+        low, high = wilson_interval(value, images)
+        beside = f"  published: {theirs:.2f} %" if theirs else ""
+        print(f"{name:<13}{value:6.2f} %  (95 % interval {low:.2f} to {high:.2f}){beside}")
+    print(f"{'loss':<13}{result.loss:.4f}")
+    print(f"{'calibration':<13}{result.calibration_error:.2f} % expected error, 15 bins")
+    over = f", {found.real[1]:,} with ReaL labels" if found.real is not None else ""
+    print(f"{'images':<13}{len(result.labels):,}{over}")
+    print(
+        f"{'speed':<13}{result.images_per_second:,.1f} images/s, {result.model_images_per_second:,.1f} without loading"
+    )
+    if published is not None:
+        print(f"{'published':<13}on ImageNet-1k's 50,000 validation images: {published.source}")
+    else:
+        print(f"{'published':<13}none: {found.no_published}")
+    if found.options.per_class:
+        _print_classes(found)
+
+
+def _print_classes(found: Findings) -> None:
+    """The classes, the worst first."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class")
+    for title in ("images", "top-1"):
+        table.add_column(title, justify="right")
+    table.add_column("most confused with")
+
+    def called(label: int) -> str:
+        name, words = found.class_names[label], found.described[label]
+        return name if words == name else f"{name} {words}"
+
+    for row in sorted(found.result.per_class(), key=lambda row: row.top1):
+        confused = "-" if row.confused_with is None else f"{called(row.confused_with)} ({row.confused})"
+        table.add_row(called(row.label), f"{row.images:,}", f"{row.top1:.2f} %", confused)
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console.print("", table, sep="\n")
