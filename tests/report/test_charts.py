@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from convattn.report.charts import learning_curves, ticks
-from convattn.report.content import Epoch, epochs_from_log
+from convattn.report.charts import comparison_curves, learning_curves, run_style, ticks
+from convattn.report.content import Epoch, RunCurves, epochs_from_log
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,30 @@ def test_one_epoch_is_a_point_in_the_middle():
 
 def test_curves_from_a_log():
     entry = {"epoch": 3, "step": 9, "train_loss": 1.5, "top1": 50.0, "top5": 90.0, "lr": 0.1, "seconds": 2.0}
-    assert epochs_from_log([entry]) == (Epoch(3, 1.5, None, 50.0, 0.1, 2.0),)
+    entry["images_per_second"] = 7.0
+    assert epochs_from_log([entry]) == (Epoch(3, 1.5, None, 50.0, 0.1, 7.0, 2.0),)
+
+
+def test_learning_rate_and_speed_have_charts_of_their_own():
+    rate, speed = learning_curves([Epoch(1, lr=0.5, images_per_second=100), Epoch(2, lr=1.0, images_per_second=50)])
+    assert (rate.title, rate.lines[0].path) == ("Learning rate", "M0.0 50.0h0L100.0 0.0")
+    assert (speed.title, speed.lines[0].path) == ("Images per second", "M0.0 0.0h0L100.0 50.0")
+    assert speed.description == "Images per second over epochs. training: last 50, best 100 in epoch 1."
+
+
+def test_runs_share_the_axes_of_their_charts():
+    short = RunCurves("short", (Epoch(1, 3.0, 4.0, 50.0), Epoch(2, 2.0, 3.0, 60.0)))
+    long = RunCurves("long", (Epoch(1, 3.0, 3.5, 50.0), Epoch(2, 2.5, 3.0, 60.0), Epoch(3, 2.0, 2.0, 70.0)))
+    accuracy, validation, training = comparison_curves([short, RunCurves("new", ()), long])
+    assert [line.name for line in accuracy.lines] == ["short", "long"]
+    assert [line.style for line in accuracy.lines] == ["run0", "run2"]
+    assert accuracy.lines[0].path == "M0.0 100.0h0L50.0 50.0"
+    assert accuracy.lines[1].path == "M0.0 100.0h0L50.0 50.0L100.0 0.0"
+    assert [line.path for line in validation.lines] == ["M0.0 0.0h0L50.0 50.0", "M0.0 25.0h0L50.0 50.0L100.0 100.0"]
+    assert training.title == "Training loss"
+    assert comparison_curves([]) == comparison_curves([RunCurves("new", ())]) == []
+
+
+def test_24_runs_look_different():
+    assert len({run_style(index) for index in range(24)}) == 24
+    assert run_style(9) == "run1 dashed"

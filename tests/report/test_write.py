@@ -2,7 +2,6 @@ import io
 import re
 from dataclasses import replace
 from datetime import datetime
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
@@ -18,48 +17,15 @@ from convattn.report import (
     Parity,
     ParityRow,
     Report,
+    RunCurves,
     StageRow,
+    Table,
     write_report,
 )
 from convattn.report.write import render, short_count
+from html_page import Page
 
-VOID = {"meta", "img", "br", "path"}  # path: written self-closed, inside svg
 HOSTILE = "<script>alert('1')</script>\"&' onload=x {{ 7*7 }}</style>"
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements, their attributes and their text; fails on tags that do not match."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements, self.text, self.ids = [], [], [], set()
-        self.feed(text)
-        self.close()
-        assert self.open == [], f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
-        assert len(names) == len(set(names)), f"attribute twice in {self.get_starttag_text()}"
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in VOID:
-            return
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
 
 
 def picture(kind="PNG"):
@@ -75,6 +41,11 @@ def report():
         summary="trained on cats",
         figures=(Figure("Accuracy", "97.10 %", "below the target", is_warning=True), Figure("Parameters", "654 k")),
         epochs=(Epoch(1, 2.0, 1.5, 40.0, 1e-3, 1.0), Epoch(2, 1.0, None, 60.0), Epoch(3, 0.5, 0.75, 97.1)),
+        runs=(RunCurves("plain", (Epoch(1, 2.0, 1.5, 40.0),)), RunCurves("gated", (Epoch(1, 1.0),))),
+        tables=(
+            Table("Settings", ("Field", "Value"), (("a.b", "7"),), frozenset({1}), "Those set."),
+            Table("No", (), ()),
+        ),
         confusion=Confusion(("cat", "dog"), ((9, 1), (3, 7))),
         gallery=(
             GalleryItem(picture(), picture("JPEG"), "cat", "cat", 0.987, "one.png"),
@@ -97,6 +68,7 @@ def test_everything_is_on_the_page(report):
         "a model", "trained on cats", "97.10 %", "below the target", "4 of 20 images are classified wrongly",
         "Most often confused", "3 of 10", "90.0 %", "Wrong 1", "Right 1", "98.7 %", "one.png", "Two of them.",
         "8 × 16 × 16", "4,000", "2.00 M", "4.00 ms", "3.50–5.00", "2.00 ×", "1 × 3 × 32 × 32", "2.0e-03",
+        "Settings Those set. Field Value a.b 7", "plain gated Accuracy", "How they learned",
         "batch norm folded", "torch 2.15.0", "convattn models", "Written 2026-01-02 03:04",
     ):  # fmt: skip
         assert words in page.words, words
