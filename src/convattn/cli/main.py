@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "top-1 and top-5 accuracy of a model on a folder of images",
     "runs": "compare training runs: accuracy, loss, speed, and the settings in which they differ",
     "predict": "classify images",
+    "data": "look through a data set before training: broken, double, leaked and odd images",
     "export": "write a model to ONNX or an exported program, with proof that the numbers survived",
     "convert": "read the authors' checkpoint and write it under this package's names",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "read_bytes", "read_image"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "decode_image", "read_bytes", "read_image"]
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, Pillow's own line of suspicion
 MAX_BYTES = 2**28  # no photograph has more; an archive or a disk image by a wrong name does
@@ -42,11 +42,9 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     else:
         name = name or str(source)
         source = read_bytes(source, name)
-    if not source:
-        raise ImageError(f"{name}: the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
-        return _decode(source, name)
+        return decode_image(source, name)
 
 
 def read_bytes(path: str | Path, name: str | None = None) -> bytes:
@@ -70,7 +68,10 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
         raise ImageError(f"{name}: could not be read ({error.strerror or error})") from None
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """`read_image` for threads: Pillow's warnings of odd metadata are left to the caller, whose filter all share."""
+    if not content:
+        raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_size(name, image.width * image.height)

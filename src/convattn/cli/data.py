@@ -1,0 +1,122 @@
+"""`convattn data check`: look through a data set before training on it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from convattn.cli.arguments import UsageError, parse
+from convattn.data.check import DataCheck, SplitCheck, check_data, open_splits
+from convattn.report.contact_sheet import write_contact_sheet
+
+__all__ = ["command"]
+
+_DESCRIPTION = """Read every image of a data set once and say what is wrong with it: images that cannot be read, a picture
+that is there twice (by its pixels, whatever the file) or in training and validation both, odd modes and sizes.
+
+The exit status is 1 if training would stop: a layout that is not understood, or more than 1 % of broken images.
+
+Examples:
+    convattn data check pictures
+    convattn data check pictures --output pictures.html
+    convattn data check imagenet/train.tar --json
+"""
+_FEW_CLASSES = 20  # of more, only the smallest and greatest are listed
+_FEW_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    action: Annotated[Literal["check"], tyro.conf.Positional]
+    """What to do."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder with train and val, or another layout of the data page."""
+    output: Path | None = None
+    """Write a page with a contact sheet of the classes to this file (.html)."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def command(args: list[str]) -> int:
+    """Run `convattn data` with these arguments; returns the exit status, 1 if training would stop."""
+    options = parse(Options, args, command="data", description=_DESCRIPTION)
+    if options.output is not None and options.output.suffix != ".html":
+        raise UsageError(f"--output {options.output} must end in .html")
+    splits, problems = open_splits(options.source)
+    console = Console(stderr=True)
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("checking", total=sum(map(len, splits.values())))
+        check = check_data(splits, problems, lambda images: progress.advance(task, images))
+    if options.output is not None:
+        write_contact_sheet(options.output, check, splits, options.source)
+    if options.json:
+        print(json.dumps(_as_json(check), indent=2))
+    else:
+        _print(check, options.output)
+    return 1 if check.stops else 0
+
+
+def _as_json(check: DataCheck) -> dict:
+    return {
+        "splits": {name: asdict(split) for name, split in check.splits.items()},
+        "duplicates": [[asdict(found) for found in group] for group in check.duplicates],
+        "leaked": [[asdict(found) for found in group] for group in check.leaked],
+        "contradicting": check.mislabelled,
+        "odd": [asdict(found) | {"what": what} for found, what in check.odd],
+        "stops": list(check.stops),
+    }
+
+
+def _print(check: DataCheck, page: Path | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_splits_table(check))
+    console.print(_classes_table(check))
+    for split, found in check.splits.items():
+        _list(console, f"{split}: cannot be read", found.corrupt.values())
+    for title, groups in (("in more than one split", check.leaked), ("twice or more in a split", check.duplicates)):
+        _list(console, title, (" = ".join(f"{found.path} ({found.class_name})" for found in group) for group in groups))
+    _list(console, "odd", (f"{found.path}: {what}" for found, what in check.odd))
+    if check.mislabelled:
+        console.print(f"{check.mislabelled} pictures are there under different classes")
+    for line in check.stops:
+        console.print(f"would stop a run: {line}", markup=False)
+    if page is not None:
+        console.print(f"contact sheet: {page}", markup=False)
+
+
+def _splits_table(check: DataCheck) -> Table:
+    table = Table("split", "images", "classes", "cannot be read", "width", "height", "modes", box=None)
+    for name, split in check.splits.items():
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in split.modes.items())
+        present = sum(count > 0 for count in split.classes.values())
+        sizes = (" to ".join(f"{side:g}" for side in sides) for sides in (split.widths, split.heights))
+        table.add_row(name, f"{split.images:,}", f"{present:,}", f"{len(split.corrupt):,}", *sizes, modes)
+    return table
+
+
+def _classes_table(check: DataCheck) -> Table:
+    """Images of each class; of many classes, of the smallest and the greatest."""
+    first: SplitCheck = next(iter(check.splits.values()))
+    names = list(first.classes)
+    if len(names) > _FEW_CLASSES:
+        ordered = sorted(names, key=lambda name: first.classes[name])
+        names = [*ordered[: _FEW_CLASSES // 2], *ordered[-_FEW_CLASSES // 2 :]]
+    table = Table("class", *check.splits, box=None)
+    for name in names:
+        table.add_row(name, *(f"{split.classes[name]:,}" for split in check.splits.values()))
+    return table
+
+
+def _list(console: Console, title: str, lines: Iterable[str]) -> None:
+    named = list(lines)
+    for line in named[:_FEW_NAMES]:
+        console.print(f"{title}: {line}", markup=False)
+    if len(named) > _FEW_NAMES:
+        console.print(f"{title}: {len(named) - _FEW_NAMES:,} more", markup=False)

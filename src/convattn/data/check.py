@@ -1,0 +1,204 @@
+"""A look at every image of a data set before training: what is broken, double, leaked between splits, or odd."""
+
+import hashlib
+import io
+import os
+import statistics
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from convattn.data.dataset import DataError
+from convattn.data.files import LabelledFiles
+from convattn.data.images import ImageError, decode_image
+from convattn.data.sources import open_data, open_evaluation
+
+__all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "SplitCheck", "check_data", "open_splits"]
+
+UNREADABLE_LIMIT = 0.01  # share of the training images above which training stops
+_CHUNK = 256  # images handed to the threads at a time
+_LONGEST = 4.0  # width over height, or the other way round, above which an image is odd
+_FAR = 16.0  # times more or fewer pixels than the median, from which on it is odd too
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image that is named."""
+
+    split: str
+    path: str
+    class_name: str
+    index: int  # within its split
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What one split holds."""
+
+    images: int
+    classes: Mapping[str, int]  # images of each, broken ones too
+    corrupt: Mapping[str, str]  # file -> why
+    modes: Mapping[str, int]  # Pillow's, as in the file: RGB, L, CMYK, …
+    widths: tuple[float, float, float]  # smallest, median, greatest, pixels; zeros without a readable image
+    heights: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was found in a data set."""
+
+    splits: Mapping[str, SplitCheck]
+    duplicates: Sequence[Sequence[Found]]  # groups of the same picture within one split
+    leaked: Sequence[Sequence[Found]]  # groups of the same picture in more than one
+    odd: Sequence[tuple[Found, str]]  # and what is odd about it
+    stops: Sequence[str]  # why a run would not start or end; each in one line
+
+    @property
+    def mislabelled(self) -> int:
+        """Groups of the same picture in different classes."""
+        return sum(len({found.class_name for found in group}) > 1 for group in (*self.duplicates, *self.leaked))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    problem: str = ""
+    digest: bytes = b""  # of the pixels: a copy in another format, or with other metadata, has the same
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+
+
+def open_splits(source: str | Path) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """The splits of a data set, and what is wrong with their layout in one line each.
+
+    A source without training images, such as class folders alone, is one split named `all`.
+
+    Raises:
+        DataError: if there is nothing to look at.
+    """
+    try:
+        train = open_data(source, "train")
+    except DataError as error:
+        try:
+            return {"all": _with_files(open_evaluation(source))}, []
+        except DataError:
+            raise error from None
+    splits, problems = {"train": _with_files(train)}, []
+    for split in ("val", "test"):
+        try:
+            data = _with_files(open_data(source, split, classes=train.classes))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if not any(data.paths == other.paths for other in splits.values()):  # where one is missing, the other serves
+            splits[split] = data
+    return splits, list(dict.fromkeys(problems))
+
+
+def check_data(
+    splits: Mapping[str, LabelledFiles], problems: Sequence[str] = (), on_images: Callable[[int], None] | None = None
+) -> DataCheck:
+    """Read and decode every image once, on all processors.
+
+    Args:
+        splits: as `open_splits` gives them.
+        problems: what is wrong with the layout already.
+        on_images: called with a number of images that are done.
+    """
+    checks, odd = {}, []
+    by_content: dict[bytes, list[Found]] = defaultdict(list)
+    for split, data in splits.items():
+        seen = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; what matters is an error
+            for one in _examined(data):
+                seen.append(one)
+                if on_images is not None:
+                    on_images(1)
+        named = [Found(split, data.paths[at], data.classes[data.labels[at]], at) for at in range(len(data))]
+        for found, one in zip(named, seen, strict=True):
+            if one.digest:
+                by_content[one.digest].append(found)
+        checks[split] = _summary(data, seen)
+        odd += _odd(named, seen)
+    groups = [group for group in by_content.values() if len(group) > 1]
+    leaked = [group for group in groups if len({found.split for found in group}) > 1]
+    duplicates = [group for group in groups if len({found.split for found in group}) == 1]
+    return DataCheck(checks, duplicates, leaked, odd, [*problems, *_stops(checks)])
+
+
+def _with_files(data: object) -> LabelledFiles:
+    if not isinstance(data, LabelledFiles):
+        raise DataError("digits: they are in memory and whole; name a folder, an archive or a list")
+    return data
+
+
+def _examined(data: LabelledFiles) -> Iterator[_Seen]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
+        for start in range(0, len(data), _CHUNK):
+            yield from pool.map(lambda at: _examine(data, at), range(start, min(start + _CHUNK, len(data))))
+
+
+def _examine(data: LabelledFiles, index: int) -> _Seen:
+    try:
+        content = data.read_bytes(index)
+        image = decode_image(content, data.paths[index])
+    except ImageError as error:
+        return _Seen(str(error))
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    with Image.open(io.BytesIO(content)) as raw:  # its header alone
+        return _Seen("", digest.digest(), raw.mode, image.size)
+
+
+def _summary(data: LabelledFiles, seen: Sequence[_Seen]) -> SplitCheck:
+    counts = Counter(data.labels)
+    readable = [one for one in seen if not one.problem]
+    return SplitCheck(
+        len(data),
+        {name: counts[label] for label, name in enumerate(data.classes)},
+        {data.paths[at]: one.problem for at, one in enumerate(seen) if one.problem},
+        dict(Counter(one.mode for one in readable).most_common()),
+        _spread([one.size[0] for one in readable]),
+        _spread([one.size[1] for one in readable]),
+    )
+
+
+def _spread(values: Sequence[int]) -> tuple[float, float, float]:
+    return (min(values), statistics.median(values), max(values)) if values else (0, 0, 0)
+
+
+def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found, str]]:
+    """Images whose mode is not that of most, that are very long, or have far more or fewer pixels than most."""
+    readable = [one for one in seen if not one.problem]
+    if not readable:
+        return
+    usual = Counter(one.mode for one in readable).most_common(1)[0][0]
+    median = statistics.median(one.size[0] * one.size[1] for one in readable)
+    for found, one in zip(named, seen, strict=True):
+        if one.problem:
+            continue
+        width, height = one.size
+        reasons = []
+        if one.mode != usual:
+            reasons.append(f"mode {one.mode}")
+        if max(width, height) > _LONGEST * min(width, height) or not median / _FAR < width * height < median * _FAR:
+            reasons.append(f"{width} × {height} pixels")
+        if reasons:
+            yield found, ", ".join(reasons)
+
+
+def _stops(checks: Mapping[str, SplitCheck]) -> Iterator[str]:
+    for split, check in checks.items():
+        broken = len(check.corrupt)
+        if split == "train" and broken > UNREADABLE_LIMIT * check.images:
+            yield (
+                f"{broken} of {check.images} training images cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
+                "repair or remove them"
+            )
+        elif broken == check.images:
+            yield f"no image of {split} can be read; repair or replace them"

@@ -1,0 +1,105 @@
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from convattn.cli.main import main
+from tiny_archives import pack_splits
+from tiny_runs import write_pictures
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return write_pictures(tmp_path / "pictures")
+
+
+def check(capsys, *words):
+    status = main(["data", "check", *map(str, words), "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_sound_data_set_has_counts_and_nothing_else(pictures, tmp_path, capsys):
+    for source in (pictures, pack_splits(pictures, tmp_path / "packed")):
+        status, found = check(capsys, source)
+        assert status == 0
+        train, val = found["splits"]["train"], found["splits"]["val"]
+        assert (train["images"], train["classes"], train["modes"]) == (24, {"bright": 12, "dark": 12}, {"RGB": 24})
+        assert (val["images"], val["widths"], val["heights"]) == (8, [16, 16, 16], [16, 16, 16])
+        assert [found[key] for key in ("duplicates", "leaked", "contradicting", "odd", "stops")] == [[], [], 0, [], []]
+    assert list(check(capsys, pictures / "val")[1]["splits"]) == ["all"]
+
+
+def test_what_is_wrong_is_named(pictures, tmp_path, capsys):
+    train, val = pictures / "train", pictures / "val"
+    (val / "dark" / "001.png").write_bytes(b"")
+    shutil.copy(train / "dark" / "000.png", train / "dark" / "copy.png")
+    Image.open(train / "dark" / "001.png").save(train / "bright" / "other_format.bmp")
+    shutil.copy(train / "bright" / "002.png", val / "bright" / "leaked.png")
+    Image.open(train / "bright" / "003.png").convert("L").save(train / "bright" / "grey.png")
+    Image.new("RGB", (80, 16)).save(train / "dark" / "long.png")
+    Image.new("RGB", (3, 3)).save(train / "dark" / "small.png")
+    status, found = check(capsys, pictures, "--output", tmp_path / "page.html")
+    assert status == 0
+
+    def names(group):
+        return [entry["path"].removeprefix(f"{pictures}/") for entry in group]
+
+    assert found["splits"]["val"]["corrupt"] == {f"{val}/dark/001.png": f"{val}/dark/001.png: the file is empty"}
+    assert sorted(map(names, found["duplicates"])) == [
+        ["train/bright/other_format.bmp", "train/dark/001.png"],
+        ["train/dark/000.png", "train/dark/copy.png"],
+    ]
+    assert found["contradicting"] == 1
+    assert [names(group) for group in found["leaked"]] == [["train/bright/002.png", "val/bright/leaked.png"]]
+    assert {name: entry["what"] for name, entry in zip(names(found["odd"]), found["odd"], strict=True)} == {
+        "train/bright/grey.png": "mode L",
+        "train/dark/long.png": "80 × 16 pixels",
+        "train/dark/small.png": "3 × 3 pixels",
+    }
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 2 * 8 + 4 + 2 + 3
+    assert f"{val}/dark/001.png: the file is empty" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_more_than_a_hundredth_of_broken_training_images_would_stop_a_run(pictures, capsys):
+    (pictures / "train" / "dark" / "001.png").write_bytes(b"")
+    assert main(["data", "check", str(pictures)]) == 1
+    out = capsys.readouterr().out
+    assert "would stop a run: 1 of 24 training images cannot be read, more than 1%; repair or remove them" in out
+    assert f"train: cannot be read: {pictures}/train/dark/001.png: the file is empty" in out
+
+
+def test_a_layout_that_training_refuses_fails_and_the_rest_is_looked_through(pictures, capsys):
+    (pictures / "val" / "dark").rename(pictures / "val" / "night")
+    status, found = check(capsys, pictures)
+    assert (status, list(found["splits"]), len(found["stops"])) == (1, ["train"], 1)
+    assert "class 'night' is here but not among the training classes" in found["stops"][0]
+
+
+def test_many_classes_and_findings_are_shortened(tmp_path, capsys):
+    for number in range(30):
+        (tmp_path / f"c{number:02d}").mkdir()
+        for at in range(number + 1):
+            Image.new("RGB", (4, 4), (number, at, 0) if at else 0).save(tmp_path / f"c{number:02d}" / f"{at}.png")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "c09 " in out
+    assert "c10 " not in out
+    assert "1 pictures are there under different classes" in out
+
+
+@pytest.mark.parametrize(
+    ("status", "args", "message"),
+    [
+        (1, ["check", "nowhere"], "nowhere: no such folder"),
+        (1, ["check", "digits"], "digits: they are in memory and whole"),
+        (2, ["check", "x", "--output", "page.txt"], "--output page.txt must end in .html"),
+        (2, ["look", "x"], "look"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(capsys, status, args, message):
+    assert main(["data", *args]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
