@@ -3,6 +3,7 @@ from torch import nn
 
 from convattn.classification.labels import class_names, in_model_order
 from convattn.data.dataset import DataError
+from convattn.data.names import NumberedClasses
 
 
 class Model(nn.Module):
@@ -41,6 +42,13 @@ def test_labels_are_matched_by_name():
 def test_imagenet_folders_are_matched_by_synset():
     data = in_model_order(Data(["n02123045", "n01440764"], [0, 1]), Model(1000))
     assert data.labels == [281, 0]
+
+
+def test_numbers_without_names_are_the_models_outputs():
+    data = in_model_order(Data(NumberedClasses(3), [2, 0]), Model(4, ("ant", "fox", "cat", "dog")))
+    assert (data.labels, data.classes) == ([2, 0], ["ant", "fox", "cat", "dog"])
+    with pytest.raises(DataError, match=r"the data has a label 4 and the model outputs 0 to 3"):
+        in_model_order(Data(NumberedClasses(5), [4]), Model(4, ("ant", "fox", "cat", "dog")))
 
 
 def test_an_unknown_class_is_named():

@@ -8,12 +8,16 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.names import NumberedClasses
 
 __all__ = ["RelabelledDataset", "class_names", "in_model_order"]
 
 
 def class_names(model: nn.Module) -> list[str] | None:
-    """What the outputs of a model mean: its own names, ImageNet's for a 1,000-class model, None if nothing is known."""
+    """What the outputs of a model mean: its own names, ImageNet's for a 1,000-class model, None if nothing is known.
+
+    Not told by their number are the 21,841 outputs of ImageNet-22k models, whose order differs between authors.
+    """
     own = _own_names(model)
     if own is not None:
         return list(own)
@@ -26,7 +30,8 @@ def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
     """The data set with the labels that `model` was trained with, matched by the names of the classes.
 
     ImageNet's folders are called by synset (`n01440764`); so are the classes of a 1,000-class model without names of
-    its own. A data set may hold some of the model's classes only.
+    its own. A data set may hold some of the model's classes only. Where its labels are numbers without names, they are
+    the numbers of the model's outputs.
 
     Raises:
         DataError: if a class of the data set is unknown to the model, naming it.
@@ -34,6 +39,12 @@ def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
     names = _own_names(model)
     if names is None and model.num_classes == 1000:
         names = ImageNetInfo("imagenet-1k").label_names()
+    if isinstance(dataset.classes, NumberedClasses) and names is not None:
+        if len(dataset.classes) > len(names):
+            raise DataError(
+                f"the data has a label {len(dataset.classes) - 1} and the model outputs 0 to {len(names) - 1}"
+            )
+        return RelabelledDataset(dataset, names, range(len(names)))
     if names is None:
         if len(dataset.classes) != model.num_classes:
             raise DataError(

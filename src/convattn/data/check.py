@@ -109,7 +109,8 @@ def check_data(
         problems: what is wrong with the layout already.
         on_images: called with a number of images that are done.
     """
-    checks, odd = {}, []
+    checks: dict[str, SplitCheck] = {}
+    odd: list[tuple[Found, str]] = []
     by_content: dict[bytes, list[Found]] = defaultdict(list)
     for split, data in splits.items():
         seen = []
