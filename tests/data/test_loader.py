@@ -52,7 +52,7 @@ def test_what_is_random_depends_on_seed_epoch_and_index_alone(workers):
             for image, path in zip(batch.images, batch.paths, strict=True):
                 assert torch.equal(image, alone.__getitems__([(epoch, 0, int(path[:-4]))])[0].image)
     assert paths(first) != paths(second)
-    assert sorted(sum(paths(second), [])) == sorted(Numbers().paths)
+    assert sorted(path for batch in second for path in batch.paths) == sorted(Numbers().paths)
 
 
 def test_loading_leaves_the_random_states_of_the_process_alone():

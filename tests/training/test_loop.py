@@ -1,7 +1,6 @@
 import io
 import itertools
 import json
-import math
 import signal
 import subprocess
 import sys

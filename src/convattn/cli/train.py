@@ -20,6 +20,7 @@ from convattn.training.config_json import config_to_json
 from convattn.training.loop import Interrupted, train
 from convattn.training.output import check_output, stored_config
 from convattn.training.probe import Probe, probe
+from convattn.training.processes import is_main_process
 from convattn.training.skipped import replay_skipped
 
 __all__ = ["command"]
@@ -73,13 +74,16 @@ def command(args: Sequence[str]) -> int:
     config = _config(options)
     if options.dry_run:
         check_output(config, resume=options.resume is not None)
-        _print_probe(config, probe(config), options.json)
+        found = probe(config)
+        if is_main_process():
+            _print_probe(config, found, options.json)
         return 0
     try:
         folder = train(config, resume=options.resume is not None, on_epoch=write_run_report)
     except Interrupted as stop:  # it has said how to go on
         return 128 + stop.signal
-    print(folder)
+    if is_main_process():
+        print(folder)
     return 0
 
 

@@ -113,7 +113,9 @@ def build_ema(model: nn.Module, loop: LoopConfig) -> ModelEmaV3 | None:
     """A moving average of weights and buffers (batch norm statistics belong to the weights they were measured with)."""
     if loop.ema_decay is None:
         return None
-    return ModelEmaV3(model, decay=loop.ema_decay, use_warmup=loop.ema_warmup)
+    # Many tensors at once is faster, but refuses buffers beside sharded weights.
+    foreach = loop.sharding == "none"
+    return ModelEmaV3(model, decay=loop.ema_decay, use_warmup=loop.ema_warmup, foreach=foreach)
 
 
 def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> torch.optim.Optimizer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convattn.extras import require
 from convattn.training.config import ConfigError, LoopConfig
 
-__all__ = ["Processes", "is_restart"]
+__all__ = ["Processes", "is_main_process", "is_restart"]
 
 
 class Processes:
@@ -88,3 +88,8 @@ class Processes:
 def is_restart() -> bool:
     """Whether torchrun has started these processes anew after one of them was lost (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -1,5 +1,6 @@
 """Weights, gradients and optimiser spread over the processes by PyTorch's FSDP2, and their checkpoints."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def shard(model: nn.Module, device: torch.device) -> None:
         model: on `device`, the same in every process; changed in place.
         device: of this process.
     """
+    # Stages hand over views (channels-last maps); nothing in these networks writes into what a stage returned.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for unit in _units(model):
         fully_shard(unit, mesh=mesh)
