@@ -105,6 +105,8 @@ def test_sections_without_data_are_absent():
     ("field", "heading"),
     [
         ("epochs", "How it learned"),
+        ("runs", "How they learned"),
+        ("tables", "Settings"),
         ("confusion", "What it confuses"),
         ("gallery", "Where it looks"),
         ("stages", "The model"),
@@ -121,12 +123,19 @@ def test_each_section_stands_alone(report, field, heading):
     assert heading in Page(render(Report("alone", **{field: getattr(report, field)}))).words
 
 
+def test_a_row_that_does_not_fit_its_table_is_an_error():
+    with pytest.raises(ValueError, match=r"row \('a', 'b'\) of 'T' has 2 cells for 1 columns"):
+        Table("T", ("one",), (("a", "b"),))
+
+
 def test_hostile_names_are_only_text(report):
     hostile = replace(
         report,
         title=HOSTILE,
         summary=HOSTILE,
         figures=(Figure(HOSTILE, HOSTILE, HOSTILE),),
+        runs=(RunCurves(HOSTILE, (Epoch(1, 1.0),)),),
+        tables=(Table(HOSTILE, (HOSTILE, ""), ((HOSTILE, HOSTILE),), note=HOSTILE),),
         confusion=Confusion((HOSTILE, "dog"), ((9, 1), (3, 7))),
         gallery=(GalleryItem(picture(), picture(), HOSTILE, "dog", 0.5, HOSTILE),),
         gallery_note=HOSTILE,
@@ -144,7 +153,7 @@ def test_hostile_names_are_only_text(report):
     assert len(page.all("style")) == 1
     assert not any("onload" in attributes for _, attributes in page.elements)
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}
-    assert page.words.count(HOSTILE) == 23  # the title twice: in the window and on the page
+    assert page.words.count(HOSTILE) == 29  # the title twice: in the window and on the page
     assert page.all("img")[0]["alt"] == f"Sample {HOSTILE}: {HOSTILE}"
 
 
