@@ -41,7 +41,7 @@ def read_head_rows(path: str | Path) -> list[int]:
 
 
 def imagenet_22k_rows() -> list[int]:
-    """For each of ImageNet-1k's classes, its output in a 21,841-class model in the order of the Swin project, as SMT-L."""
+    """For each of ImageNet-1k's classes, its output in a 21,841-class model of the Swin project or SMT-L."""
     position = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-22k").label_names())}
     return [
         _ABSENT[synset] if synset in _ABSENT else position[synset] + sum(label >= first for first in _EXTRA_FROM)
