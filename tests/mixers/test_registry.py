@@ -7,7 +7,20 @@ from timm.layers import create_attn
 from convattn.mixers.registry import create_identity, create_mixer, is_gate, list_mixers
 from toys import randomise_norms, relative_error
 
-OWN = {"sam", "gma", "group_aggregator", "mhca", "e_mhsa", "cot", "coxt", "das", "triplet", "bam"}
+OWN = {
+    "sam",
+    "gma",
+    "group_aggregator",
+    "mhca",
+    "e_mhsa",
+    "sr_mhsa",
+    "window_mhsa",
+    "cot",
+    "coxt",
+    "das",
+    "triplet",
+    "bam",
+}
 every_mixer = pytest.mark.parametrize("name", list_mixers())
 
 

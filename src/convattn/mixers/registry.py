@@ -22,7 +22,9 @@ from convattn.mixers.efficient_attention import EfficientAttention
 from convattn.mixers.group_mix_attention import GroupMixAttention, SegmentConvs
 from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
+from convattn.mixers.spatial_reduction_attention import SpatialReductionAttention
 from convattn.mixers.triplet_attention import TripletAttention
+from convattn.mixers.window_attention import WindowAttention
 
 __all__ = ["check_mixer", "create_identity", "create_mixer", "is_gate", "is_gate_module", "list_mixers"]
 
@@ -64,6 +66,8 @@ _OWN = {
     ),
     "mhca": MixerKind(MultiHeadConvolutionalAttention),
     "e_mhsa": MixerKind(EfficientAttention),
+    "sr_mhsa": MixerKind(SpatialReductionAttention),
+    "window_mhsa": MixerKind(WindowAttention),
     "cot": MixerKind(CoTAttention),
     "coxt": MixerKind(CoXtAttention),
     "das": MixerKind(DeformableGate, is_gate=True, build_identity=partial(DeformableGate, init="identity")),
@@ -130,6 +134,8 @@ def check_mixer(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the nearest.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"mixer is a {type(name).__name__}; give a name: {', '.join(list_mixers())}")
     if name not in _MIXERS:
         raise ValueError(f"unknown mixer {name!r}; {_nearest(name, _MIXERS)}")
     known = _MIXERS[name].options
