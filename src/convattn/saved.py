@@ -24,7 +24,7 @@ from convattn.backbones.registry import create_model
 from convattn.surgery import replay
 from convattn.weights.read import CheckpointError
 
-__all__ = ["FORMAT", "load_model", "open_model", "read_metadata", "save_model"]
+__all__ = ["FORMAT", "label_names", "load_model", "open_model", "read_metadata", "save_model"]
 
 FORMAT = 1
 
@@ -138,6 +138,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if lacking:
         raise CheckpointError(f"{path}: the description of the model lacks {', '.join(sorted(lacking))}")
     return described
+
+
+def label_names(path: str | Path) -> list[str]:
+    """The names of a model file's classes; none where it has none, or the file is of another kind."""
+    try:
+        return list(read_metadata(path)["pretrained_cfg"].get("label_names") or ())
+    except CheckpointError:
+        return []
 
 
 def _description(model: nn.Module, metrics: Mapping[str, float]) -> dict[str, Any]:

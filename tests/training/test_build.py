@@ -1,11 +1,13 @@
 """Every field of the configuration that shapes a part reaches that part."""
 
 import math
+import tarfile
 
 import pytest
 import torch
 from timm.layers import DropPath
 
+import convattn
 from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.build import (
@@ -17,6 +19,7 @@ from convattn.training.build import (
 )
 from convattn.training.config import ConfigError, LoopConfig, ScheduleConfig
 from convattn.training.processes import Processes
+from convattn.weights.read import CheckpointError
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
 
 
@@ -93,6 +96,58 @@ def test_weights_to_start_from_are_loaded(built, tmp_path):
     assert (started.stem.conv2.bias == 7).all()
 
 
+def test_a_classifier_starts_as_the_rows_of_a_larger_one(built, tmp_path):
+    large = convattn.create_model("smt_nano", num_classes=5, **TINY_OPTIONS)
+    torch.nn.init.normal_(large.head.fc.bias)
+    large.pretrained_cfg = {**large.pretrained_cfg, "label_names": ["cat", "dark", "dog", "bright", "elk"]}
+    save_model(large, tmp_path / "large.safetensors")
+    path = str(tmp_path / "large.safetensors")
+    by_name = built(model=dict(pretrained_path=path))[2]  # of the classes bright and dark
+    assert torch.equal(by_name.head.fc.bias, large.head.fc.bias[[3, 1]])
+    assert torch.equal(by_name.stem.conv1.weight, large.stem.conv1.weight)
+
+    (tmp_path / "rows.txt").write_text("4\n0\n")
+    by_file = built(model=dict(pretrained_path=path, head_rows=str(tmp_path / "rows.txt")))[2]
+    assert torch.equal(by_file.head.fc.weight, large.head.fc.weight[[4, 0]])
+    (tmp_path / "rows.txt").write_text("4\n")
+    with pytest.raises(ConfigError, match=r"rows.txt: 1 rows for 2 classes; write one a class"):
+        built(model=dict(pretrained_path=path, head_rows=str(tmp_path / "rows.txt")))
+
+
+def test_validation_images_may_lie_elsewhere(built, tmp_path):
+    other = write_pictures(tmp_path / "other", val=3)
+    _, data, _ = built(data=dict(validation=str(other / "val")))
+    assert len(data.validation) == 6
+    assert all(path.startswith(str(other)) for path in data.validation.paths)
+
+
+def test_unlabelled_images_join_those_with_labels(built, pictures):
+    teacher = dict(teacher="smt_nano", unlabelled=str(pictures / "val"))
+    config, data, _ = built(distillation=teacher)
+    with pytest.raises(CheckpointError):  # the weights of a nano model are nowhere
+        build_task(config, data, torch.device("cpu"))
+    assert data.train_loader.images == 24 + 8
+    assert list(data.labels[-8:]) == [-1] * 8
+
+
+def test_shards_behind_a_pipe_train_beside_images_to_validate_on(built, pictures, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for index in range(8):
+            tar.add(pictures / "train" / "dark" / f"{index:03d}.png", f"{index}.png")
+            (tmp_path / "label").write_text("1")
+            tar.add(tmp_path / "label", f"{index}.cls")
+    pipe = dict(source=f"pipe:cat {tmp_path}/shard.tar", validation=str(pictures / "val"), epoch_images=8)
+    _, data, model = built(data=pipe)
+    assert model.num_classes == 2
+    assert [batch.labels.tolist() for batch in data.train_loader.batches(0)] == [[1] * 4] * 2
+    with pytest.raises(DataError, match=r"name others with data.validation"):
+        built(data={**pipe, "validation": None})
+    with pytest.raises(DataError, match=r"set data.epoch_images"):
+        built(data={**pipe, "epoch_images": None})
+    with pytest.raises(DataError, match=r"data.epoch_images has no effect"):
+        built(data=dict(epoch_images=8))
+
+
 def test_fewer_images_than_a_batch_is_an_error(built):
     with pytest.raises(DataError, match=r"24 training images do not fill a batch of 64; lower data.batch_size to 24"):
         built(data=dict(batch_size=64))
@@ -116,7 +171,7 @@ def test_the_task_takes_its_fields(built):
         data=dict(mixup=0.2, cutmix=1.0, mix_probability=0.7, cutmix_probability=0.4, mix_epochs=3),
         loop=dict(label_smoothing=0.1),
     )
-    task = build_task(config, data.train, torch.device("cpu"))
+    task = build_task(config, data, torch.device("cpu"))
     mixing = task.mixing
     assert (mixing.mixup_alpha, mixing.cutmix_alpha, mixing.mix_prob, mixing.switch_prob) == (0.2, 1.0, 0.7, 0.4)
     assert (task.mix_epochs, task.label_smoothing) == (3, 0.1)

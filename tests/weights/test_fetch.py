@@ -17,7 +17,7 @@ from timm.models import adapt_input_conv
 import convattn
 from convattn.backbones import registry
 from convattn.weights.fetch import fetch_official
-from convattn.weights.official import imagenet_22k_rows
+from convattn.weights.head_rows import imagenet_22k_rows
 from convattn.weights.read import CheckpointError
 from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 from toys import build_toy, toy

@@ -7,7 +7,7 @@ import torch
 from official_files import TOY, official_toy, save_with_yacs_node
 
 import convattn
-from convattn.weights.official import imagenet_22k_rows
+from convattn.weights.head_rows import imagenet_22k_rows
 from convattn.weights.read import CheckpointError
 from toys import build_toy, toy, toy_images
 
@@ -155,7 +155,7 @@ def test_to_official_refuses_what_the_authors_model_lacks():
 
 
 def test_rows_of_the_22k_head():
-    rows = imagenet_22k_rows()
+    rows = torch.tensor(imagenet_22k_rows())
     assert rows[:3].tolist() == [359, 368, 460]
     assert rows[850] == 5564
     assert len(rows.unique()) == 1000 and rows.max() < 21841

@@ -108,11 +108,11 @@ class SeededSamples(Samples):
 
 
 class TrainingLoader:
-    """Shuffled batches of equal size. The order is a function of the seed and the epoch, and is shared by all processes.
+    """Shuffled batches of equal size. The order is a function of the seed and the epoch, the same for all processes.
 
-    The images of an epoch form one stream; a batch of each process together are its next `batch_size * replicas` images.
-    So the place in an epoch is a number of images, whatever the batch size or the number of processes. What fills no
-    batch at the end is left out. An unreadable image is set aside by name, and another of its batch takes its place.
+    The images of an epoch form one stream; the processes' next batches are its next `batch_size * replicas` images. So
+    the place in an epoch is a number of images, whatever the batch size or the number of processes. What fills no batch
+    at the end is left out. An unreadable image is set aside by name, and another of its batch takes its place.
 
     Args:
         samples: what to load.

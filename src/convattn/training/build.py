@@ -1,6 +1,6 @@
 """From a configuration to the parts of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from convattn.backbones.registry import create_model
 from convattn.classification.task import Classification, balanced_weights
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.joined import JoinedDataset
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
-from convattn.data.sources import open_data
-from convattn.data.transforms import training_transform, transforms_for
-from convattn.saved import open_model
+from convattn.data.sources import is_stream, open_data, open_evaluation, open_unlabelled
+from convattn.data.stream import StreamLoader
+from convattn.data.transforms import Transform, training_transform, transforms_for
+from convattn.saved import label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
+from convattn.weights.head_rows import read_head_rows, select_head_rows
+from convattn.weights.official import load_official, to_our_names
+from convattn.weights.read import read_state_dict
 
 __all__ = [
     "TrainingData",
@@ -37,53 +42,94 @@ __all__ = [
 class TrainingData:
     """The two splits of a run and their loaders."""
 
-    train: ImageDataset
+    classes: Sequence[str]
+    labels: Sequence[int] | None  # of the training images; None for a stream, whose labels nobody has counted
     validation: ImageDataset
-    train_loader: TrainingLoader
+    train_loader: TrainingLoader | StreamLoader
     validation_loader: Any  # of Batch
     image_size: tuple[int, int]  # height and width of a batch's images
 
 
 def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[TrainingData, nn.Module]:
-    """This process's share of the data, and a model with one output per class that knows their names and its input."""
-    data = config.data
-    train = open_data(data.source, "train", data.image_size or 32)
-    validation = open_data(data.validation or data.source, "val", data.image_size or 32)
-    smallest = data.batch_size * processes.count
-    if len(train) < smallest:
-        raise DataError(
-            f"{data.source}: {len(train)} training images do not fill a batch of {data.batch_size}"
-            f"{f' in each of {processes.count} processes' if processes.count > 1 else ''}; "
-            f"lower data.batch_size to {len(train) // processes.count // 2 * 2} or less"
-        )
-    model = build_model(config.model, len(train.classes))
-    _describe_input(model, config, train)
-    train_loader = TrainingLoader(
-        SeededSamples(train, training_transform(model, data.augmentation), config.loop.seed),
-        data.batch_size,
-        workers=data.workers,
-        seed=config.loop.seed,
-        repeats=data.repeats,
-        rank=processes.rank,
-        replicas=processes.count,
+    """This process's share of the data, and a model with one output per class that knows their names and its input.
+
+    Raises:
+        DataError: if images are missing, laid out in no known way, or too few for a batch.
+        ConfigError, CheckpointError: if the model cannot be built as configured.
+    """
+    train, validation = _open_splits(config)
+    classes = validation.classes if train is None else train.classes
+    model = build_model(config.model, len(classes), classes)
+    _describe_input(model, config, classes)
+    train_loader = _training_loader(
+        config, train, training_transform(model, config.data.augmentation), processes, classes
     )
     validation_loader = evaluation_loader(
         Samples(validation, transforms_for(model)),
-        data.batch_size,
-        workers=data.workers,
+        config.data.batch_size,
+        workers=config.data.workers,
         rank=processes.rank,
         replicas=processes.count,
     )
+    labels = None if train is None else train.labels
     height, width = model.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
-    return TrainingData(train, validation, train_loader, validation_loader, (height, width)), model
+    return TrainingData(classes, labels, validation, train_loader, validation_loader, (height, width)), model
 
 
-def build_task(config: RunConfig, train: ImageDataset, device: torch.device) -> Classification:
-    """The task: loss and metrics."""
+def _open_splits(config: RunConfig) -> tuple[ImageDataset | None, ImageDataset]:
+    """The training images, None for a stream, and the validation images."""
+    data, size = config.data, config.data.image_size or 32
+    if is_stream(data.source):
+        if data.validation is None:
+            raise DataError(f"{data.source}: a pipe holds the training images alone; name others with data.validation")
+        if config.distillation.unlabelled is not None or data.repeats > 1:
+            raise DataError(f"{data.source}: a pipe takes neither distillation.unlabelled nor data.repeats")
+        return None, open_evaluation(data.validation, size, labels=data.validation_labels)
+    train = open_data(data.source, "train", size)
+    validation = open_data(
+        data.source,
+        "val",
+        size,
+        validation=data.validation,
+        validation_labels=data.validation_labels,
+        classes=train.classes,
+    )
+    if config.distillation.unlabelled is not None:
+        train = JoinedDataset(train, open_unlabelled(config.distillation.unlabelled))
+    return train, validation
+
+
+def _training_loader(
+    config: RunConfig, train: ImageDataset | None, transform: Transform, processes: Processes, classes: Sequence[str]
+) -> TrainingLoader | StreamLoader:
+    data, count = config.data, processes.count
+    share = dict(workers=data.workers, seed=config.loop.seed, rank=processes.rank, replicas=count)
+    if train is None:
+        return StreamLoader(data.source, transform, classes, data.batch_size, images=data.epoch_images, **share)
+    if data.epoch_images is not None:
+        raise DataError(f"{data.source}: data.epoch_images has no effect on images that can be counted; leave it out")
+    if len(train) < data.batch_size * count:
+        raise DataError(
+            f"{data.source}: {len(train)} training images do not fill a batch of {data.batch_size}"
+            f"{f' in each of {count} processes' if count > 1 else ''}; "
+            f"lower data.batch_size to {len(train) // count // 2 * 2} or less"
+        )
+    samples = SeededSamples(train, transform, config.loop.seed)
+    return TrainingLoader(samples, data.batch_size, repeats=data.repeats, **share)
+
+
+def build_task(config: RunConfig, data: TrainingData, device: torch.device) -> Classification:
+    """The task: loss and metrics.
+
+    Raises:
+        ConfigError: if its fields do not go together.
+    """
     weights = None
     if config.loop.class_weights == "balanced":
-        weights = balanced_weights(train.labels, len(train.classes)).to(device)
-    return build_task_for(config, len(train.classes), weights, device)
+        if data.labels is None:
+            raise ConfigError("loop.class_weights balanced needs images that can be counted, not a pipe")
+        weights = balanced_weights(data.labels, len(data.classes)).to(device)
+    return build_task_for(config, len(data.classes), weights, device)
 
 
 def build_task_for(
@@ -194,27 +240,55 @@ def _lr_factor(config: RunConfig, num_processes: int) -> float:
     return config.data.batch_size * config.loop.accumulation * num_processes / config.optimizer.lr_batch_size
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The model of a configuration; raises ConfigError if it takes no such option."""
+def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = ()) -> nn.Module:
+    """The model of a configuration, with weights if it names some.
+
+    Args:
+        config: name, options, weights to start from.
+        num_classes: outputs.
+        classes: their names. Where a model file knows them all, each output starts as that of its name.
+
+    Raises:
+        ConfigError: if the model takes no such option, or `head_rows` are not as many as the classes.
+        CheckpointError: if the weights cannot be had or do not fit.
+    """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     options: Mapping[str, Any] = {**{name: rate for name, rate in rates.items() if rate}, **config.options}
+    rows = _head_rows(config, num_classes, classes)
+    path = config.pretrained_path if rows is None else None
     try:
-        model = create_model(
-            config.name, config.pretrained, num_classes, pretrained_path=config.pretrained_path, **options
-        )
+        model = create_model(config.name, config.pretrained, num_classes, pretrained_path=path, **options)
     except TypeError as error:
         raise ConfigError(f"model {config.name} cannot be built: {error}") from None
+    if rows is not None and config.pretrained_path is not None:
+        state = to_our_names(read_state_dict(config.pretrained_path), model)
+        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        load_official(model, select_head_rows(state, rows, cfg["classifier"]))
     if config.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     return model
 
 
-def _describe_input(model: nn.Module, config: RunConfig, train: ImageDataset) -> None:
+def _head_rows(config: ModelConfig, num_classes: int, classes: Sequence[str]) -> list[int] | None:
+    """Which outputs of the file at `pretrained_path` the model's start as; None for the same, or new ones."""
+    if config.head_rows is not None:
+        rows = read_head_rows(config.head_rows)
+        if len(rows) != num_classes:
+            raise ConfigError(f"{config.head_rows}: {len(rows)} rows for {num_classes} classes; write one a class")
+        return rows
+    names = label_names(config.pretrained_path) if config.pretrained_path is not None else ()
+    if not classes or list(classes) == list(names) or not set(classes) <= set(names):
+        return None
+    position = {name: row for row, name in enumerate(names)}
+    return [position[name] for name in classes]
+
+
+def _describe_input(model: nn.Module, config: RunConfig, classes: Sequence[str]) -> None:
     cfg: dict[str, Any] = dict(model.pretrained_cfg or {})  # type: ignore[arg-type]
     if config.data.image_size is not None:
         cfg["input_size"] = (3, config.data.image_size, config.data.image_size)
     if config.data.crop_ratio is not None:
         cfg["crop_pct"] = config.data.crop_ratio
-    cfg["num_classes"] = len(train.classes)
-    cfg["label_names"] = tuple(train.classes)
+    cfg["num_classes"] = len(classes)
+    cfg["label_names"] = tuple(classes)
     model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]

@@ -56,7 +56,7 @@ class Run:
         seed_everything(loop.seed)
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
         self.data, model = build_model_and_data(config, processes)
-        self.task = build_task(config, self.data.train, processes.device)
+        self.task = build_task(config, self.data, processes.device)
         seed_everything(loop.seed + processes.rank)  # the same weights everywhere, but each its own noise
         model = model.to(processes.device)
         if loop.sharding == "none":

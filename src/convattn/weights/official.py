@@ -3,23 +3,21 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
-import torch
-from timm.data import ImageNetInfo
 from timm.models import adapt_input_conv
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from convattn.weights.cotnet import COTNET_NAMES
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
+from convattn.weights.head_rows import imagenet_22k_rows
 from convattn.weights.nextvit import nextvit_names
 from convattn.weights.read import CheckpointError, read_state_dict, unwrap_state_dict
 from convattn.weights.rename import NameMap
 from convattn.weights.smt import SMT_NAMES
 
-__all__ = ["Conversion", "convert_official", "imagenet_22k_rows", "load_adapted", "load_official", "to_official"]
+__all__ = ["Conversion", "convert_official", "load_adapted", "load_official", "to_official"]
 
 # By a model's `family`: its map, or what makes the map for a model where it depends on the variant.
 NAME_MAPS: Mapping[str, NameMap | Callable[[nn.Module], NameMap]] = {
@@ -152,21 +150,6 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
     met = conversion.fits.keys() | conversion.mismatched.keys()
     conversion.missing = {name: tensor for name, tensor in target.items() if name not in met}
     return conversion
-
-
-@cache
-def imagenet_22k_rows() -> Tensor:
-    """The row of each ImageNet-1k class in a head of the 21,841 classes of ImageNet-22k (fall 2011 order).
-
-    Positions in timm's sorted list of synsets shift by one from class 718 and by two from class 982 on; class 850,
-    absent from the list, stands at row 5564.
-    """
-    positions = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-22k").label_names())}
-    rows = []
-    for index, synset in enumerate(ImageNetInfo("imagenet-1k").label_names()):
-        shift = 0 if index < 718 else 1 if index < 982 else 2
-        rows.append(5564 if index == 850 else positions[synset] + shift)
-    return torch.tensor(rows)
 
 
 def _convert_or_raise(state: Mapping[str, Tensor], model: nn.Module, source: str) -> Conversion:
