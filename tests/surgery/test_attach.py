@@ -7,7 +7,6 @@ import pickle
 import pytest
 import timm
 import torch
-import torch.distributed
 import torchvision
 from timm.models import FeatureListNet
 from torch import nn
@@ -295,18 +294,6 @@ def test_torch_export():
         assert relative_error(program(more), changed(more)) < 1e-5
 
 
-def test_distributed_data_parallel(tmp_path):
-    model, images = resnet()
-    changed = convattn.attach(model, "se").train()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(changed)
-        parallel(images).sum().backward()
-        assert all(p.grad is not None for p in changed.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_gradient_checkpointing_runs_the_blocks_too():
     model, images = resnet()
     changed = shaken(convattn.attach(model, "das")).double()
@@ -436,6 +423,16 @@ def test_exported_with_proof(tmp_path):
             r"layer1.0 has a block attached already; detach the model first",
         ),
         (dict(mixer="se", input_size=(64, 64)), r"input_size \(64, 64\) must be \(channels, height, width\)"),
+        (dict(mixer="se", input_size=224), r"input_size 224 must be \(channels, height, width\)"),
+        (dict(mixer="se", input_size=(3, 0, 64)), r"input_size \(3, 0, 64\) must be .*, each 1 or more"),
+        (dict(mixer=nn.ReLU), r"mixer is a type; give a name: bam, bat, "),
+        (dict(mixer="se", where="layer4"), r"where 'layer4' is unknown; choose stages, blocks, qkv, a list of names"),
+        (dict(mixer="se", where=None), r"where holds a NoneType; give stages, blocks, qkv, names of modules or a"),
+        (dict(mixer="se", where=[nn.ReLU()]), r"where holds a ReLU; give stages"),
+        (dict(mixer="se", where=[""]), r"ResNet has no module ''; known: act1, bn1, "),
+        (dict(mixer="das", alpha=7), r"das at layer1.0 \(32 channels\): alpha 7 must be above 0 and at most 1"),
+        (dict(mixer="das", alpha="x"), r"das at layer1.0 \(32 channels\): .*not supported between"),
+        (dict(mixer="group_aggregator", kernels=(3, 5, 6)), r"layer1.0 \(32 channels\): kernel 6 must be odd"),
         (
             dict(mixer="se", input_size=(4, 64, 64)),
             r"ResNet does not run on an image of 4 x 64 x 64 \(.*\); give input",
@@ -472,6 +469,45 @@ def test_a_module_that_does_not_run_once_is_refused():
     model.unused = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match=r"unused does not run by itself in a forward pass; known: "):
         convattn.attach(model, "se", where=["unused"])
+
+
+def test_a_model_of_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"the output of blocks.0 has shape \(1, \d+, 64\), not that of a map"):
+        convattn.attach(timm.create_model("test_vit"), "se")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [lambda model: convattn.attach(model, "se"), lambda model: convattn.replace(model, "cot"), convattn.detach],
+)
+def test_a_name_instead_of_a_model_is_refused(operation):
+    with pytest.raises(TypeError, match=r"model is a str, not a torch.nn.Module; build one with create_model"):
+        operation("resnet18")
+
+
+def test_official_files_and_attached_models(tmp_path):
+    model = build_toy("smt_nano")
+    file, part, other = (tmp_path / f"{name}.pth" for name in ("smt", "part", "cot"))
+    torch.save({"model": convattn.to_official(model)}, file)
+    part.write_bytes(file.read_bytes()[:5000])
+    torch.save({"state_dict": convattn.to_official(build_toy("cotnet_nano"))}, other)
+    changed = convattn.attach(build_toy("smt_nano"), "se")
+    before = copy.deepcopy(changed.state_dict())
+    for path, message in (
+        (part, r"part.pth: damaged or cut short"),
+        (other, r"cot.pth: not a checkpoint of smt_nano \(7 classes\): its entries are conv1.weight"),
+        (file, r"smt.pth: does not fit .*: stages.0.attached.*is missing in the file.*; load what fits with strict"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            convattn.load_official(changed, path)
+        assert "\n" not in str(error.value)
+        assert all(torch.equal(value, before[key]) for key, value in changed.state_dict().items())
+    with pytest.warns(UserWarning, match=r"left out of smt_nano \(7 classes\): stages.0.attached") as warned:
+        convattn.load_official(changed, file, strict=False)
+    assert len(warned) == 1
+    images = toy_images("smt_nano")
+    with torch.no_grad():
+        assert relative_error(changed(images), model(images)) < 1e-6
 
 
 def test_a_model_without_stages_is_refused():

@@ -162,6 +162,8 @@ def test_fused_inside_a_block_that_has_an_inference_form():
         (dict(mixer="cott"), r"unknown mixer 'cott'; nearest: cot"),
         (dict(mixer="cot", heads=2), r"unknown option 'heads' of mixer cot; known: fusion, kernel_size"),
         (dict(mixer="cot", init="identity"), r"unknown option 'init' of mixer cot"),
+        (dict(mixer="cot", match=3), r"match 3 is unknown; choose conv3x3 or a function"),
+        (dict(mixer="cot", kernel_size="x"), r"cot at conv1.3 \(16 channels\): .*not supported between"),
         (dict(mixer="cot", match="conv7x7"), r"match 'conv7x7' is unknown; choose conv3x3 or a function"),
         (dict(mixer="cot", match=lambda name, conv: False), r"ResNet has no convolution that the function given"),
         (dict(mixer="gma"), r"gma at .*\(\d+ channels\): dim \d+ does not divide"),

@@ -92,8 +92,8 @@ def attach_at(model: nn.Module, place: Place, mixer: str, init: Init, options: d
     try:
         identity = create_identity(mixer, place.channels, **options) if init == "identity" else None
         block = identity or create_mixer(mixer, place.channels, **options)
-    except ValueError as error:
-        raise ValueError(f"{mixer} at {place.name} ({place.channels} channels): {error}") from None
+    except (ValueError, TypeError) as error:  # a TypeError where an option has a value of another kind
+        raise ValueError(f"{mixer} at {place.name} ({place.channels} channels): {error}") from error
     maps = projected_maps(model).get(place.name)
     attachment = Attachment(
         block,

@@ -48,8 +48,9 @@ def attach(
 
     Raises:
         ValueError: for an unknown mixer, place or option (naming the nearest), a place that is taken or gives no map, a
-            width that the mixer cannot take, or a model without stages.
+            width that the mixer cannot take, or a model without stages. TypeError: if `model` is no module.
     """
+    _check_model(model)
     check_mixer(mixer, options)
     if init not in ("identity", "paper"):
         raise ValueError(f"init {init!r} is unknown; choose identity or paper")
@@ -76,7 +77,9 @@ def replace(model: nn.Module, mixer: str, match: Match = "conv3x3", **options: A
 
     Raises:
         ValueError: for an unknown mixer or option, a width that the mixer cannot take, or if nothing matches.
+            TypeError: if `model` is no module.
     """
+    _check_model(model)
     check_mixer(mixer, options)
     names = find_convolutions(model, match)
     changed = deepcopy(model)
@@ -90,8 +93,9 @@ def detach(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if nothing was attached or replaced, or a replaced convolution is not known any more because the
-            model comes from a file.
+            model comes from a file. TypeError: if `model` is no module.
     """
+    _check_model(model)
     restored = deepcopy(model)
     found = [detach_from(module) for module in restored.modules()]
     replaced = {name: module for name, module in restored.named_modules() if isinstance(module, Replacement)}
@@ -133,6 +137,11 @@ def replay(model: nn.Module, surgery: Iterable[Mapping[str, Any]]) -> nn.Module:
         except (KeyError, AttributeError) as error:
             raise ValueError(f"entry {dict(entry)} of the surgery does not fit: {error}") from None
     return _record(model, entries)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module; build one with create_model")
 
 
 def _record(model: nn.Module, entries: list[dict[str, Any]]) -> nn.Module:

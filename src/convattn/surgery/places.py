@@ -1,7 +1,7 @@
 """Where a block can be put: behind stages, blocks, projections to q, k and v, or modules that the caller names."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +46,11 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
         if not names:
             raise ValueError(f"the function given as where chose none of the {len(own)} modules that run")
     else:
-        names = list(where)
+        names = list(where) if isinstance(where, Iterable) else [where]
         if not names:
             raise ValueError("where is an empty list; name at least one module")
+        if other := next((type(name).__name__ for name in names if not isinstance(name, str)), None):
+            raise ValueError(f"where holds a {other}; give stages, blocks, qkv, names of modules or a function")
     return [_check(model, _last_inside(model, name), own) for name in names]
 
 
@@ -84,8 +86,8 @@ def weighted_layers(module: nn.Module) -> int:
 
 
 def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
-    modules = dict(model.named_modules())
-    if name not in modules or not name:
+    modules = {known for known, _ in model.named_modules() if known}
+    if name not in modules:
         raise ValueError(f"{type(model).__name__} has no module {name!r}; {nearest(name, modules)}")
     call = calls.get(name)
     if call is None:

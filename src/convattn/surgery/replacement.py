@@ -76,7 +76,7 @@ def find_convolutions(model: nn.Module, match: Match) -> list[str]:
     Raises:
         ValueError: if there is none.
     """
-    if isinstance(match, str) and match != "conv3x3":
+    if match != "conv3x3" and not callable(match):
         raise ValueError(f"match {match!r} is unknown; choose conv3x3 or a function (name, convolution) -> bool")
     chosen = _is_conv3x3 if isinstance(match, str) else match
     names = [
@@ -105,8 +105,8 @@ def replace_at(model: nn.Module, name: str, mixer: str, options: dict[str, Any])
         raise ValueError(f"{name} is a {type(conv).__name__}, not a convolution")
     try:
         replacement = Replacement(conv, create_mixer(mixer, conv.out_channels, **options))
-    except ValueError as error:
-        raise ValueError(f"{mixer} at {name} ({conv.out_channels} channels): {error}") from None
+    except (ValueError, TypeError) as error:  # a TypeError where an option has a value of another kind
+        raise ValueError(f"{mixer} at {name} ({conv.out_channels} channels): {error}") from error
     replacement.to(conv.weight.device, conv.weight.dtype).train(conv.training)
     model.set_submodule(name, replacement)
     return {

@@ -75,8 +75,8 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     Raises:
         ValueError: if the model runs on none of the sizes.
     """
-    if input_size is not None and len(input_size) != 3:
-        raise ValueError(f"input_size {tuple(input_size)} must be (channels, height, width)")
+    if input_size is not None and not _is_size(input_size):
+        raise ValueError(f"input_size {input_size!r} must be (channels, height, width), each 1 or more")
     probe = deepcopy(model).eval().to("meta")
     project_maps(probe)
     dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
@@ -137,6 +137,11 @@ def _sizes(model: nn.Module) -> list[tuple[int, ...]]:
     if fixed is not None:
         own.insert(0, (channels, *fixed))
     return own + [(channels, *size) for size in _USUAL_SIZES]
+
+
+def _is_size(input_size: Any) -> bool:
+    is_triple = isinstance(input_size, Sequence) and len(input_size) == 3
+    return is_triple and all(isinstance(side, int) and side > 0 for side in input_size)
 
 
 def _aspect_error(size: Sequence[int], image_size: tuple[int, int]) -> float:
