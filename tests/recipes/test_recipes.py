@@ -4,6 +4,7 @@ from functools import cache
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from timm.models import split_model_name_tag
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 import convattn
 from convattn.backbones.registry import image_size_of
 from convattn.classification.task import Classification
+from convattn.data.transforms import training_transform
 from convattn.recipes import RECIPES, cotnet
 from convattn.weights.records import OFFICIAL_WEIGHTS
 
@@ -53,6 +55,19 @@ def test_a_recipe_is_documented_and_its_model_can_be_built(name):
     assert f"--output runs/{name}`" in text
     for part in ("Hardware: ", "Source: ", "Result: "):
         assert part in text
+
+
+AUGMENTATIONS = {RECIPES[name]().data.augmentation: name for name in RECIPES}  # each once, with a recipe that has it
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=AUGMENTATIONS.get)
+def test_the_augmentation_of_a_recipe_can_be_applied(augmentation):
+    model = built(RECIPES["smt_nano_small_images"]())
+    picture = Image.effect_noise((40, 30), 60).convert("RGB")
+    transform = training_transform(model, augmentation)
+    images = torch.stack([transform(picture) for _ in range(8)])
+    assert images.shape == (8, *model.pretrained_cfg["input_size"])
+    assert torch.isfinite(images).all()
 
 
 @pytest.mark.parametrize(("model", "weights"), RELEASED, ids=[f"{model}.{weights.tag}" for model, weights in RELEASED])
