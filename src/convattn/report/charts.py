@@ -59,7 +59,7 @@ def learning_curves(epochs: Sequence[Epoch]) -> list[Chart]:
     charts = [
         _chart("Loss", losses, min, "{:.3f}", floor=0.0),
         _chart("Accuracy", accuracy, max, "{:.2f} %", unit=" %", ceiling=100.0),
-        _chart("Learning rate", rate, max, "{:.2e}", floor=0.0),
+        _chart("Learning rate", rate, max, "{:.3g}", floor=0.0),
         _chart("Images per second", speed, max, "{:,.0f}", floor=0.0),
     ]
     return [chart for chart in charts if chart is not None]
