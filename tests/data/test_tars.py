@@ -135,3 +135,38 @@ def test_an_empty_archive_says_what_counts(tmp_path):
     write_tar(tmp_path / "train.tar", [("readme.txt", b"")])
     with pytest.raises(DataError, match=r"train.tar: no image; files ending in .jpg"):
         open_data(tmp_path, "train")
+
+
+def test_an_index_that_took_long_is_kept_until_an_archive_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pictures = write_pictures(tmp_path / "pictures")
+    packed = pack_splits(pictures, tmp_path / "packed")
+    with tarfile.open(packed / "train.tar", "a") as archive:
+        add(archive, "dark/link.png", b"", type=tarfile.SYMTYPE, linkname="x")
+    quick = open_data(packed, "train")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(tars, "_LONG", 0)
+    first = open_data(packed, "train")
+    (kept,) = (tmp_path / "cache" / "convattn").iterdir()
+    monkeypatch.setattr(tars, "_scan", None)  # cannot be called
+    again = open_data(packed, "train")
+    assert first.paths == again.paths == quick.paths
+    assert (list(again.labels), list(again.classes)) == (list(quick.labels), quick.classes)
+    for at in range(len(again) - 1):
+        assert again.read_bytes(at) == quick.read_bytes(at)
+    with pytest.raises(ImageError, match=r"dark/link.png: a link to 'x'"):
+        again.read(len(again) - 1)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert open_data(packed, "train").paths == first.paths
+    write_tar(packed / "train.tar", [("a/1.png", b"x"), ("b/2.png", b"x")])
+    assert len(open_data(packed, "train")) == 2
+
+
+def test_an_index_that_cannot_be_kept_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tars, "_LONG", 0)
+    packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
+    assert len(open_data(packed, "train")) == 24

@@ -18,7 +18,7 @@ from convattn.report.contact_sheet import write_contact_sheet
 __all__ = ["command"]
 
 _DESCRIPTION = """Read every image of a data set once and say what is wrong with it: images that cannot be read,
-pictures that are there twice (by their pixels, whatever the file) or in training and validation both, odd modes and sizes.
+pictures that are there twice (by their pixels, whatever the file) or in two splits, odd modes and sizes.
 
 The exit status is 1 if training would stop: a layout that is not understood, or more than 1 % of broken images.
 

@@ -11,7 +11,19 @@ from convattn.data.dataset import DataError
 from convattn.data.images import read_bytes, read_image
 from convattn.data.names import NumberedClasses
 
-__all__ = ["Files", "LabelledFiles", "PlainFiles", "is_image_name", "label_files", "listing", "unknown_classes"]
+__all__ = [
+    "LABEL_SUFFIXES",
+    "Files",
+    "LabelledFiles",
+    "PlainFiles",
+    "is_image_name",
+    "is_shard_name",
+    "label_files",
+    "listing",
+    "unknown_classes",
+]
+
+LABEL_SUFFIXES = ("cls", "json")  # of what states an image's label in a WebDataset shard
 
 
 class Files(Protocol):
@@ -114,6 +126,11 @@ def unknown_classes(where: object, unknown: Sequence[str], among: str = "the tra
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like an image's."""
     return name.lower().endswith(IMG_EXTENSIONS)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a member of an archive is an image or may state the label of one."""
+    return is_image_name(name) or name.lower().endswith(tuple(f".{suffix}" for suffix in LABEL_SUFFIXES))
 
 
 def listing(names: Iterable[str], most: int = 6) -> str:

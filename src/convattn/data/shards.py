@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from convattn.data.dataset import DataError
-from convattn.data.files import LabelledFiles, is_image_name, label_files
-from convattn.data.tars import Member, TarFiles
+from convattn.data.files import LABEL_SUFFIXES, LabelledFiles, is_image_name, label_files
+from convattn.data.member import Member
+from convattn.data.tars import TarFiles
 
-__all__ = ["LABEL_SUFFIXES", "LabelError", "grouped", "image_suffix", "is_shard_name", "label_in", "open_shards"]
+__all__ = ["LabelError", "grouped", "image_suffix", "label_in", "open_shards"]
 
-LABEL_SUFFIXES = ("cls", "json")
 _CLASS_FILES = ("classes.txt", "classnames.txt")
 _LONGEST_LABEL = 2**20  # bytes
 _Part = TypeVar("_Part")
@@ -25,11 +25,6 @@ _Part = TypeVar("_Part")
 
 class LabelError(ValueError):
     """A sample without a label that can be understood."""
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a member of an archive is an image or states a label."""
-    return is_image_name(name) or name.lower().endswith(LABEL_SUFFIXES)
 
 
 def grouped(parts: Iterable[tuple[str, _Part]]) -> Iterator[tuple[str, dict[str, _Part]]]:

@@ -13,7 +13,7 @@ from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import class_folders, images_below, list_folder, open_class_folders
 from convattn.data.lists import LIST_SUFFIXES, open_list, paths_in_list
 from convattn.data.names import Names
-from convattn.data.shards import is_shard_name, open_shards
+from convattn.data.shards import open_shards
 from convattn.data.tars import TarFiles, open_class_tars, scan_tars
 from convattn.extras import require
 
@@ -103,12 +103,12 @@ def open_unlabelled(source: str | Path) -> LabelledFiles:
     if isinstance(place, Path) and place.is_dir():
         names = Names(images_below(place), f"{place}/")
         tars = [] if names else sorted(place.rglob("*.tar"))
-        files = TarFiles(tars, scan_tars(tars)) if tars else PlainFiles(names)
+        files = _images_in(tars) if tars else PlainFiles(names)
     elif isinstance(place, Path) and place.suffix in LIST_SUFFIXES:
         files = PlainFiles(paths_in_list(place))
     else:
         tars = _archives(place)
-        files = TarFiles(tars, scan_tars(tars))
+        files = _images_in(tars)
     if not files.paths:
         raise DataError(
             f"{source}: no image; files ending in {', '.join(IMG_EXTENSIONS)} count, and those in .tar files"
@@ -144,7 +144,7 @@ def _open_archives(
     tars: list[Path], place: _Place, labels: str | Path | None, classes: Sequence[str] | None
 ) -> LabelledFiles:
     where = place if isinstance(place, Path) else f"{tars[0]} and {len(tars) - 1} more"
-    members = scan_tars(tars, is_shard_name)
+    members = scan_tars(tars)
     images = [member for member in members if is_image_name(member.name)]
     if labels is not None:
         ordered = sorted(images, key=lambda member: member.name.rpartition("/")[2])
@@ -152,6 +152,10 @@ def _open_archives(
     if len(images) < 2 * (len(members) - len(images)):  # about one .cls or .json an image
         return open_shards(tars, members, where, classes)
     return open_class_tars(tars, images, where, classes)
+
+
+def _images_in(tars: list[Path]) -> TarFiles:
+    return TarFiles(tars, (member for member in scan_tars(tars) if is_image_name(member.name)))
 
 
 def _training_classes(source: str | Path, image_size: int) -> Sequence[str]:

@@ -13,9 +13,10 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from convattn.data.dataset import DataError
+from convattn.data.files import LABEL_SUFFIXES, is_shard_name
 from convattn.data.images import ImageError, read_image
 from convattn.data.loader import Batch, SeededSamples, collate
-from convattn.data.shards import LABEL_SUFFIXES, LabelError, grouped, image_suffix, is_shard_name, label_in
+from convattn.data.shards import LabelError, grouped, image_suffix, label_in
 from convattn.data.tars import members_of, problem_with
 from convattn.data.transforms import Transform
 from convattn.data.workers import worker_options

@@ -3,31 +3,24 @@
 import posixpath
 import re
 import tarfile
+import time
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from convattn.data.dataset import DataError
-from convattn.data.files import LabelledFiles, is_image_name, label_files
+from convattn.data.files import LabelledFiles, is_shard_name, label_files
 from convattn.data.flat import open_by_synset
 from convattn.data.images import MAX_BYTES, ImageError
+from convattn.data.member import Member
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
+from convattn.data.tar_cache import load_index, save_index
 
-__all__ = ["Member", "TarFiles", "members_of", "open_class_tars", "problem_with", "scan_tars"]
+__all__ = ["TarFiles", "members_of", "open_class_tars", "problem_with", "scan_tars"]
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file within an archive."""
-
-    tar: int  # number of the archive
-    name: str  # within it; of an archive in the archive, behind that one's name
-    offset: int  # of its content, bytes from the beginning of the outermost archive
-    size: int  # bytes
-    problem: str = ""  # why it is not to be read
+_LONG = 5.0  # seconds of indexing, from which on the index is kept
 
 
 class TarFiles:
@@ -62,21 +55,26 @@ class TarFiles:
         return content
 
 
-def scan_tars(tars: Sequence[Path], keep: Callable[[str], bool] = is_image_name) -> list[Member]:
-    """The files of some archives whose names `keep` accepts, those in archives within them too.
+def scan_tars(tars: Sequence[Path]) -> list[Member]:
+    """The images of some archives and what states their labels, those in archives within them too.
 
     Raises:
         DataError: if an archive cannot be opened, is compressed or damaged, naming it.
     """
+    known = load_index(tars)
+    if known is not None:
+        return known
     found: list[Member] = []
-    before = 0
+    start, before = time.monotonic(), 0
     with late_progress("indexing archives", sum(tar.stat().st_size for tar in tars)) as done:
         for number, tar in enumerate(tars):
-            for member in _scan(tar, number, keep):
+            for member in _scan(tar, number):
                 found.append(member)
                 if len(found) % 1000 == 0:
                     done(before + member.offset)
             before += tar.stat().st_size
+    if found and time.monotonic() - start > _LONG:
+        save_index(tars, found)
     return found
 
 
@@ -146,15 +144,15 @@ def problem_with(info: tarfile.TarInfo) -> str:
     return ""
 
 
-def _scan(tar: Path, number: int, keep: Callable[[str], bool]) -> Iterator[Member]:
+def _scan(tar: Path, number: int) -> Iterator[Member]:
     try:
         with open(tar, "rb") as file:
-            yield from _scan_open(file, str(tar), number, keep)
+            yield from _scan_open(file, str(tar), number)
     except OSError as error:
         raise DataError(f"{tar}: {error.strerror or error}") from None
 
 
-def _scan_open(file: BinaryIO, path: str, number: int, keep: Callable[[str], bool]) -> Iterator[Member]:
+def _scan_open(file: BinaryIO, path: str, number: int) -> Iterator[Member]:
     archive = _open(file, path)
     for info in members_of(archive):
         if info.name.endswith(".tar") and info.isreg():
@@ -163,10 +161,10 @@ def _scan_open(file: BinaryIO, path: str, number: int, keep: Callable[[str], boo
             for inner in members_of(_open(file, f"{path}/{info.name}")):
                 if inner.offset >= end:
                     break
-                if keep(inner.name) and not inner.isdir():
+                if is_shard_name(inner.name) and not inner.isdir():
                     problem = problem_with(inner) or ("cut short" if inner.offset_data + inner.size > end else "")
                     yield Member(number, f"{info.name}/{inner.name}", inner.offset_data, inner.size, problem)
-        elif keep(info.name) and not info.isdir():
+        elif is_shard_name(info.name) and not info.isdir():
             yield Member(number, info.name, info.offset_data, info.size, problem_with(info))
     file.seek(archive.offset)
     if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes half a header for the end
