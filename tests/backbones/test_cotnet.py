@@ -9,7 +9,7 @@ from torch import nn
 import convattn
 from convattn.backbones.cotnet import ConvMixer, CoTNetConfig, SEConv
 from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
-from golden_file import golden_errors, official_shapes
+from golden_file import golden_errors, official_shapes, smooth_float32_errors
 from toys import build_toy, relative_error
 
 VARIANTS = ["cotnet_50", "cotnet_101", "cotnext_50", "cotnext_101", "se_cotnetd_50", "se_cotnetd_101", "se_cotnetd_152"]
@@ -33,15 +33,32 @@ def test_agrees_with_the_authors_model_in_float64(variant):
     assert all(error < 1e-9 for error in errors.values()), errors
 
 
-# Not the plain networks of 101 layers: with these random weights their activations grow to 1e7, and rounding the
-# weights alone to float32 moves the logits of CoTNet-101 by 6e-4.
-@pytest.mark.parametrize(
-    "variant",
-    ["cotnet_50", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[2:] if v != "cotnext_101")],
+# The plain networks of 101 layers amplify rounding under these random weights, from stage 3 on, where activations reach
+# 1e7. CoTNeXt-101: rounding weights and images alone moves the logits by 9e-5 in float64, float32 by 1.0e-3 in all, and
+# by 7.6e-4 with the aggregation by unfold. CoTNet-101: 6e-4; 8e-2, with two threads 0.26; 0.36 by unfold. No digit is
+# left, so there the levels in front of stage 3 are compared, and the test below it compares the rest.
+FLOAT32_LIMITS = {"cotnext_101": dict(feat2=1e-3, feat3=5e-3, logits=5e-3)}
+one_by_default = pytest.mark.parametrize(
+    "variant", ["cotnet_50", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])]
 )
+
+
+@one_by_default
 def test_outputs_agree_with_the_authors_model_in_float32(variant):
     errors = golden_errors(variant, torch.float32)
-    assert all(error < 1e-5 for key, error in errors.items() if key != "grad"), errors
+    errors.pop("grad")  # of the next test: kinks decide it (up to 5e-3 in the models of 50 layers)
+    if variant == "cotnet_101":
+        errors = {key: errors[key] for key in ("feat0", "feat1")}
+    limits = FLOAT32_LIMITS.get(variant, {})
+    assert all(error < limits.get(key, 1e-5) for key, error in errors.items()), errors
+
+
+# The gradient through 101 layers: 2e-5, at one position in two hundred; 2e-6 with the residual branches halved.
+@one_by_default
+def test_float32_is_exact_where_no_kink_decides(variant):
+    errors = smooth_float32_errors(variant)
+    assert errors["logits"] < 1e-5
+    assert errors["grad"] < (1e-4 if variant in ("cotnet_101", "cotnext_101") else 1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -16,6 +16,7 @@ from convattn.saved import load_model
     [
         ("cotnext_50", {"num_classes": 5}),
         ("se_cotnetd_152", {}),
+        ("nextvit_small", {"num_classes": 0, "final_norm": False}),
         ("smt_tiny", {}),
         ("smt_tiny", {"num_classes": 21841}),
         ("smt_small", {"in_chans": 1, "num_classes": 0}),
@@ -28,6 +29,27 @@ def test_every_variant_is_recognised_with_its_options(name, options):
         state = convattn.to_official(convattn.create_model(name, **options))
     found = recognise(state)
     assert (found.name, dict(found.options)) == (name, options)
+
+
+def test_a_detectors_backbone_becomes_a_model_without_a_final_norm(tmp_path, capsys):
+    whole = convattn.create_model("nextvit_nano").eval()
+    official = convattn.to_official(whole)
+    dense = {f"backbone.{k}": v for k, v in official.items() if not k.startswith(("norm.", "proj_head."))}
+    torch.save({"state_dict": dense, "meta": {}}, tmp_path / "backbone.pth")
+    assert main(["convert", str(tmp_path / "backbone.pth"), str(tmp_path / "ours.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["options"]) == ("nextvit_nano", {"num_classes": 0, "final_norm": False})
+    model, images = load_model(tmp_path / "ours.safetensors"), torch.randn(1, 3, 33, 47)
+    with torch.no_grad():
+        want = whole.forward_intermediates(images, intermediates_only=True)
+        final, levels = model.forward_intermediates(images)
+    assert all(torch.equal(a, b) for a, b in zip(levels, want, strict=True))
+    assert torch.equal(final, levels[-1])
+
+    del official["norm.weight"]  # a classifier without its norm is no such file, but damaged
+    torch.save(official, tmp_path / "damaged.pth")
+    assert main(["convert", str(tmp_path / "damaged.pth"), str(tmp_path / "other.safetensors")]) == 1
+    assert "closest is nextvit_nano, but norm.weight (192,) is missing in the file" in capsys.readouterr().err
 
 
 def test_writes_a_model_file_of_the_same_numbers(tmp_path, capsys):

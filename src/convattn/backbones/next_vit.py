@@ -18,9 +18,10 @@ few are left out (see `EfficientAttention`). The final norm comes before the mea
 Modules are named as in timm's Next-ViT, so weights go from one to the other as they are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, trunc_normal_
@@ -62,6 +63,7 @@ class NextViTConfig:
     norm: str = "bn"  # or "ln"
     act: str = "relu"  # or "gelu"
     extra_norm: bool = False  # a norm behind every stage, on the path to the next: the authors' form for segmentation
+    final_norm: bool = True  # False: none in front of the head; the authors' form for detection
 
     def __post_init__(self) -> None:
         per_stage = (self.conv_dims, self.transformer_dims, self.depths, self.convs_per_transformer, self.sr_ratios)
@@ -92,6 +94,10 @@ class NextViTConfig:
         if self.head_dim < 1 or min(self.sr_ratios) < 1:
             name = "head_dim" if self.head_dim < 1 else "sr_ratios"
             raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
+        if self.extra_norm and not self.final_norm:
+            raise ValueError(
+                "final_norm False contradicts extra_norm, whose last norm is the final one; give one of them"
+            )
         for stage in range(4):
             self._check_stage(stage)
 
@@ -344,7 +350,8 @@ class NextViT(Pyramid):
             stages,
             dims=dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
-            norm=None if cfg.extra_norm else trunk_norm(dims[-1]),  # else the last stage ends with it
+            # with extra norms the last stage ends with it
+            norm=trunk_norm(dims[-1]) if cfg.final_norm and not cfg.extra_norm else None,
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,
@@ -353,6 +360,12 @@ class NextViT(Pyramid):
         self.cfg = cfg
         self.pooled_runs = _pooled_runs(cfg)
         self.apply(init_weights)
+
+    def infer_options(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint under our names says about the final norm, which the authors' detectors go without."""
+        is_dense = not any(name.startswith("head.") for name in state)
+        lacks_norm = self.cfg.final_norm and not self.cfg.extra_norm and "norm.weight" not in state
+        return {"final_norm": False} if is_dense and lacks_norm else {}
 
     @property
     def remark(self) -> str:
