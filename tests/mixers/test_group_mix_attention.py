@@ -289,6 +289,32 @@ def test_fused_form_agrees_in_the_layout_of_either_kind(size):
     assert all(torch.equal(tensor, before[key]) for key, tensor in block.state_dict().items())
 
 
+def test_learnt_aggregators_become_one_convolution():
+    """Two depthwise ones are left: of all aggregators, and of the position code."""
+    fused = GroupMixAttention(20, kernels=(3, 5, 9)).fused()
+    convs = [module for module in fused.modules() if isinstance(module, nn.Conv2d)]
+    assert [(conv.in_channels, conv.groups, conv.kernel_size) for conv in convs] == [(60, 60, (9, 9)), (16, 16, (7, 7))]
+
+
+def test_fused_form_exports_with_dynamic_sizes_and_compiles_as_one_graph():
+    fused = built(GroupMixAttention(20)).eval().fused()
+    dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
+    exported = torch.export.export(fused, (maps(2, 20, 8, 12),), dynamic_shapes=dynamic).module()
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for x in (maps(1, 20, 5, 7), maps(3, 20, 12, 4)):
+            assert relative_error(exported(x), fused(x)) < 1e-12
+            assert relative_error(compiled(x), fused(x)) < 1e-12
+
+
+def test_fused_form_keeps_the_precision_of_the_weights():
+    block = GroupMixAttention(20, aggregators=("identity", "identity", "dwconv", "identity", "identity"))
+    fused = block.to(torch.bfloat16).eval().fused()
+    assert {tensor.dtype for tensor in fused.state_dict().values()} == {torch.bfloat16}
+    assert fused(torch.randn(1, 20, 4, 4, dtype=torch.bfloat16)).dtype is torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

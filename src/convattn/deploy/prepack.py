@@ -89,15 +89,17 @@ def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | Non
     if isinstance(module, nn.Conv2d):
         return PackedConv2d(module, shape, *activation)
     assert isinstance(module, nn.Linear)
-    return (PackedLinear2d if isinstance(module, Linear2d) else PackedLinear)(module, *activation)
+    if isinstance(module, Linear2d):
+        return PackedLinear2d(module, shape.numel() // shape[1], *activation)
+    return PackedLinear(module, shape[:-1].numel(), *activation)
 
 
 class PackedLinear(nn.Module):
-    """activation(x Wᵀ + b) over the last dimension, by oneDNN with the weight reordered once."""
+    """activation(x Wᵀ + b) over the last dimension, by oneDNN with the weight reordered once for this many rows."""
 
-    def __init__(self, linear: nn.Linear, activation: str = "none", algorithm: str | None = None):
+    def __init__(self, linear: nn.Linear, rows: int, activation: str = "none", algorithm: str | None = None):
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.activation, self.algorithm = activation, algorithm
 

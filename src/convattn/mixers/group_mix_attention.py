@@ -13,7 +13,7 @@ A query, key or value of segment 1 to 3 stands for a group of tokens: attention 
 one another and with single tokens. The cost is linear in the number of positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
 import torch
@@ -170,10 +170,10 @@ class SegmentConvs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(part) for branch, part in zip(self.branches, x.chunk(4, 1), strict=True)], 1)
 
-    def fused(self) -> nn.Module:
+    def fused(self) -> "SegmentConvs":
         """The inference form: that of each aggregator."""
         form = deepcopy(self)
-        form.branches = nn.ModuleList(b.fused() if isinstance(b, SegmentAggregator) else b for b in form.branches)
+        form.branches = fused_aggregators(self.branches)
         return form
 
 
@@ -197,6 +197,12 @@ class PositionConv(nn.Module):
     def forward(self, query: Tensor, value: Tensor) -> Tensor:
         parts = [conv(part) for conv, part in zip(self.convs, value.split(self.widths, 1), strict=True)]
         return query * torch.cat(parts, 1)
+
+    def fused(self) -> "PositionConv":
+        """The inference form: one convolution, kernels zero-padded to 7×7."""
+        form = deepcopy(self)
+        form.convs, form.widths = nn.ModuleList([depthwise_of(self.convs)]), [sum(self.widths)]
+        return form
 
 
 class GroupMixAttention(nn.Module):
@@ -265,74 +271,65 @@ class GroupMixAttention(nn.Module):
         return self.proj(mixed if beside is None else torch.cat([mixed, beside], 1))
 
     def fused(self) -> nn.Module:
-        """The inference form: batch norms folded, one projection a segment, position kernels merged."""
-        return FusedGroupMixAttention(self)
+        """The inference form: all aggregators as one depthwise convolution and one batched product, norms folded."""
+        parts = (*self.aggregator.branches, self.aggregator.non_attention)
+        if all(isinstance(getattr(part, "mix", None), nn.Conv2d | nn.Identity) for part in parts):
+            return FusedGroupMixAttention(self)
+        form = deepcopy(self)  # pooling, or segments that pass as they are: each part in its own form
+        form.convs = form.convs.fused() if isinstance(form.convs, SegmentConvs) else form.convs
+        form.aggregator.branches = fused_aggregators(form.aggregator.branches)
+        form.position = form.position.fused()
+        return form
 
 
 class FusedGroupMixAttention(nn.Module):
-    """Inference form of `GroupMixAttention`.
+    """Inference form of `GroupMixAttention` with learnt aggregators.
 
-    `qkv` is cut into one projection a segment, which emits q, k and v of that segment side by side, so that each
-    depthwise convolution reads whole dense maps. Batch norms fold into the layer in front of them. The position
-    kernels, zero-padded to 7×7, are one depthwise convolution.
+    The rows of `qkv` are put in the order [q k v of segments 0 to 3 | q k v of segment 4], s channels each. One
+    depthwise convolution, its kernels zero-padded to the largest, serves them all; a segment without convolution has a
+    kernel that is 1 in its centre. The 1×1 convolutions, with the norms folded in, are one batched product, which reads
+    slices of that map in place and leaves its result segment by segment. The attention stays in that order, the two
+    heads of a segment as one product under a mask; only the values are put back into a map, for the position code.
     """
+
+    heads: Tensor  # (s, s): the scale where the two heads of a segment meet themselves, 0 elsewhere
 
     @torch.no_grad()
     def __init__(self, block: GroupMixAttention):
         super().__init__()
-        self.scale = block.scale
-        self.convs = block.convs.fused() if isinstance(block.convs, SegmentConvs) else nn.Identity()
-        projections = segment_projections(block.qkv, block.aggregator.num_segments)
-        self.segments = nn.ModuleList(
-            FusedSegment(projection, branch)
-            for projection, branch in zip(projections, block.aggregator.branches, strict=False)
-        )
-        self.beside: nn.Module | None = None
-        if block.aggregator.non_attention is not None:
-            last = deepcopy(block.aggregator.non_attention)
-            self.beside = nn.Sequential(
-                projections[-1], last.mix, Linear2d.from_conv1x1(last.pointwise), last.norm, last.act
-            )
-        weight, bias = merge_depthwise(block.position.convs)
-        dim, _, kernel, _ = weight.shape
-        self.position = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.position.weight, self.position.bias = nn.Parameter(weight), nn.Parameter(bias)
+        branches = [branch for branch in block.aggregator.branches if isinstance(branch, SegmentAggregator)]
+        last = deepcopy(block.aggregator.non_attention)
+        assert len(branches) == 4 and last is not None
+        self.width = block.qkv.out_features // 15
+        rows = torch.arange(block.qkv.out_features).view(3, 5, self.width)
+        rows = torch.cat([rows[:, :4].flatten(), rows[:, 4].flatten()])
+        self.qkv = deepcopy(block.qkv)
+        self.qkv.weight, self.qkv.bias = nn.Parameter(block.qkv.weight[rows]), nn.Parameter(block.qkv.bias[rows])
+        self.mix = depthwise_of([*map(as_conv, branches)] * 3 + [as_conv(last)])
+        weights, biases = zip(*map(pointwise_and_norm, branches), strict=True)
+        self.weight = nn.Parameter(torch.stack(weights).transpose(1, 2).repeat(3, 1, 1))
+        self.bias = nn.Parameter(torch.stack(biases).unsqueeze(1).repeat(3, 1, 1))
+        self.act = deepcopy(last.act)
+        self.beside = nn.Sequential(Linear2d.from_conv1x1(last.pointwise), last.norm, last.act)
+        head = self.weight.new_full((self.width // 2,) * 2, block.scale)
+        self.register_buffer("heads", torch.block_diag(head, head))
+        self.position = depthwise_of(block.position.convs)
         self.proj = deepcopy(block.proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = self.convs(x)
-        segments = [segment(x) for segment in self.segments]  # each (B, H, W, 3, s)
-        query, key, value = (
-            torch.cat([segment.select(3, which) for segment in segments], 3).permute(0, 3, 1, 2) for which in range(3)
-        )
-        mixed = torch.addcmul(attend(query, key, value, self.scale), query, self.position(value))
-        return self.proj(mixed if self.beside is None else torch.cat([mixed, self.beside(x)], 1))
-
-
-class FusedSegment(nn.Module):
-    """q, k and v of one segment, projected and aggregated: (B, C, H, W) -> (B, H, W, 3, s)."""
-
-    def __init__(self, projection: nn.Linear, branch: nn.Module):
-        super().__init__()
-        self.maps = nn.Sequential(projection)  # over (B, 3s, H, W)
-        self.tokens = nn.Sequential()  # over (B, H, W, 3, s): one weight for q, k and v
-        if not isinstance(branch, SegmentAggregator):
-            return  # switched off
-        if isinstance(branch.mix, nn.Identity) and isinstance(branch.pointwise, nn.Identity):
-            fold_batch_norm(projection, branch.norm)
-            self.maps.append(deepcopy(branch.act))
-        elif isinstance(branch.pointwise, nn.Conv2d):
-            conv = fuse_conv_bn_eval(branch.pointwise, branch.norm)
-            assert conv.bias is not None  # the norm's shift
-            self.maps.append(mixing_of_three(branch.mix))
-            self.tokens.append(linear_of(conv.weight.flatten(1), conv.bias, nn.Linear)).append(deepcopy(branch.act))
-        else:
-            self.maps.append(mixing_of_three(branch.mix))
-            self.maps.append(batch_norm_to_depthwise(branch.norm, repeats=3)).append(deepcopy(branch.act))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tokens(self.maps(x).permute(0, 2, 3, 1).unflatten(3, (3, -1)))
+        batch, _, height, width = x.shape
+        maps = self.mix(self.qkv(x))
+        tokens = maps.permute(0, 2, 3, 1).reshape(-1, 15, self.width)
+        groups = self.act(torch.baddbmm(self.bias, tokens[:, :12].transpose(0, 1), self.weight))
+        query, key, value = groups.view(3, 4, batch, -1, self.width).unbind()  # (segment, B, N, s) each
+        context = key.softmax(2).transpose(2, 3) @ value * self.heads
+        values = value.permute(1, 2, 0, 3).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+        position = self.position(values).permute(0, 2, 3, 1).reshape(batch, -1, 4, self.width).permute(2, 0, 1, 3)
+        mixed = torch.addcmul(query @ context, query, position)
+        beside = self.beside(maps[:, 12 * self.width :]).permute(0, 2, 3, 1).flatten(1, 2)
+        joined = torch.cat([*mixed.unbind(), beside], 2)
+        return self.proj(joined.view(batch, height, width, -1).permute(0, 3, 1, 2))
 
 
 def aggregator_kinds(aggregators: str | Sequence[str], count: int) -> tuple[str, ...]:
@@ -383,33 +380,33 @@ def check_divides(dim: int, multiple: int, what: str, hint: str = "") -> None:
         raise ValueError(f"dim {dim} does not divide {what}; the nearest that does is {nearest}{hint}")
 
 
-def segment_projections(qkv: Linear2d, num_segments: int) -> list[nn.Linear]:
-    """A projection to [q | k | v] of each segment, from one to [q | k | v] of all segments."""
-    rows = torch.arange(qkv.out_features).view(3, num_segments, -1)
-    return [
-        linear_of(qkv.weight[rows[:, segment].flatten()], qkv.bias[rows[:, segment].flatten()], Linear2d)
-        for segment in range(num_segments)
-    ]
+def fused_aggregators(branches: nn.ModuleList) -> nn.ModuleList:
+    """Each aggregator in its inference form; a segment that passes as it is stays."""
+    return nn.ModuleList(b.fused() if isinstance(b, SegmentAggregator) else deepcopy(b) for b in branches)
 
 
-def linear_of(weight: Tensor, bias: Tensor, layer: type[nn.Linear]) -> nn.Linear:
-    """A linear layer of this class with these weights."""
-    linear = layer(weight.shape[1], weight.shape[0]).to(weight)
-    linear.weight, linear.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-    return linear
-
-
-def fold_batch_norm(linear: nn.Linear, norm: nn.BatchNorm2d) -> None:
-    """Fold a norm over s channels into a projection to three times s, in place."""
+def pointwise_and_norm(branch: SegmentAggregator) -> tuple[Tensor, Tensor]:
+    """The 1×1 convolution and the norm of an aggregator as one matrix (s, s) and a shift (s,)."""
+    norm, dense = branch.norm, branch.pointwise
+    weight = dense.weight.flatten(1) if isinstance(dense, nn.Conv2d) else torch.eye(norm.num_features).to(norm.weight)
     assert norm.running_mean is not None and norm.running_var is not None
-    mean, var, weight, bias = (t.repeat(3) for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
-    linear.weight, linear.bias = fuse_linear_bn_weights(linear.weight, linear.bias, mean, var, norm.eps, weight, bias)
+    return fuse_linear_bn_weights(weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
 
 
-def mixing_of_three(mix: nn.Module) -> nn.Module:
-    """The same over q, k and v side by side: a convolution with its weights three times, pooling as it is."""
-    mix = deepcopy(mix)
-    if isinstance(mix, nn.Conv2d):
-        mix.weight = nn.Parameter(mix.weight.repeat(3, 1, 1, 1))
-        mix.in_channels = mix.out_channels = mix.groups = len(mix.weight)
-    return mix
+def depthwise_of(convs: Iterable[nn.Module]) -> nn.Conv2d:
+    """Depthwise convolutions of successive channels as one, kernels zero-padded to the largest."""
+    weight, bias = merge_depthwise(convs)
+    dim, _, kernel, _ = weight.shape
+    merged = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+    merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return merged
+
+
+def as_conv(branch: SegmentAggregator | NonAttentionAggregator) -> nn.Conv2d:
+    """How an aggregator mixes positions, as a depthwise convolution; one that changes nothing where it does not."""
+    if isinstance(branch.mix, nn.Conv2d):
+        return branch.mix
+    dim = branch.pointwise.in_channels if isinstance(branch.pointwise, nn.Conv2d) else branch.norm.num_features
+    conv = nn.Conv2d(dim, dim, 1, groups=dim, bias=False).to(branch.norm.weight)
+    nn.init.ones_(conv.weight)
+    return conv
