@@ -58,13 +58,11 @@ def _gated() -> Recipe:
     )
 
 
-def _baseline() -> Recipe:
-    return _small_images(
-        "resnet18",
-        "A plain narrow ResNet-18 of timm on colour images of 32 to 64 pixels: what the other models are held against.",
-        small_images("timm:resnet18", {"channels": (40, 80, 160, 320)}),
-        notes="Its channels are such that it costs what smt_nano does at 32 pixels: 16.6 million multiply-adds.",
+def _baseline(name: str, summary: str, options: Mapping[str, Any], notes: str) -> Recipe:
+    summary = (
+        f"A plain ResNet-18 of timm, {summary}, on colour images of 32 to 64 pixels: what the others are held against."
     )
+    return _small_images(name, summary, small_images("timm:resnet18", options), notes=notes)
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -77,5 +75,17 @@ RECIPES: tuple[Recipe, ...] = (
     _nano("nextvit_nano"),
     _nano("cotnet_nano"),
     _gated(),
-    _baseline(),
+    _baseline(
+        "resnet18",
+        "narrow",
+        {"channels": (40, 80, 160, 320)},
+        "It costs what smt_nano does at 32 pixels, 16.6 million multiply-adds, and ends in maps of one position.",
+    ),
+    _baseline(
+        "resnet18_dilated",
+        "narrow and dilated",
+        {"channels": (18, 36, 72, 144), "output_stride": 8},
+        "It costs about what smt_nano does at 32 pixels, 17.6 million multiply-adds, with about as many parameters; "
+        "its maps keep 4x4 positions to the end.",
+    ),
 )
