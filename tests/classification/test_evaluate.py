@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.transforms.functional import to_tensor
 
 from convattn.classification.evaluate import evaluate, wilson_interval
-from convattn.data.sources import open_evaluation
 from convattn.data.loader import Batch, Samples, evaluation_loader
+from convattn.data.sources import open_evaluation
 from tiny_runs import write_pictures
 
 
