@@ -26,7 +26,8 @@ def finetune() -> RunConfig:
     Source: ours.
     Result: none published; this recipe is ours.
     Start from a run of your own by `--model.pretrained-path runs/NAME/best.safetensors`. To train the classifier alone
-    throughout: `--loop.freeze-epochs 30`. Where left and right matter: `--data.augmentation.horizontal-flip 0`.
+    throughout: `--loop.freeze-epochs 30`, with a higher `--optimizer.lr`. Where left and right matter:
+    `--data.augmentation.horizontal-flip 0`.
     """
     return RunConfig(
         model=ModelConfig("smt_tiny", pretrained=True, drop_path_rate=0.1),
