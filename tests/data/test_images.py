@@ -133,7 +133,7 @@ def test_a_folder_is_named_as_one(tmp_path):
 
 
 def test_a_file_that_the_system_refuses_says_why(tmp_path, monkeypatch):
-    def refuse(path, mode):
+    def refuse(path, mode, buffering):
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "locked.png").write_bytes(b"x")

@@ -55,11 +55,11 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
     """
     name = name or str(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise ImageError(f"{name}: {size:,} bytes, more than the limit of {MAX_BYTES:,} for an image")
-            return file.read()
+            return file.readall()
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
