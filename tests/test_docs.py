@@ -7,11 +7,14 @@ import re
 import runpy
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convattn.cli.arguments import parse
+from convattn.training.config import OutputConfig, RunConfig
+from convattn.training.output import store_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,7 +60,7 @@ def test_example_runs(example, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", sorted({c for page in PAGES for c in commands(page) if c.startswith("convattn ")}))
-def test_command_is_one_that_parses(command, monkeypatch):
+def test_command_is_one_that_parses(command, tmp_path, monkeypatch):
     class Parsed(Exception):
         pass
 
@@ -66,6 +69,10 @@ def test_command_is_one_that_parses(command, monkeypatch):
         raise Parsed
 
     name, *words = shlex.split(command)[1:]
+    monkeypatch.chdir(tmp_path)
+    if "--resume" in words:  # its other arguments are checked against those of the run
+        folder = words[words.index("--resume") + 1]
+        store_config(replace(RunConfig(), output=OutputConfig(folder)))
     module = importlib.import_module(f"convattn.cli.{name}")
     monkeypatch.setattr(module, "parse", parse_and_stop)
     with pytest.raises(Parsed):
