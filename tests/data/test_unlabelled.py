@@ -2,8 +2,8 @@ import pytest
 from PIL import Image
 
 from convattn.data.dataset import DataError
-from convattn.data.sources import open_data, open_unlabelled
 from convattn.data.joined import JoinedDataset
+from convattn.data.sources import open_data, open_unlabelled
 from tiny_archives import files_in, write_shards, write_tar
 from tiny_runs import write_pictures
 

@@ -1,11 +1,12 @@
 """Millions of names in little memory, which worker processes share without copying it."""
 
-import os
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import overload
 
 __all__ = ["Names", "NumberedClasses"]
+
+_ENCODING = "utf-8"
 
 
 class Names(Sequence[str]):
@@ -22,7 +23,7 @@ class Names(Sequence[str]):
     def __init__(self, names: Iterable[str], prefix: str = ""):
         text, ends = bytearray(), array("q", [0])
         for name in names:
-            text += os.fsencode(name)
+            text += name.encode(_ENCODING, "surrogateescape")
             ends.append(len(text))
         self._prefix, self._text, self._ends = prefix, bytes(text), ends
 
@@ -36,8 +37,10 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[at] for at in range(len(self))[index]]
-        at = range(len(self))[index]
-        return self._prefix + os.fsdecode(self._text[self._ends[at] : self._ends[at + 1]])
+        if index < 0:
+            index = range(len(self))[index]
+        ends = self._ends  # beyond whose end is an IndexError
+        return self._prefix + self._text[ends[index] : ends[index + 1]].decode(_ENCODING, "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
