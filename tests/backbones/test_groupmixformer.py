@@ -7,6 +7,8 @@ from torch import nn
 
 import convattn
 from convattn.mixers.group_mix_attention import GroupMixAttention, SegmentAggregator
+from convattn.mixers.spatial_reduction_attention import SpatialReductionAttention
+from convattn.mixers.window_attention import WindowAttention
 from golden_file import golden_errors
 from toys import build_toy, randomise_norms, relative_error
 
@@ -150,6 +152,18 @@ def test_the_control_has_its_convolutions_once_in_front():
     assert num_parameters(last.convs) == 6 * (9 + 25 + 49) + 3 * 36 + 4 * 12
 
 
+@pytest.mark.parametrize(
+    ("attention", "kind"), [("window_mhsa", WindowAttention), ("sr_mhsa", SpatialReductionAttention)]
+)
+def test_another_attention_stands_in_the_same_skeleton(attention, kind):
+    model = toy(dims=(16, 24, 24, 32), attention=attention, attention_options={"head_dim": 8})
+    names, ours = model.state_dict().keys(), toy(dims=(16, 24, 24, 32)).state_dict().keys()
+    assert all(type(block.token_mixer) is kind for stage in model.stages for block in stage.blocks)
+    assert {n for n in names if ".token_mixer." not in n} == {n for n in ours if ".token_mixer." not in n}
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, 45, 61)).shape == (1, 5)
+
+
 def test_drop_path_rises_linearly_over_all_blocks():
     model = toy(depths=(1, 2, 3, 2), drop_path_rate=0.7)
     blocks = [block for stage in model.stages for block in stage.blocks]
@@ -205,6 +219,9 @@ def test_level_norm_changes_the_levels_and_nothing_else():
         (dict(non_attention_kernel=2), "kernel 2 must be odd"),
         (dict(placement="after"), "placement 'after' is unknown; choose inside or before"),
         (dict(placement="before", non_attention_kernel=5), "non_attention_kernel 5: placement 'before' has no such"),
+        (dict(attention="windows"), "unknown mixer 'windows'"),
+        (dict(attention="window_mhsa", kernels=(3, 3, 3)), "kernels of gma: attention 'window_mhsa' has no such"),
+        (dict(attention_options={"head_dim": 8}), "attention_options {'head_dim': 8} are of an attention other than"),
         (dict(stem_stride=3), "stem_stride 3 must be 4, or 2 for small images"),
         (dict(dims=(10, 20, 20)), r"dims \(10, 20, 20\), depths .* need 4 entries"),
         (dict(dims=(10, 20, 24, 20)), "dim 24 does not divide into 8 heads of segments; the nearest that does is 20"),

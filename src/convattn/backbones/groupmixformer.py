@@ -17,7 +17,7 @@ code takes only sizes whose quarter, rounded up, is a multiple of 8; here any si
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from timm.layers import DropPath, LayerNorm2d, trunc_normal_
@@ -27,10 +27,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
 from convattn.mixers.group_mix_attention import GroupMixAttention
+from convattn.mixers.registry import create_mixer
 from convattn.ops.fold import add_identity_tap, batch_norm_to_depthwise
 from convattn.ops.linear import Linear2d
 
 __all__ = ["GroupMixFormer", "GroupMixFormerConfig"]
+
+
+_OF_GMA = ("aggregators", "kernels", "non_attention_kernel", "pool_pointwise", "placement")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class GroupMixFormerConfig:
     non_attention_kernel: int = 3
     pool_pointwise: bool = False  # a 1×1 convolution behind pooling aggregators, too
     placement: str = "inside"  # of the aggregators: on q, k and v; "before": once in front of a plain attention
+    attention: str = "gma"  # or any other mixer by name, such as window_mhsa and sr_mhsa of the paper's table 7
+    attention_options: Mapping[str, Any] = field(default_factory=dict)  # of another attention; those above are GMA's
     level_norm: bool = False  # levels leave with a layer norm (without weights); the path between stages stays
     stem_stride: int = 4  # 4, or 2 for small images
 
@@ -61,6 +67,13 @@ class GroupMixFormerConfig:
             raise ValueError(f"mlp_ratios {self.mlp_ratios} must be above 0")
         if len(self.kernels) != (3 if all(isinstance(kernel, int) for kernel in self.kernels) else 4):
             raise ValueError(f"kernels {self.kernels} must be 3, of segments 1, 2 and 3, or 4 times 3, one a stage")
+
+        if self.attention == "gma" and self.attention_options:
+            raise ValueError(f"attention_options {dict(self.attention_options)} are of an attention other than gma")
+        default = {field.name: field.default for field in fields(self)}
+        set_here = [name for name in _OF_GMA if getattr(self, name) != default[name]]
+        if self.attention != "gma" and set_here:
+            raise ValueError(f"{', '.join(set_here)} of gma: attention {self.attention!r} has no such; leave it out")
 
     def stage_kernels(self, stage: int) -> tuple[int, ...]:
         """Kernels of segments 1, 2 and 3 in `stage` (0 to 3)."""
@@ -245,6 +258,8 @@ class GroupMixFormer(Pyramid):
 
 
 def _attention(cfg: GroupMixFormerConfig, stage: int) -> nn.Module:
+    if cfg.attention != "gma":
+        return create_mixer(cfg.attention, cfg.dims[stage], **cfg.attention_options)
     return GroupMixAttention(
         cfg.dims[stage],
         aggregators=cfg.aggregators,
