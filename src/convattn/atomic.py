@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["write_atomically", "write_folder_atomically"]
+__all__ = ["append_line", "unfinished", "write_atomically", "write_folder_atomically"]
 
 _TEMPORARY = ".writing"  # suffix of what is not finished; a leftover of a killed process is safe to delete
 
@@ -36,6 +36,27 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
+def append_line(path: str | Path, line: str) -> None:
+    """Add `line` to the end of a text file; it and its folder are created if need be.
+
+    Raises:
+        OSError: naming the path and the cause; a part of the line that was written is cut off again.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            size, content = file.tell(), f"{line}\n".encode()
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from None
+
+
 def write_folder_atomically(folder: str | Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write files into a temporary folder, then rename it to `folder`.
 
@@ -59,6 +80,11 @@ def write_folder_atomically(folder: str | Path, fill: Callable[[Path], None]) ->
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def unfinished(folder: str | Path) -> list[Path]:
+    """What killed processes were writing in `folder` and below; safe to delete while nothing writes there."""
+    return list(Path(folder).rglob(f".*{_TEMPORARY}"))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,31 +1,59 @@
+import subprocess
+import sys
+
 from convattn.training.journal import Journal, read_log
 
 
-def entry(step, **figures):
-    return {"epoch": step // 10, "step": step, **figures}
+def entry(epoch, **figures):
+    return {"epoch": epoch, "step": 10 * epoch, **figures}
 
 
 def test_entries_are_appended_and_read(tmp_path):
     journal = Journal(tmp_path, tensorboard=False)
-    journal.write(entry(10, top1=50.0))
-    journal.write(entry(20, top1=60.0))
+    journal.write(entry(1, top1=50.0))
+    journal.write(entry(2, top1=60.0))
     journal.close()
-    assert read_log(tmp_path) == [entry(10, top1=50.0), entry(20, top1=60.0)]
+    assert read_log(tmp_path) == [entry(1, top1=50.0), entry(2, top1=60.0)]
 
 
-def test_going_on_from_a_step_drops_what_came_behind_it(tmp_path):
+def test_going_on_behind_an_epoch_drops_what_came_later(tmp_path):
     journal = Journal(tmp_path, tensorboard=False)
-    for step in (10, 20, 30):
-        journal.write(entry(step))
-    Journal(tmp_path, step=20, tensorboard=False).write(entry(30, again=1))
-    assert read_log(tmp_path) == [entry(10), entry(20), entry(30, again=1)]
+    for epoch in (1, 2, 3):
+        journal.write(entry(epoch))
+    # With larger batches an epoch has fewer updates: the number of the epoch is what counts.
+    again = {"epoch": 3, "step": 15}
+    Journal(tmp_path, epoch=2, tensorboard=False).write(again)
+    assert read_log(tmp_path) == [entry(1), entry(2), again]
 
 
 def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
-    Journal(tmp_path, tensorboard=False).write(entry(10))
+    Journal(tmp_path, tensorboard=False).write(entry(1))
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"epoch": 2, "st')
-    assert read_log(tmp_path) == [entry(10)]
+    assert read_log(tmp_path) == [entry(1)]
+
+
+def test_a_figure_that_is_not_finite_is_null(tmp_path):
+    Journal(tmp_path, tensorboard=False).write(entry(1, train_loss=float("nan")))
+    assert read_log(tmp_path) == [entry(1, train_loss=None)]
+
+
+def test_a_full_disk_leaves_whole_lines_and_names_the_file(tmp_path):
+    # A real limit on the size of files, in a process of its own.
+    code = f"""
+import resource, signal
+from pathlib import Path
+from convattn.training.journal import Journal
+journal = Journal(Path({str(tmp_path)!r}), tensorboard=False)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for epoch in (1, 2, 3):
+    journal.write(dict(epoch=epoch, step=10 * epoch, val_loss=0.25))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"{tmp_path / 'log.jsonl'} could not be written: File too large" in done.stderr
+    assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2]
+    assert (tmp_path / "log.jsonl").read_text().endswith("}\n")
 
 
 def test_no_log_is_an_empty_one(tmp_path):
@@ -36,8 +64,8 @@ def test_tensorboard_gets_every_figure(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     journal = Journal(tmp_path)
-    journal.write(entry(10, top1=50.0))
+    journal.write(entry(1, top1=50.0))
     journal.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (scalar,) = events.Scalars("top1")
-    assert (scalar.step, scalar.value) == (10, 50.0)
+    assert (scalar.step, scalar.value) == (1, 50.0)

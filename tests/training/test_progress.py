@@ -6,7 +6,7 @@ from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Counters
 
 ENTRY = {"epoch": 2, "step": 8, "train_loss": 0.5, "val_loss": 0.25, "top1": 97.5, "lr": 0.1}
-SPEED = {"images_per_second": 1234.5, "seconds": 2.0}
+SPEED = {"images_per_second": 1234.5, "seconds": 62.0, "memory_gib": 1.25, "skipped": 0}
 
 
 def test_without_a_terminal_there_is_one_line_an_epoch():
@@ -16,8 +16,11 @@ def test_without_a_terminal_there_is_one_line_an_epoch():
             display.update(Counters(epoch=0, step=step), loss=1.0, lr=0.1, images_per_second=100.0, memory=0)
         display.validating(3, 10)
         display.epoch_done(ENTRY | SPEED)
-    line = "epoch 2/3 · loss 0.5 · val_loss 0.25 · top1 97.5 · 1,234 images/s · 2.0 s\n"
-    assert console.file.getvalue() == line
+        display.epoch_done(ENTRY | SPEED | {"epoch": 3, "skipped": 4})
+    first, last = console.file.getvalue().splitlines()
+    figures = "loss 0.5 · val_loss 0.25 · top1 97.5 · lr 1.0e-01 · 1,234 images/s · 1.2 GiB"
+    assert first == f"epoch 2/3 · {figures} · 62.0 s, 0:01:02 left"
+    assert last == f"epoch 3/3 · {figures} · 62.0 s, 0:00:00 left · 4 updates skipped"
 
 
 def test_on_a_terminal_the_bar_tells_loss_rate_and_speed():
@@ -27,3 +30,16 @@ def test_on_a_terminal_the_bar_tells_loss_rate_and_speed():
     shown = console.file.getvalue()
     for text in ("epoch 2/3", "6/12", "loss 1.250", "lr 2.0e-03", "100 images/s", "1.5 GiB"):
         assert text in shown
+
+
+def test_the_time_left_of_a_run_that_goes_on_counts_its_own_updates_alone(monkeypatch):
+    console = Console(file=io.StringIO(), width=150, force_terminal=True)
+    display = TrainingDisplay(1000, 10, console)
+    clock = 0.0
+    monkeypatch.setattr(display._progress, "get_time", lambda: clock)
+    display._progress.tasks[0]._get_time = lambda: clock
+    display.start(900)
+    for step in range(901, 911):  # 40 seconds each
+        clock += 40.0
+        display.update(Counters(epoch=9, step=step), loss=1.0, lr=0.1, images_per_second=1.0, memory=0)
+    assert display._progress.tasks[0].time_remaining == 90 * 40

@@ -71,8 +71,7 @@ class DataConfig:
     """What it is trained on."""
 
     source: str = "digits"
-    """A folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or another layout of the data page; `digits` for
-    scikit-learn's."""
+    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), another layout of the data page, or `digits`."""
     validation: str | None = None
     """Where the validation images are, if not in `source`."""
     validation_labels: str | None = None
@@ -307,7 +306,7 @@ class LoopConfig:
     early_stopping: int | None = None
     """Stop after so many epochs without a better result; never by default."""
     max_skipped: int = 10
-    """Updates in a row that may be skipped because loss or gradient is not finite, before training stops."""
+    """Stop after so many updates in a row that were skipped because loss or gradient was not finite."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, f"loop.seed {self.seed} must be between 0 and {2**32 - 1}")
@@ -317,11 +316,10 @@ class LoopConfig:
         _check(
             self.ema_decay is None or 0 < self.ema_decay < 1, f"loop.ema_decay {self.ema_decay} must be between 0 and 1"
         )
-        for name in ("accumulation", "early_stopping"):
+        for name in ("accumulation", "early_stopping", "max_skipped"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"loop.{name} {value} must be 1 or more")
-        for name in ("freeze_epochs", "max_skipped"):
-            _check(getattr(self, name) >= 0, f"loop.{name} {getattr(self, name)} must be 0 or more")
+        _check(self.freeze_epochs >= 0, f"loop.freeze_epochs {self.freeze_epochs} must be 0 or more")
         _check(
             not (self.sharding == "fsdp" and self.precision == "fp16"),
             "loop.sharding fsdp does not scale losses; use loop.precision bf16 instead of fp16",

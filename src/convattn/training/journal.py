@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convattn.atomic import write_atomically
+from convattn.atomic import append_line, write_atomically
 from convattn.extras import require
 
 __all__ = ["Journal", "read_log"]
@@ -19,28 +19,27 @@ class Journal:
 
     Args:
         folder: the run folder.
-        step: updates done so far; entries behind it, left by a run that went on past its last checkpoint, are removed.
+        epoch: epochs done so far; entries behind it, left by a run that went on past its last checkpoint, are removed.
         tensorboard: write TensorBoard events to `folder/tensorboard` too.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True):
+    def __init__(self, folder: Path, *, epoch: int = 0, tensorboard: bool = True):
         self._path = folder / _FILE
-        entries = [entry for entry in read_log(folder) if entry["step"] <= step]
+        entries = [entry for entry in read_log(folder) if entry["epoch"] <= epoch]
         write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._writer = None
         if tensorboard:
             writer = require("torch.utils.tensorboard", "train").SummaryWriter
-            self._writer = writer(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+            self._writer = writer(str(folder / "tensorboard"), purge_step=epoch + 1 if epoch else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Add one epoch; `entry` has `step` and figures. One that is not finite becomes null."""
+        """Add one epoch; `entry` has `epoch`, from 1, and figures. One that is not finite becomes null."""
         entry = {name: value if math.isfinite(value) else None for name, value in entry.items()}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self._path, json.dumps(entry))
         if self._writer is not None:
             for name, value in entry.items():
-                if name != "step" and value is not None:
-                    self._writer.add_scalar(name, value, entry["step"])
+                if name != "epoch" and value is not None:
+                    self._writer.add_scalar(name, value, entry["epoch"])
             self._writer.flush()
 
     def close(self) -> None:

@@ -26,10 +26,13 @@ from convattn.training.processes import Processes, is_restart
 from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.signals import StopRequest
-from convattn.training.skipped import record_skipped
-from convattn.training.update import update
+from convattn.training.skipped import Skipped, record_skipped
+from convattn.training.update import Update, update
 
 __all__ = ["Interrupted", "TrainingError", "train"]
+
+
+_NAMED = 8  # files in a message; skipped.jsonl has all
 
 
 class TrainingError(ValueError):
@@ -123,8 +126,8 @@ class _Loop:
     def train(self) -> None:
         run = self.run
         if run.processes.is_main:
-            step, tensorboard = run.counters.step, run.config.output.tensorboard
-            self.journal = Journal(run.folder, step=step, tensorboard=tensorboard)
+            self.journal = Journal(run.folder, epoch=run.counters.epoch, tensorboard=run.config.output.tensorboard)
+        self.display.start(run.counters.step)
         while run.counters.epoch < run.config.schedule.epochs and not self._has_stalled():
             self._epoch()
         self.display.note(f"done: {run.folder / 'best.safetensors'}")
@@ -137,40 +140,32 @@ class _Loop:
         return stalled
 
     def _epoch(self) -> None:
-        run, counters, start = self.run, self.run.counters, time.perf_counter()
-        images_before = counters.images
+        run, start = self.run, time.perf_counter()
         run.start_epoch()
+        images_per_second = self._updates()
+        model = run.result_model()
+        metrics = self._validate(model)
+        self._log(metrics, images_per_second, time.perf_counter() - start)
+        self._finish_epoch(model, metrics)
+        stop = bool(run.processes.total([self.stop.received])[0])
+        if stop and run.counters.epoch < run.config.schedule.epochs:
+            self._raise_interrupted()
+
+    def _updates(self) -> float:
+        """The updates that the epoch still lacks; returns the images per second."""
+        run, counters, start = self.run, self.run.counters, time.perf_counter()
+        images_before, every = counters.images, run.config.output.checkpoint_updates
+        speed = 0.0
         for group in self._groups():
-            loss, stop = self._update(group)
+            done = self._update(group)
             speed = (counters.images - images_before) / (time.perf_counter() - start)
             memory = peak_memory(run.processes.device)
-            self.display.update(counters, loss=loss, lr=run.lr, images_per_second=speed, memory=memory)
-            every = run.config.output.checkpoint_updates
-            if stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
+            self.display.update(counters, loss=done.loss, lr=run.lr, images_per_second=speed, memory=memory)
+            if done.stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
                 self._interrupt()
             if every is not None and counters.updates % every == 0 and counters.updates < run.updates_per_epoch:
                 run.save()
-        trained = time.perf_counter() - start
-        model = run.result_model()
-        metrics = self._validate(model)
-        entry = {
-            "epoch": counters.epoch + 1,
-            "step": counters.step,
-            "train_loss": counters.loss_sum / counters.images if counters.images else math.nan,
-            **metrics,
-            "lr": run.lr,
-            "skipped": counters.skipped,
-            "images_per_second": (counters.images - images_before) / trained,
-            "memory_gib": peak_memory(run.processes.device) / 2**30,
-            "seconds": time.perf_counter() - start,
-        }
-        if self.journal is not None:
-            self.journal.write(entry)
-        self.display.epoch_done(entry)
-        self._finish_epoch(model, metrics)
-        stop = bool(run.processes.total([self.stop.received])[0])
-        if stop and counters.epoch < run.config.schedule.epochs:
-            self._raise_interrupted()
+        return speed
 
     def _groups(self) -> Iterator[list[Batch]]:
         """The batches of one update at a time; the last group of an epoch may be smaller."""
@@ -182,21 +177,22 @@ class _Loop:
         while group := list(itertools.islice(batches, accumulation)):
             yield group
 
-    def _update(self, group: list[Batch]) -> tuple[float, bool]:
-        """The loss of an update, and whether to stop behind it; looks after what went wrong in it."""
+    def _update(self, group: list[Batch]) -> Update:
+        """An update; looks after what went wrong in it."""
         run = self.run
         for batch in group:
             run.unreadable.add(batch.unreadable, self.display.note)
         random = random_state()
         done = update(run, group, stop=self.stop.received)
-        if done.problem is not None:
-            path = record_skipped(run, group, random, done.problem)
+        if done.skipped:
+            skipped = record_skipped(run, group, random, done.problem)
             self.display.note(
-                f"skipped update {run.counters.step}: {done.problem}; look into it with: convattn train --replay {path}"
+                f"skipped update {run.counters.step}: {skipped.reason}; "
+                f"look into it with: convattn train --replay {skipped.file}"
             )
-            if run.counters.skipped_in_a_row > run.config.loop.max_skipped:
-                raise TrainingError(self._too_many_skipped(done.problem, group))
-        return done.loss, done.stop
+            if run.counters.skipped_in_a_row >= run.config.loop.max_skipped:
+                raise TrainingError(self._too_many_skipped(skipped))
+        return done
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
         run = self.run
@@ -235,22 +231,38 @@ class _Loop:
                     self.display.note(f"left out of the validation: {reason}")
             yield batch
 
+    def _log(self, metrics: dict[str, float], images_per_second: float, seconds: float) -> None:
+        run, counters = self.run, self.run.counters
+        entry = {
+            "epoch": counters.epoch + 1,
+            "step": counters.step,
+            "train_loss": counters.loss_sum / counters.images if counters.images else math.nan,
+            **metrics,
+            "lr": run.lr,
+            "skipped": counters.skipped,
+            "images_per_second": images_per_second,
+            "memory_gib": peak_memory(run.processes.device) / 2**30,
+            "seconds": seconds,
+        }
+        if self.journal is not None:
+            self.journal.write(entry)
+        self.display.epoch_done(entry)
+
     def _finish_epoch(self, model: nn.Module, metrics: dict[str, float]) -> None:
         run, counters = self.run, self.run.counters
         counters.epoch += 1
         counters.updates = counters.images = 0
         counters.loss_sum = 0.0
         result = metrics[run.task.best_metric]
-        is_best = counters.best is None or result >= counters.best
-        if is_best:
+        if counters.best is None or result > counters.best:
             counters.best, counters.best_epoch = result, counters.epoch
         if run.processes.is_main:
-            if is_best:
+            if result == counters.best:  # of equals the last, which has learnt for longer
                 save_model(model, run.folder / "best.safetensors", metrics=metrics)
             save_model(model, run.folder / "last.safetensors", metrics=metrics)
-            if self.on_epoch is not None:
-                self.on_epoch(run.folder)
         run.save()
+        if run.processes.is_main and self.on_epoch is not None:
+            self.on_epoch(run.folder)
 
     def _interrupt(self) -> None:
         self.run.save()
@@ -262,12 +274,13 @@ class _Loop:
         self.display.note(message)
         raise Interrupted(message, self.stop.number or signal.SIGTERM)
 
-    def _too_many_skipped(self, problem: str, group: list[Batch]) -> str:
-        counters, most = self.run.counters, self.run.config.loop.max_skipped
-        paths = ", ".join(path for batch in group for path in batch.paths)
+    def _too_many_skipped(self, skipped: Skipped) -> str:
+        counters, named = self.run.counters, ", ".join(skipped.paths[:_NAMED])
+        more = f" and {len(skipped.paths) - _NAMED} more" if len(skipped.paths) > _NAMED else ""
         return (
-            f"{counters.skipped_in_a_row} updates in a row were skipped, more than loop.max_skipped {most}; the last "
-            f"is {counters.step}: {problem}; {self._advice()}; batch: {paths}"
+            f"{counters.skipped_in_a_row} updates in a row were skipped (loop.max_skipped), the last is "
+            f"{counters.step}: {skipped.reason}; {self._advice()}; replay it from {skipped.file}; "
+            f"its images: {named}{more}"
         )
 
     def _advice(self) -> str:

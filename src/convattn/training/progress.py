@@ -1,6 +1,7 @@
 """What a person sees while training runs: a live bar on a terminal, one line an epoch elsewhere."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["TrainingDisplay"]
 
 _NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds", "memory_gib", "skipped"}
+_ESTIMATE_SECONDS = 600  # the time left goes by the speed of so many; an update may take a minute
 
 
 class Place(Protocol):
@@ -38,7 +40,13 @@ class TrainingDisplay:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal, transient=True)
+        self._progress = Progress(
+            *columns,
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+            speed_estimate_period=_ESTIMATE_SECONDS,
+        )
         self._task = self._progress.add_task("training", total=updates, figures="")
 
     def __enter__(self) -> Self:
@@ -49,6 +57,10 @@ class TrainingDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def start(self, step: int) -> None:
+        """Before the first update behind `step`; those done earlier do not count as speed."""
+        self._progress.reset(self._task, completed=step)
 
     def update(self, counters: Place, *, loss: float, lr: float, images_per_second: float, memory: int) -> None:
         """After an update; `memory` in bytes."""
@@ -63,9 +75,12 @@ class TrainingDisplay:
     def epoch_done(self, entry: Mapping[str, Any]) -> None:
         """One line for the record; `entry` is that of the log, with whatever metrics the task has."""
         metrics = " · ".join(f"{name} {value:.4g}" for name, value in entry.items() if name not in _NOT_METRICS)
+        skipped = f" · {entry['skipped']} updates skipped" if entry["skipped"] else ""
+        left = timedelta(seconds=round((self._epochs - entry["epoch"]) * entry["seconds"]))
         self.note(
             f"epoch {entry['epoch']}/{self._epochs} · loss {entry['train_loss']:.4g} · {metrics} · "
-            f"{entry['images_per_second']:,.0f} images/s · {entry['seconds']:.1f} s"
+            f"lr {entry['lr']:.1e} · {entry['images_per_second']:,.0f} images/s · {entry['memory_gib']:.1f} GiB · "
+            f"{entry['seconds']:.1f} s, {left} left{skipped}"
         )
 
     def note(self, text: str) -> None:

@@ -6,13 +6,14 @@ skipped/step_00000012.rank0.pt   batches, weights, random state and configuratio
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convattn.atomic import write_atomically
+from convattn.atomic import append_line, write_atomically
 from convattn.data.loader import Batch
 from convattn.seeding import restore_random_state
 from convattn.training.build import build_model, build_task_for
@@ -20,28 +21,39 @@ from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.run import Run
 from convattn.weights.read import CheckpointError
 
-__all__ = ["record_skipped", "replay_skipped"]
+__all__ = ["Skipped", "record_skipped", "replay_skipped"]
 
 _LOG, _FOLDER, _KEEP = "skipped.jsonl", "skipped", 3
+_PARTS = {"config", "classes", "class_weights", "epoch", "model", "random", "batches"}
 
 
-def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem: str) -> Path:
-    """Write down the update that `run` has just skipped; returns the file to replay it from.
+@dataclass(frozen=True)
+class Skipped:
+    """An update that was skipped, as the first process in which something was not finite has it."""
+
+    reason: str
+    paths: list[str]  # of its images
+    file: Path  # to replay it from
+
+
+def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem: str | None) -> Skipped:
+    """Write down the update that `run` has just skipped; all processes call it.
 
     Args:
         run: after the skip, so its weights are those from before the update.
         group: the batches of this process.
         random: `random_state()` from before the update.
-        problem: why it was skipped.
+        problem: what was not finite in this process.
     """
-    step = run.counters.step
-    if run.processes.is_main:
-        entry = {"step": step, "reason": problem, "paths": [path for batch in group for path in batch.paths]}
-        with open(run.folder / _LOG, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+    step, processes = run.counters.step, run.processes
+    found = processes.gather([(problem, [path for batch in group for path in batch.paths])])
+    rank, (reason, paths) = next((rank, entry) for rank, entry in enumerate(found) if entry[0] is not None)
+    if processes.is_main:
+        append_line(run.folder / _LOG, json.dumps({"step": step, "reason": reason, "rank": rank, "paths": paths}))
     content = {
         "config": config_to_json(run.config),
         "classes": run.task.num_classes,
+        "class_weights": None if run.task.class_weights is None else run.task.class_weights.cpu(),
         "epoch": run.counters.epoch,
         "model": run.bare_model.state_dict() if run.config.loop.sharding == "none" else None,
         "random": random,
@@ -49,34 +61,37 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    rank = run.processes.rank
-    path = run.folder / _FOLDER / f"step_{step:08d}.rank{rank}.pt"
-    write_atomically(path, buffer.getvalue())
-    for old in sorted(path.parent.glob(f"step_*.rank{rank}.pt"))[:-_KEEP]:
+    write_atomically(_file(run, processes.rank), buffer.getvalue())
+    for old in sorted((run.folder / _FOLDER).glob(f"step_*.rank{processes.rank}.pt"))[:-_KEEP]:
         old.unlink()
-    return path
+    return Skipped(reason, paths, _file(run, rank))
+
+
+def _file(run: Run, rank: int) -> Path:
+    return run.folder / _FOLDER / f"step_{run.counters.step:08d}.rank{rank}.pt"
 
 
 def replay_skipped(path: Path) -> Iterator[str]:
     """Run the forward and backward pass of a skipped update again, on the CPU in float32, and say what goes wrong.
 
     Yields:
-        Lines for the user: the loss of each batch, and the first module whose output, or the first parameter whose
-        gradient, is not finite.
+        Lines for the user: the loss of each batch; the first module whose output is not finite; the parameters and
+        buffers that follow.
 
     Raises:
         CheckpointError: if the file cannot be read, or holds no weights (of a sharded run).
     """
     content = _read(path)
     config = config_from_json(content["config"])
-    model = build_model(config.model, content["classes"])
-    model.load_state_dict(content["model"])
-    task = build_task_for(config, content["classes"])
+    model = _model(content)
+    task = build_task_for(config, content["classes"], content["class_weights"])
     task.start_epoch(content["epoch"])
     restore_random_state({**content["random"], "cuda": []})
-    first = _watch(model.train())
+    first = _watch(model)
     for entry in content["batches"]:
         batch = Batch(entry["images"].float(), entry["labels"], entry["paths"])
+        if not len(batch):
+            continue
         if not batch.images.isfinite().all():
             yield f"the images themselves are not finite: {', '.join(batch.paths)}"
         loss = task.loss(model, batch)
@@ -84,11 +99,27 @@ def replay_skipped(path: Path) -> Iterator[str]:
         loss.backward()
     if first:
         yield f"first output that is not finite: {first[0]}"
-    bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    if bad:
-        yield f"gradients that are not finite: {len(bad)}, the first of {bad[0]}"
-    elif not first:
+    gradients = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    if gradients:
+        yield f"gradients that are not finite: {len(gradients)}, nearest to the loss {gradients[-1]}"
+    buffers = [name for name, buffer in model.named_buffers() if not buffer.isfinite().all()]
+    if buffers:
+        yield f"buffers that are not finite: {len(buffers)}, the first {buffers[0]}"
+    if not (first or gradients or buffers):
         yield "everything is finite in float32 on the CPU; the precision or the device made the difference"
+
+
+def _model(content: dict[str, Any]) -> nn.Module:
+    """The model as it was in training, its backbone frozen in the epochs that ask for it."""
+    config = config_from_json(content["config"])
+    alone = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
+    model = build_model(alone, content["classes"])
+    model.load_state_dict(content["model"])
+    if content["epoch"] < config.loop.freeze_epochs:
+        model.eval().requires_grad_(False)
+        classifier: nn.Module = model.get_classifier()  # type: ignore[operator]
+        classifier.train().requires_grad_(True)
+    return model
 
 
 def _watch(model: nn.Module) -> list[str]:
@@ -97,7 +128,7 @@ def _watch(model: nn.Module) -> list[str]:
 
     def look(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = [output] if isinstance(output, Tensor) else output
+            tensors = output if isinstance(output, tuple | list) else [output]
             if any(isinstance(tensor, Tensor) and not tensor.isfinite().all() for tensor in tensors):
                 found.append(f"{name} ({type(module).__name__})")
 
@@ -112,7 +143,7 @@ def _watch(model: nn.Module) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"config", "classes", "epoch", "model", "random", "batches"} - content.keys()
+        missing = _PARTS - content.keys()
     except Exception as error:  # whatever a damaged or foreign file makes the reader stumble on
         raise CheckpointError(f"{path}: not a skipped update, or damaged ({str(error).splitlines()[0]})") from None
     if missing:

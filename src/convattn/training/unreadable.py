@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from convattn.atomic import append_line
+
 __all__ = ["UnreadableError", "UnreadableImages"]
 
 _LIMIT = 0.01  # share of the data set
@@ -42,13 +44,12 @@ class UnreadableImages:
             if reason in self._known:
                 continue
             self._known[reason] = None
-            with open(self._file, "a") as file:
-                file.write(f"{reason}\n")
+            append_line(self._file, reason)
             note(f"set aside: {reason}")
         if len(self._known) > _LIMIT * self._images:
             raise UnreadableError(
                 f"{len(self._known)} of {self._images} training images cannot be read, more than {_LIMIT:.0%}; "
-                f"repair or remove them (also in {self._file}): {'; '.join(self._known)}"
+                f"repair them, delete {self._file} and resume, or remove them and start anew: {'; '.join(self._known)}"
             )
 
     def _read(self) -> dict[str, None]:
