@@ -9,6 +9,7 @@ around them. Rounds are interleaved; medians are printed.
 """
 
 import argparse
+import gc
 import os
 import statistics
 import tempfile
@@ -76,16 +77,19 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=1000, help="in a round")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     transform = create_transform(options.size, is_training=True, color_jitter=None, interpolation="bicubic")
+    names = list(LOADERS)
     rates: dict[str, list[float]] = {name: [] for name in LOADERS}
     with tempfile.TemporaryDirectory() as folder:
         lay_out(options.data, options.images, Path(folder))
-        for _ in range(options.rounds):
-            for name, loader in LOADERS.items():
-                batches = loader(Path(folder), transform, options.batch_size, options.workers)
+        for turn in range(options.rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:  # each is first, and last, in turn
+                batches = LOADERS[name](Path(folder), transform, options.batch_size, options.workers)
                 rates[name].append(images_per_second(batches))
+                del batches
+                gc.collect()  # ends the worker processes
     medians = {name: statistics.median(found) for name, found in rates.items()}
     for name, found in rates.items():
         spread = f"{min(found):,.0f} to {max(found):,.0f}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from convattn.data.dataset import ImageDataset
 from convattn.data.images import ImageError
@@ -200,7 +200,7 @@ def collate(samples: Sequence[Sample], *, fill: bool) -> Batch:
         readable += [readable[index % len(readable)] for index in range(spare)]
     images = [sample.image for sample in readable if sample.image is not None]
     return Batch(
-        torch.stack(images) if images else torch.empty(0),
+        default_collate(images) if images else torch.empty(0),  # in a worker right into shared memory, without a copy
         torch.tensor([sample.label for sample in readable]),
         [sample.path for sample in readable],
         unreadable,
