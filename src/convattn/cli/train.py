@@ -44,14 +44,13 @@ class Options:
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
     """Name of a recipe; --list shows them."""
     data: str | None = None
-    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or `digits`; short for --data.source."""
+    """Short for --data.source: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or `digits`."""
     output: Path | None = None
-    """Folder for everything the run writes, empty or new; short for --output.folder."""
+    """Short for --output.folder: folder for everything the run writes, empty or new."""
     resume: Path | None = None
-    """Go on with the run in this folder. Batch size, accumulation, precision, number of processes and what is kept may
-    change; everything else is as it was started."""
+    """Go on with the run in this folder, as it was started; see the training page for the fields that may change."""
     dry_run: bool = False
-    """Try a few updates, print what the run would take, and stop; nothing is written."""
+    """Try a few updates, print the configuration and what the run would take, and stop; nothing is left behind."""
     replay: Path | None = None
     """Run a skipped update again from its file, say where it first is not finite, and stop."""
     list: bool = False
@@ -64,6 +63,8 @@ class Options:
 def command(args: Sequence[str]) -> int:
     """Run `convattn train` with these arguments; returns the exit status, 128 + its number after a signal."""
     options = _parse(args)
+    if options.json and not (options.list or options.dry_run):
+        raise UsageError("--json goes with --list or --dry-run; log.jsonl in the run folder has every epoch as JSON")
     if options.list:
         _print_recipes(options.json)
         return 0
@@ -154,5 +155,7 @@ def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
     print(
         f"speed              {found.images_per_second:,.1f} images/s, after {found.epochs} epochs {found.hours:,.2f} h"
     )
-    print(f"memory             {found.memory / 2**30:.2f} GiB in each process, at the peak")
-    print(f"disk               {found.disk / 2**30:.2f} GiB")
+    print(f"memory             {found.memory / 2**30:.2f} GiB at the peak, in each process that trains")
+    print(f"disk               {found.disk / 2**30:.2f} GiB at the peak")
+    if found.problems:
+        print(f"not finite         {found.problems} of the updates tried: loss or gradient; lower optimizer.lr")

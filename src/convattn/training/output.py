@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from convattn.atomic import write_atomically
+from convattn.atomic import unfinished, write_atomically
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
 
@@ -13,6 +13,11 @@ _CONFIG = "config.json"
 
 # What may change when a run goes on, and what then no longer holds.
 _CHANGEABLE = {
+    "data.source": "it must be the same images in another place",
+    "data.validation": "it must be the same images in another place",
+    "data.validation_labels": "it must be the same labels in another place",
+    "distillation.unlabelled": "it must be the same images in another place",
+    "distillation.teacher": "it must be the same teacher in another place",
     "data.batch_size": "the order of the images stays, their number in an update changes",
     "data.workers": "",
     "loop.accumulation": "the order of the images stays, their number in an update changes",
@@ -42,7 +47,7 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
     folder = Path(config.output.folder)
     if resume:
         return _changes(config, stored_config(folder), folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and set(folder.iterdir()) - set(unfinished(folder)):
         raise ConfigError(
             f"{folder}: the output folder is not empty; go on with --resume {folder}, or choose another --output"
         )

@@ -1,11 +1,17 @@
 """What a run will take, found out by doing a little of it: speed, memory and disk."""
 
 import itertools
+import shutil
+import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
+from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.config import RunConfig
 from convattn.training.memory import peak_memory
@@ -28,8 +34,9 @@ class Probe:
     updates_per_epoch: int
     epochs: int
     images_per_second: float  # of training, loading included, all processes together
-    memory: int  # bytes at the peak, of this process or its GPU
+    memory: int  # bytes at the peak, of this process or its GPU, without loading workers
     disk: int  # bytes: checkpoints kept, one being written, best and last model
+    problems: int  # updates that were not finite
 
     @property
     def hours(self) -> float:
@@ -40,21 +47,24 @@ class Probe:
 def probe(config: RunConfig) -> Probe:
     """Build the run of `config`, do a few updates and write a checkpoint to a temporary folder. Leaves nothing behind.
 
+    All layers learn in these updates, those too that the run freezes at first.
+
     Raises:
         ConfigError, DataError, OutOfMemory: as `train`.
     """
-    with tempfile.TemporaryDirectory(prefix="convattn-") as name:
-        folder = Path(name)
-        run = Run(replace(config, output=replace(config.output, folder=name)), folder, Processes(config.loop))
+    processes = Processes(config.loop)
+    with _temporary_folder(processes) as folder:
+        output, loop = replace(config.output, folder=str(folder)), replace(config.loop, freeze_epochs=0)
+        run = Run(replace(config, output=output, loop=loop), folder, processes)
         run.start_epoch()
-        speed = _speed(run)
+        images_per_second = _speed(run)
         model = run.result_model()
         batch = next(iter(run.data.validation_loader))
         if len(batch):
-            run.task.metrics(model, [batch], run.processes.device, autocast=run.processes.accelerator.autocast)
+            run.task.metrics(model, [batch], run.processes.device, autocast=processes.accelerator.autocast)
         run.save()
         checkpoint = _size(folder)
-        if run.processes.is_main:
+        if processes.is_main:
             save_model(model, folder / "last.safetensors")
         written = _size(folder) - checkpoint
         return Probe(
@@ -62,13 +72,15 @@ def probe(config: RunConfig) -> Probe:
             images=run.data.train_loader.images,
             updates_per_epoch=run.updates_per_epoch,
             epochs=config.schedule.epochs,
-            images_per_second=speed,
-            memory=peak_memory(run.processes.device),
+            images_per_second=images_per_second,
+            memory=peak_memory(processes.device),
             disk=checkpoint * (config.output.keep_checkpoints + 1) + 2 * written,
+            problems=run.counters.skipped,
         )
 
 
 def _speed(run: Run) -> float:
+    """Images a second, of all processes."""
     accumulation = run.config.loop.accumulation
     batches = run.data.train_loader.batches(0)
     started = last = time.perf_counter()
@@ -84,7 +96,26 @@ def _speed(run: Run) -> float:
         last = now
         if images and now - started > _SECONDS:
             break
+    if not images:
+        raise DataError(f"{run.config.data.source}: none of the first images can be read")
     return images / seconds
+
+
+@contextmanager
+def _temporary_folder(processes: Processes) -> Iterator[Path]:
+    """A folder that all processes share and that is gone afterwards, whatever ends them but SIGKILL."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    with tempfile.TemporaryDirectory(prefix="convattn-") as name:
+        before = signal.signal(signal.SIGTERM, leave)
+        folder = Path(processes.from_main(name))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _size(folder: Path) -> int:

@@ -1,0 +1,99 @@
+"""What a dry run says of a run, and what it leaves behind: nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from convattn.training.loop import train
+from convattn.training.probe import probe
+from convattn.training.update import OutOfMemory
+from tiny_runs import tiny_config, write_pictures
+
+COMMAND = "import sys; from convattn.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def in_a_process(*args, **environment):
+    """`convattn train` in a process of its own, whose peak of memory is its own too."""
+    words = [sys.executable, "-c", COMMAND, *map(str, args)]
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_memory_and_disk_are_those_of_the_run(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", train=32, size=64)
+    run, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
+    size = ("--data.image-size", 64, "--data.batch-size", 32, "--loop.device", "cpu", "--schedule.epochs", 2)
+    args = ("smt_nano_small_images", "--data", pictures, "--output", run, *size)
+    dry = in_a_process(*args, "--dry-run", "--json", TMPDIR=str(temporary))
+    assert dry.returncode == 0, dry.stderr
+    assert not run.exists()
+    assert list(temporary.iterdir()) == []
+    said = json.loads(dry.stdout)
+    real = in_a_process(*args)
+    assert real.returncode == 0, real.stderr
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert said["memory"] / 2**30 == pytest.approx(last["memory_gib"], rel=0.2)
+    assert said["config"]["data"]["source"] == str(pictures)
+    assert (said["images"], said["updates_per_epoch"], said["epochs"], said["problems"]) == (64, 2, 2, 0)
+    assert said["hours"] == pytest.approx(64 * 2 / said["images_per_second"] / 3600)
+    # Two checkpoints stay of the three that there are while one is written; the rest is small.
+    stored = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    checkpoint = sum(path.stat().st_size for path in next((run / "checkpoints").iterdir()).iterdir())
+    assert said["disk"] == pytest.approx(stored + checkpoint, rel=0.05)
+
+
+def test_layers_that_are_frozen_at_first_count(pictures, tmp_path):
+    all_learn = probe(tiny_config(pictures, tmp_path / "run"))
+    frozen = probe(tiny_config(pictures, tmp_path / "run", loop=dict(freeze_epochs=1)))
+    assert frozen.disk == pytest.approx(all_learn.disk, rel=0.01)  # the optimiser's moments are in it
+
+
+def test_it_tells_of_updates_that_are_not_finite(pictures, tmp_path):
+    parts = dict(optimizer=dict(name="sgd", lr=1e30), schedule=dict(warmup_epochs=0))
+    assert probe(tiny_config(pictures, tmp_path / "run", **parts)).problems == 4  # all but the first
+
+
+def test_a_failure_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OutOfMemory("out of memory")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("convattn.training.probe.update", fail)
+    with pytest.raises(OutOfMemory):
+        probe(tiny_config(pictures, tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_behind(pictures, tmp_path, number):
+    args = ("--dry-run", "--data", str(pictures), "--data.batch-size", "8", "--data.image-size", "256")
+    words = [sys.executable, "-c", COMMAND, *args, "--output", str(tmp_path / "run"), "--loop.accumulation", "3"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("convattn-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_itself_starts_from_the_same_state_after_it(pictures, tmp_path):
+    config = tiny_config(pictures, tmp_path / "one", schedule=dict(epochs=1, warmup_epochs=0))
+    train(config)
+    probe(tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0)))
+    train(tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0)))
+    weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
