@@ -17,8 +17,9 @@ from convattn.data.transforms import transforms_for
 from convattn.saved import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config_json import config_from_json, config_to_json
-from convattn.training.loop import TrainingError, train
+from convattn.training.loop import Interrupted, TrainingError, train
 from convattn.training.processes import Processes
+from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
 from convattn.training.update import update
@@ -59,7 +60,10 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(pictures, tmp_path):
     assert list(entries[0]) == keys.split()
     assert entries[-1]["train_loss"] < entries[0]["train_loss"]
     assert list((folder / "tensorboard").glob("events.*"))
-    assert [path.name for path in checkpoint_folders(folder)] == ["step_00000018", "step_00000012"]
+    assert [path.name for path in checkpoint_folders(folder)] == [
+        "epoch_00003_image_000000000",
+        "epoch_00002_image_000000000",
+    ]
     assert not list(folder.rglob("*.writing"))
     model = load_model(folder)
     loader = evaluation_loader(Samples(open_data(pictures, "val"), transforms_for(model)), 4)
@@ -206,6 +210,107 @@ def test_a_batch_of_unreadable_images_alone_is_skipped(tmp_path, pictures):
     assert all(torch.equal(value, before[name]) for name, value in run.bare_model.named_parameters())
 
 
+def test_an_image_that_is_repaired_no_longer_counts_once_its_list_is_deleted(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    broken = pictures / "train" / "dark" / "001.png"
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    config = tiny_config(pictures, tmp_path / "run")
+    listed = tmp_path / "run" / "unreadable.txt"
+    with pytest.raises(UnreadableError, match=rf"repair them, delete {listed} and resume, or remove them and start"):
+        train(config, console=quiet())
+    broken.write_bytes(content)
+    listed.unlink()
+    train(config, resume=True, console=quiet())
+    assert not listed.exists()
+
+
+def test_the_report_of_an_epoch_finds_its_checkpoint(pictures, tmp_path):
+    found = []
+    train(
+        tiny_config(pictures, tmp_path / "run"),
+        console=quiet(),
+        on_epoch=lambda folder: found.append(
+            (len(checkpoint_folders(folder)), (folder / "best.safetensors").is_file())
+        ),
+    )
+    assert found == [(1, True), (2, True)]
+
+
+def test_of_equal_results_the_last_is_kept_and_none_counts_as_better(pictures, tmp_path, monkeypatch):
+    results = iter([50.0, 75.0, 75.0, 60.0])
+    monkeypatch.setattr(
+        Classification, "metrics", lambda *args, **kwargs: {"val_loss": 1.0, "top1": next(results), "top5": 100.0}
+    )
+    kept = []
+    parts = dict(schedule=dict(epochs=6), loop=dict(early_stopping=2))
+    console = quiet()
+    train(
+        tiny_config(pictures, tmp_path / "run", **parts),
+        console=console,
+        on_epoch=lambda folder: kept.append(
+            (folder / "best.safetensors").read_bytes() == (folder / "last.safetensors").read_bytes()
+        ),
+    )
+    assert kept == [True, True, True, False]
+    assert "no better result in 2 epochs: stopped early after epoch 4" in console.file.getvalue()
+
+    # A finished run stays finished.
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")}
+    console = quiet()
+    train(tiny_config(pictures, tmp_path / "run", **parts), resume=True, console=console)
+    assert "stopped early after epoch 4" in console.file.getvalue()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")}
+
+
+def test_a_frozen_backbone_keeps_weights_and_statistics_until_all_learn(pictures, tmp_path):
+    run = start(tiny_config(pictures, tmp_path, loop=dict(freeze_epochs=1), schedule=dict(warmup_epochs=0)), tmp_path)
+    before = {name: value.clone() for name, value in run.bare_model.state_dict().items()}
+
+    def moved():
+        return {name for name, value in run.bare_model.state_dict().items() if not torch.equal(value, before[name])}
+
+    batches = groups(run)
+    update(run, next(batches))
+    update(run, next(batches))
+    assert moved() == {"head.fc.weight", "head.fc.bias"}
+    run.counters.epoch = 1
+    run.start_epoch()
+    update(run, next(batches))
+    learnt = moved()
+    assert {name for name, _ in run.bare_model.named_parameters()} <= learnt
+    assert any(name.endswith("running_mean") for name in learnt)
+
+
+# Six updates an epoch, the backbone frozen in the first: within it, at its end, and behind it.
+@pytest.mark.parametrize("step", [4, 6, 8])
+def test_a_run_that_freezes_resumes_on_either_side(pictures, tmp_path, monkeypatch, step):
+    parts = dict(
+        loop=dict(freeze_epochs=1, ema_decay=0.9, class_weights="balanced", early_stopping=2),
+        model=dict(drop_path_rate=0.2),
+    )
+    straight = train(tiny_config(pictures, tmp_path / "straight", **parts), console=quiet())
+    tell = TrainingDisplay.update
+
+    def stopping(self, counters, **figures):
+        tell(self, counters, **figures)
+        if counters.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    config = tiny_config(pictures, tmp_path / "stopped", **parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "update", stopping)
+        with pytest.raises(Interrupted):
+            train(config, console=quiet())
+    torch.manual_seed(99)
+    resumed = train(config, resume=True, console=quiet())
+    one, other = load_newest_checkpoint(straight)[0], load_newest_checkpoint(resumed)[0]
+    for part in ("model", "ema"):
+        weights, again = getattr(one, part), getattr(other, part)
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert one.state["counters"] == other.state["counters"]
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_whole(pictures, tmp_path):
     folder = train(tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0)), console=quiet())
     config = tiny_config(pictures, folder, schedule=dict(epochs=1, warmup_epochs=0))
@@ -220,7 +325,7 @@ from convattn.training.run import Run
 config = config_from_json(Path({str(tmp_path / "config.json")!r}).read_text())
 run = Run(config, Path(config.output.folder), Processes(config.loop))
 run.restore(print)
-run.counters.step += 1
+run.counters.updates += 1
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
@@ -230,7 +335,7 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "model.safetensors could not be written: File too large" in done.stdout
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_00000006"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_00001_image_000000000"]
     assert load_newest_checkpoint(folder)[0].state["counters"]["step"] == 6
 
 

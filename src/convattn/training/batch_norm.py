@@ -1,9 +1,10 @@
 """Batch statistics over all processes: PyTorch's on GPUs, and an all-reduce that works on the CPU too."""
 
+from typing import Any
+
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from convattn.training.config import ConfigError
 
@@ -21,16 +22,17 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         replicas = torch.distributed.get_world_size()
-        moments = torch.stack([input.mean((0, 2, 3)), input.square().mean((0, 2, 3))])
-        mean, square = all_reduce(moments) / replicas
-        variance = square - mean.square()
+        x = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
+        mean = _Sum.apply(x.mean((0, 2, 3))) / replicas
+        centred = x - mean[:, None, None]  # first: E[x²] - E[x]² cancels where the mean is large
+        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / replicas
         with torch.no_grad():
             self._track(mean, variance, replicas * input.numel() // input.shape[1])
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        shift = -mean * scale + (self.bias if self.affine else 0)
-        return input * scale[:, None, None] + shift[:, None, None]
+        output = centred * scale[:, None, None]
+        return (output + self.bias[:, None, None] if self.affine else output).to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -39,6 +41,22 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each process's loss is taken as a part of one sum, so gradients add up too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Sum `values`."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum the gradient."""
+        return _Sum.forward(ctx, gradients[0])
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:

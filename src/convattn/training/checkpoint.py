@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
-checkpoints/step_00000390/
+checkpoints/epoch_00002_image_000012800/   epochs finished, and images of the stream of the epoch under way
   model.safetensors   the weights in training, a model file
   ema.safetensors     their moving average, where there is one
   shards/             instead of these and the optimiser's state, where they are spread over the processes
@@ -22,11 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from convattn.atomic import write_atomically, write_folder_atomically
+from convattn.atomic import unfinished, write_atomically, write_folder_atomically
 from convattn.saved import save_model
 from convattn.weights.read import CheckpointError
 
-__all__ = ["Checkpoint", "checkpoint_folders", "load_newest_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_folders", "load_newest_checkpoint", "remove_unfinished", "save_checkpoint"]
 
 _MODEL, _EMA, _SHARDS = "model.safetensors", "ema.safetensors", "shards"
 _STATE, _CONFIG, _DIGESTS = "state.pt", "config.json", "sha256.json"
@@ -45,8 +45,9 @@ class Checkpoint:
 
 def save_checkpoint(
     run: Path,
-    step: int,
     *,
+    epoch: int,
+    image: int,
     model: nn.Module | None,
     ema: nn.Module | None,
     shards: Path | None = None,
@@ -58,7 +59,8 @@ def save_checkpoint(
 
     Args:
         run: the run folder.
-        step: updates done.
+        epoch: epochs finished.
+        image: images of the epoch under way that were trained on.
         model: the model in training; None with `shards`.
         ema: the model that holds the moving average.
         shards: a folder of `sharded.save_shards` on the same disk, which is moved into the checkpoint.
@@ -69,7 +71,8 @@ def save_checkpoint(
     Raises:
         OSError: naming the file and the cause; older checkpoints are untouched.
     """
-    folder = run / "checkpoints" / f"step_{step:08d}"
+    # Not named by updates: a run that goes on with larger batches counts fewer, and the new ones would look older.
+    folder = run / "checkpoints" / f"epoch_{epoch:05d}_image_{image:09d}"
 
     def fill(target: Path) -> None:
         if shards is not None:
@@ -89,8 +92,6 @@ def save_checkpoint(
     write_folder_atomically(folder, fill)
     for old in checkpoint_folders(run)[keep:]:
         shutil.rmtree(old)
-    for left in folder.parent.glob(".step_*"):  # of a process that was killed while it wrote
-        shutil.rmtree(left)
     return folder
 
 
@@ -113,7 +114,16 @@ def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run folder, newest first."""
-    return sorted((run / "checkpoints").glob("step_*"), reverse=True)
+    return sorted((run / "checkpoints").glob("epoch_*"), reverse=True)
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove from a run folder what a killed process was writing."""
+    for path in unfinished(run):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it may have been in a folder that is gone
 
 
 def _load(folder: Path) -> Checkpoint:

@@ -14,7 +14,7 @@ from convattn.seeding import random_state, restore_random_state, seed_everything
 from convattn.training import sharded
 from convattn.training.batch_norm import synchronised
 from convattn.training.build import build_ema, build_model_and_data, build_optimizer, build_schedule, build_task
-from convattn.training.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
+from convattn.training.checkpoint import Checkpoint, load_newest_checkpoint, remove_unfinished, save_checkpoint
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
@@ -119,9 +119,12 @@ class Run:
         shards = None
         random_states = self.processes.gather([random_state()])
         if self.config.loop.sharding == "fsdp":
-            shards = self.folder / "checkpoints" / f".step_{self.counters.step:08d}.shards.writing"
-            self.processes.align(self.bare_model)  # one copy of what is not spread is written
-            sharded.save_shards(shards, self.bare_model, None if self.ema is None else self.ema.module, self._inner)
+            shards = self.folder / "checkpoints" / ".shards.writing"
+            ema = None if self.ema is None else self.ema.module
+            for model in (self.bare_model, ema):
+                if model is not None:
+                    self.processes.align(model)  # one copy of what is not spread is written
+            sharded.save_shards(shards, self.bare_model, ema, self._inner)
         if self.processes.is_main:
             scaler = self.processes.accelerator.scaler
             state = {
@@ -135,7 +138,8 @@ class Run:
             }
             save_checkpoint(
                 self.folder,
-                self.counters.step,
+                epoch=self.counters.epoch,
+                image=self.counters.updates * self.images_per_update,
                 model=None if shards else self.bare_model,
                 ema=None if shards or self.ema is None else self.ema.module,
                 shards=shards,
@@ -155,6 +159,8 @@ class Run:
             ConfigError: if the data has changed, or the place in the epoch is no whole number of updates any more.
             CheckpointError: if there are checkpoints and all are damaged.
         """
+        if self.processes.is_main:
+            remove_unfinished(self.folder)
         checkpoint, problems = load_newest_checkpoint(self.folder)
         if checkpoint is None:
             note(f"{self.folder}: no checkpoint was written yet; starting from the beginning")
@@ -195,14 +201,14 @@ class Run:
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         ema = None if self.ema is None else self.ema.module
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         if checkpoint.shards is not None:
             sharded.load_shards(checkpoint.shards, self.bare_model, ema, self._inner)
-            return
-        self.bare_model.load_state_dict(checkpoint.model)
-        if ema is not None and checkpoint.ema is not None:
-            ema.load_state_dict(checkpoint.ema)
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        else:
+            self.bare_model.load_state_dict(checkpoint.model)
+            if ema is not None and checkpoint.ema is not None:
+                ema.load_state_dict(checkpoint.ema)
+            self.optimizer.load_state_dict(checkpoint.state["optimizer"])
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr  # of this run's batch, which the schedule then moves
 
