@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["append_line", "unfinished", "write_atomically", "write_folder_atomically"]
@@ -28,11 +29,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # there may be no such folder
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from None
         raise
 
 

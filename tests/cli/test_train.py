@@ -1,6 +1,10 @@
+from dataclasses import fields
+
 import pytest
 
+import convattn.cli.train as train_command
 from convattn.cli.main import main
+from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
 from tiny_runs import tiny_config, write_pictures
@@ -59,6 +63,9 @@ def test_recipes_are_listed_with_what_they_are(capsys):
         (2, ["smt_nano_digit"], r"unknown recipe 'smt_nano_digit'; nearest: smt_nano_digits"),
         (1, ["--resume", "nowhere"], r"nowhere: no run to resume here; it holds no config.json"),
         (1, ["--resume", "nowhere", "--optimizer.lr", "1"], r"nowhere: no run to resume here"),
+        (2, ["--json"], r"--json goes with --list or --dry-run; log.jsonl in the run folder has every epoch as JSON"),
+        (1, ["--replay", "nowhere.pt"], r"nowhere.pt: not a skipped update, or damaged"),
+        (1, ["--dry-run", "--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder"),
         (1, ["--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder; expected DIR/train/CLASS/IMAGE"),
         (1, ["--model.name", "smt_nan", "--data", "{pictures}", "--output", "{tmp}/run", *SMALL], r"nearest: smt_nano"),
     ],
@@ -75,3 +82,38 @@ def test_a_value_out_of_range_says_so(capsys):
     assert main(["train", "--schedule.epochs", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "schedule.epochs 0 must be 1 or more" in line
+
+
+def test_a_dry_run_prints_the_configuration_and_what_the_run_takes(pictures, tmp_path, capsys):
+    assert main(["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    config, end, figures = out.rpartition("\n}\n")
+    assert config_from_json(config + end).data.batch_size == 4
+    shown = [line[:19].strip() for line in figures.splitlines()]
+    assert shown == ["parameters", "images an epoch", "speed", "memory", "disk"]
+    assert "24, 6 updates" in figures
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_writes_its_report_after_every_epoch(pictures, tmp_path, monkeypatch):
+    told = []
+    write = train_command.write_run_report
+    monkeypatch.setattr(train_command, "write_run_report", lambda folder: told.append(write(folder)))
+    args = ["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL]
+    args[args.index("--schedule.epochs") + 1] = "2"
+    assert main(args) == 0
+    assert len(told) == 2
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_help_has_every_field_with_its_text(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    lines = [line.strip("│ \n") for line in capsys.readouterr().out.splitlines()]
+    for part in fields(RunConfig):
+        for field in fields(part.type if isinstance(part.type, type) else type(part.default)):
+            if (part.name, field.name) in {("model", "options"), ("data", "augmentation")}:
+                continue
+            flag = f"--{part.name}.{field.name}".replace("_", "-")
+            (at,) = [index for index, line in enumerate(lines) if line.split(" ")[0].strip(",") == flag]
+            assert len(lines[at + 1]) > 10, flag
