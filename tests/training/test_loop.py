@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from convattn.classification.task import Classification
+from convattn.data.files import LabelledFiles
 from convattn.data.loader import Batch, Samples, evaluation_loader
 from convattn.data.sources import open_data
 from convattn.data.transforms import transforms_for
@@ -208,6 +209,23 @@ def test_a_batch_of_unreadable_images_alone_is_skipped(tmp_path, pictures):
     assert update(run, [empty]).images == 0
     assert run.counters.step == 1
     assert all(torch.equal(value, before[name]) for name, value in run.bare_model.named_parameters())
+
+
+def test_an_unreadable_image_is_tried_once(tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", train=60)
+    broken = pictures / "train" / "dark" / "007.png"
+    broken.write_bytes(b"")
+    tried = []
+    read = LabelledFiles.read
+
+    def counting(self, index):
+        tried.append(self.paths[index])
+        return read(self, index)
+
+    monkeypatch.setattr(LabelledFiles, "read", counting)
+    train(tiny_config(pictures, tmp_path / "run", data=dict(batch_size=20)), console=quiet())
+    assert tried.count(str(broken)) == 1
+    assert tried.count(str(broken.with_name("008.png"))) == 2  # in each epoch
 
 
 def test_an_image_that_is_repaired_no_longer_counts_once_its_list_is_deleted(tmp_path):

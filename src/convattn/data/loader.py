@@ -63,16 +63,19 @@ class Samples(Dataset):
     def __init__(self, dataset: ImageDataset, transform: Transform):
         self.dataset = dataset
         self.transform = transform
+        self._unreadable: dict[int, str] = {}  # not tried again by this process
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         path, label = self.dataset.paths[index], self.dataset.labels[index]
-        try:
-            return Sample(path, label, self.transform(self.dataset.read(index)))
-        except ImageError as error:
-            return Sample(path, label, None, str(error))
+        if index not in self._unreadable:
+            try:
+                return Sample(path, label, self.transform(self.dataset.read(index)))
+            except ImageError as error:
+                self._unreadable[index] = str(error)
+        return Sample(path, label, None, self._unreadable[index])
 
 
 class SeededSamples(Samples):
