@@ -140,10 +140,40 @@ def test_gate_options_reach_every_gate():
         assert isinstance(gate.compress.norm, nn.GroupNorm) and isinstance(gate.norm2, nn.BatchNorm2d)
 
 
+FORMS = {  # what a gate of C channels and h in between has, by the layers of its form
+    "a": lambda c, h: (18 * c + 2) + (2 * c * c + c),
+    "b": lambda c, h: (9 * c + c * h) + (18 * h + 2) + (2 * h * c + c),
+    "c": lambda c, h: (9 * c + c * h) + (243 * h + 27) + 9 * h * c + 2 * c,
+    "d": lambda c, h: (243 * c + 27) + 9 * c * c + 2 * c,
+    "e": lambda c, h: (9 * c + c * c) + 2 * c,
+    "f": lambda c, h: (9 * c + c * h) + (9 * h + h * c) + 2 * c,
+    "g": lambda c, h: (243 * c + 27) + 9 * c * c,
+    "h": lambda c, h: (9 * c + c * h) + (243 * h + 27) + 9 * h * c + 2 * c,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_ablation_stands_behind_each_stage(form):
+    options = dict(block="basic", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=7)
+    model = convattn.create_model("resnet18_das", form=form, **options).eval()
+    plain = convattn.create_model("resnet18_das", gated_stages=(), **options)
+    added = sum(FORMS[form](dim, int(0.2 * dim)) for dim in (8, 16, 24, 32))
+    assert convattn.count(model).parameters == convattn.count(plain).parameters + added
+    x = torch.randn(2, 3, 40, 56)
+    with torch.no_grad():
+        if form not in "agh":  # a gate: it leaves zeros and signs as they are, and shrinks
+            block, stage = model.layer1[0](torch.ones(1, 64, 5, 7)), model.layer1(torch.ones(1, 64, 5, 7))
+            assert (stage.abs() <= block.abs()).all() and (stage.abs() < block.abs()).any()
+        assert relative_error(convattn.fuse(model)(x), model(x)) < 1e-5
+
+
 @pytest.mark.parametrize("form", sorted(ABLATIONS))
-def test_every_ablation_form_builds_a_network(form):
-    model = build_toy("resnet18_das", alpha=0.5, **ABLATIONS[form])
-    assert model(torch.randn(2, 3, 40, 56)).shape == (2, 7)
+def test_a_form_is_the_options_it_stands_for(form):
+    named, spelled = build_toy("mobilenetv2_das", form=form), build_toy("mobilenetv2_das", **ABLATIONS[form]).eval()
+    spelled.load_state_dict(named.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(named.eval()(x), spelled(x))
 
 
 # Placement
@@ -314,6 +344,10 @@ def test_two_steps_of_training_move_every_gate():
         ("mobilenetv2_das", dict(depths=(1, 2)), r"depths \(1, 2\) need 7 entries"),
         ("mobilenetv2_das", dict(channel_multiplier=0), "channel_multiplier 0 must be above 0"),
         ("mobilenetv2_das", dict(where="blocks"), "unknown option 'where' of mobilenetv2_das"),
+        ("resnet18_das", dict(form="i"), "form 'i' is unknown; choose one of a, b, c, d, e, f, g, h"),
+        ("resnet18_das", dict(form="f", mixer="none"), "form 'f' sets mixer to 'dwsep'; leave out mixer 'none'"),
+        ("mobilenetv2_das", dict(form="a", alpha=0.5), "unknown option 'alpha' of mixer das_a"),
+        ("resnet18_das", dict(form="g", init="identity"), "init 'identity' needs the gate"),
         ("resnet50_das.in1k", {}, "resnet50_das has no published weights"),
     ],
 )

@@ -18,6 +18,8 @@ OWN = {
     "cot",
     "coxt",
     "das",
+    "das_dw",
+    *(f"das_{row}" for row in "abdefgh"),
     "triplet",
     "bam",
 }
@@ -47,7 +49,7 @@ def test_keeps_the_shape_and_lets_gradients_through(name):
 @every_mixer
 def test_what_starts_as_identity_is_one(name):
     block = create_identity(name, 160)
-    assert (block is None) == (name not in {"das", "nl", "gca"})
+    assert (block is None) == (name not in {"das", "das_dw", "das_d", "das_e", "das_f", "nl", "gca"})
     if block is not None:
         x = torch.randn(2, 160, 14, 14)
         assert relative_error(block(x), x) < 1e-6
@@ -61,8 +63,9 @@ def test_timms_are_timms():
 
 def test_gates_weight_their_input():
     x = torch.zeros(1, 160, 14, 14)
-    gates = [name for name in list_mixers() if is_gate(name) and name not in {"nl", "bat", "gca"}]
-    assert {"das", "triplet", "bam", "se", "cbam"} <= set(gates)
+    others = {"nl", "bat", "gca", "das_a", "das_g", "das_h"}  # what they give takes the place of the map
+    gates = [name for name in list_mixers() if is_gate(name) and name not in others]
+    assert {"das", "das_dw", "das_b", "triplet", "bam", "se", "cbam"} <= set(gates)
     for name in gates:
         assert not create_mixer(name, 160).eval()(x).any(), name
 
@@ -73,6 +76,7 @@ def test_gates_weight_their_input():
         ("ca", 32, {}, r"unknown mixer 'ca'; nearest: gca, eca, mhca"),
         ("mhsa", 32, {}, r"unknown mixer 'mhsa'; nearest: .*e_mhsa"),
         ("das", 32, {"alfa": 0.1}, r"unknown option 'alfa' of mixer das; nearest: alpha"),
+        ("eca", 32, {"kernel_size": 7}, r"unknown option 'kernel_size' of mixer eca"),
         ("sam", 30, {}, r"num_heads 4 does not divide dim 30; the nearest that does is"),
         ("e_mhsa", 30, {}, r"head_dim 32 does not divide dim 30; the nearest that does is 30"),
         ("mhca", 40, {}, r"head_dim 32 does not divide dim 40; the nearest that does is 40"),

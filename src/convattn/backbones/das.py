@@ -12,25 +12,28 @@ checkpoint lacks exactly the gates. The levels of the pyramid are the gated maps
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork
-from convattn.mixers.deformable_gate import DeformableGate
+from convattn.mixers.deformable_gate import ABLATIONS, DeformableGate
+from convattn.mixers.registry import create_mixer
 from convattn.ops.deformable import Sampling
 
 __all__ = ["DASResNet", "DASResNetConfig", "GateOptions"]
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+FORMS = ("a", "b", *ABLATIONS)
 
 
 @dataclass(frozen=True)
 class GateOptions:
-    """Options of every gate in a network; each is a keyword of `DeformableGate`."""
+    """Options of every gate in a network; each but `form` is a keyword of `DeformableGate`."""
 
+    form: str = "c"  # row of the paper's ablation, a to h; c is the gate as published
     alpha: float = 0.2  # width of the gate's context over its channels
     kernel_size: int = 3  # of the deformable convolution
     modulated: bool = True
@@ -43,9 +46,22 @@ class GateOptions:
     init: Literal["paper", "identity"] = "paper"
     sampling: Sampling = "auto"
 
-    def build_gate(self, dim: int) -> DeformableGate:
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form {self.form!r} is unknown; choose one of {', '.join(FORMS)}")
+        for name, value in ABLATIONS.get(self.form, {}).items():
+            if name in self.given:
+                raise ValueError(f"form {self.form!r} sets {name} to {value!r}; leave out {name} {self.given[name]!r}")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the gate that are not at their default."""
+        gate = (field for field in fields(GateOptions) if field.name != "form")
+        return {field.name: getattr(self, field.name) for field in gate if getattr(self, field.name) != field.default}
+
+    def build_gate(self, dim: int) -> nn.Module:
         """A gate for maps of `dim` channels."""
-        return DeformableGate(dim, **{field.name: getattr(self, field.name) for field in fields(GateOptions)})
+        return create_mixer("das" if self.form == "c" else f"das_{self.form}", dim, **self.given)
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class DASResNetConfig(GateOptions):
     pre_act: bool = False  # gates in front of the last ReLU of their block, behind the addition, instead of after it
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not len(self.dims) == len(self.depths) == 4 or min(self.depths) < 1:
             raise ValueError(f"dims {self.dims} and depths {self.depths} need 4 entries, depths of 1 or more")
         for name, value, known in (

@@ -53,6 +53,7 @@ class DASMobileNetV2Config(GateOptions):
     gated_groups: str | tuple[int, ...] = "seven"  # a key of GATED_GROUPS, or numbers of groups from 1 to 7
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.depths) != 7 or min(self.depths) < 1:
             raise ValueError(f"depths {self.depths} need 7 entries of 1 or more")
         if self.channel_multiplier <= 0:

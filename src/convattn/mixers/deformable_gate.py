@@ -29,7 +29,7 @@ NORMS = ("in", "ln", "bn", "gn1", "none")
 MIXERS = ("deform", "deform_dw", "dwsep", "none")
 
 # Rows c to h of the paper's ablation as options; (a) and (b) are in `sampled_grid`. The text does not fix every layer
-# of d, e, g and h: these are our reading.
+# of d, e, g and h: these are our reading. By name they are the mixers `das_a` to `das_h`.
 ABLATIONS: dict[str, dict[str, bool | str]] = {
     "c": {},  # the gate as published
     "d": dict(compress=False),  # the deformable convolution sees the map itself

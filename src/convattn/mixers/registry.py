@@ -17,10 +17,11 @@ from torch import nn
 
 from convattn.mixers.bottleneck_attention import BottleneckAttention
 from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
-from convattn.mixers.deformable_gate import DeformableGate
+from convattn.mixers.deformable_gate import ABLATIONS, DeformableGate
 from convattn.mixers.efficient_attention import EfficientAttention
 from convattn.mixers.group_mix_attention import GroupMixAttention, SegmentConvs
 from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
+from convattn.mixers.sampled_grid import SampledFusion, SampledGate
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
 from convattn.mixers.spatial_reduction_attention import SpatialReductionAttention
 from convattn.mixers.triplet_attention import TripletAttention
@@ -44,18 +45,30 @@ class MixerKind:
         build: called as `build(dim, **options)`.
         is_gate: whether its output takes the place of its input.
         build_identity: builds one that starts as the identity by itself; without it a scale of 0 goes behind it.
+        without: parameters of `build` that would have no effect.
     """
 
     build: Callable[..., nn.Module]
     is_gate: bool = False
     build_identity: Callable[..., nn.Module] | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def options(self) -> set[str]:
         """The names of its options."""
         _, *parameters = inspect.signature(self.build).parameters.values()
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        return {p.name for p in parameters if p.kind in named and p.name not in ("device", "dtype")}
+        return {p.name for p in parameters if p.kind in named} - {"device", "dtype", *self.without}
+
+
+def _deformable_gate(**form: Any) -> MixerKind:
+    """The gate of DAS in one of its forms; a form without a gate puts new values in the place of the map."""
+    starts_as_identity = form.get("gate", True)
+    return MixerKind(
+        partial(DeformableGate, **form),
+        is_gate=True,
+        build_identity=partial(DeformableGate, init="identity", **form) if starts_as_identity else None,
+    )
 
 
 _OWN = {
@@ -70,7 +83,11 @@ _OWN = {
     "window_mhsa": MixerKind(WindowAttention),
     "cot": MixerKind(CoTAttention),
     "coxt": MixerKind(CoXtAttention),
-    "das": MixerKind(DeformableGate, is_gate=True, build_identity=partial(DeformableGate, init="identity")),
+    "das": _deformable_gate(),
+    "das_dw": _deformable_gate(mixer="deform_dw"),
+    "das_a": MixerKind(SampledFusion, is_gate=True),  # a to h but c, which is "das": rows of the paper's ablation
+    "das_b": MixerKind(SampledGate, is_gate=True),
+    **{f"das_{row}": _deformable_gate(**form) for row, form in ABLATIONS.items() if row != "c"},
     "triplet": MixerKind(TripletAttention, is_gate=True),
     "bam": MixerKind(BottleneckAttention, is_gate=True),
 }
@@ -92,8 +109,10 @@ _TIMM_GATES = (
     "strip",
     "bat",
 )
+# timm's channel attentions by one kernel take its size from the width, and pass over what they are told.
+_WITHOUT = dict.fromkeys(("eca", "ecam", "ceca"), ("kernel_size",))
 _TIMM = {
-    **{name: MixerKind(get_attn(name), is_gate=True) for name in _TIMM_GATES},
+    **{name: MixerKind(get_attn(name), is_gate=True, without=_WITHOUT.get(name, ())) for name in _TIMM_GATES},
     "gca": MixerKind(get_attn("gca"), is_gate=True, build_identity=_identity_context),
     "nl": MixerKind(get_attn("nl"), is_gate=True, build_identity=get_attn("nl")),  # its last norm has weights of 0
     "sk": MixerKind(get_attn("sk")),
@@ -151,8 +170,8 @@ def is_gate(name: str) -> bool:
 
 def is_gate_module(module: nn.Module) -> bool:
     """Whether it is one of the mixers that are gates, wherever it stands."""
-    classes = (kind.build for kind in _MIXERS.values() if kind.is_gate)
-    return isinstance(module, tuple(kind for kind in classes if isinstance(kind, type)))
+    builds = (getattr(kind.build, "func", kind.build) for kind in _MIXERS.values() if kind.is_gate)
+    return isinstance(module, tuple({build for build in builds if isinstance(build, type)}))
 
 
 def create_identity(name: str, dim: int, **options: Any) -> nn.Module | None:
