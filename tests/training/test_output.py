@@ -1,6 +1,7 @@
 """The run folder: fresh for a new run, the same run's where one goes on; and folders that cannot be written."""
 
 import io
+import signal
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from convattn.cli.main import main
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json
-from convattn.training.loop import train
+from convattn.training.loop import Interrupted, train
 from convattn.training.output import check_output, holds_run, store_config, stored_config
+from convattn.training.progress import TrainingDisplay
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -88,6 +90,18 @@ def test_data_that_has_moved_is_named_anew(tmp_path, capsys):
     assert f"{pictures}: no such folder" in line
     assert main(["train", "--resume", str(folder), "--data", str(tmp_path / "moved")]) == 0
     assert stored_config(folder).data.source == str(tmp_path / "moved")
+
+
+def test_a_change_that_the_checkpoint_refuses_is_not_stored(pictures, tmp_path, monkeypatch):
+    config = tiny_config(pictures, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "update", lambda *args, **figures: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted, match="stopped after step 1"):
+            train(config, console=quiet())
+    larger = tiny_config(pictures, tmp_path / "run", data=dict(batch_size=8))
+    with pytest.raises(ConfigError, match=r"stands at image 4, which is no multiple of an update's 8"):
+        train(larger, resume=True, console=quiet())
+    assert stored_config(tmp_path / "run") == config
 
 
 def test_every_checkpoint_holds_the_configuration(pictures, tmp_path):

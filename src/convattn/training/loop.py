@@ -91,13 +91,13 @@ def train(
         processes = Processes(config.loop)
         notes = check_output(config, resume=resume) if processes.is_main else []
         run = Run(config, folder, processes)
-        if processes.is_main:
-            store_config(config)
         with _Loop(run, stop, console, on_epoch) as loop:
             for note in notes:
                 loop.display.note(note)
             if resume:
                 run.restore(loop.display.note)
+            if processes.is_main:
+                store_config(config)  # not before it is known that the run can go on with it
             loop.train()
     return folder
 
