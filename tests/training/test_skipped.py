@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from convattn.classification.task import Classification
 from convattn.cli.main import main
 from convattn.seeding import random_state
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.config_json import config_to_json
 from convattn.training.loop import TrainingError, train
 from convattn.training.processes import Processes
 from convattn.training.run import Run
@@ -196,3 +199,32 @@ def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
     assert main(["train", "--replay", str(tmp_path / "other.pt")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path / 'other.pt'}: not a skipped update: it lacks batches, class_weights, classes" in line
+
+
+def test_what_is_not_finite_in_one_process_is_skipped_by_all(pictures, tmp_path):
+    config = tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0))
+    (tmp_path / "config.json").write_text(config_to_json(config))
+    (tmp_path / "run.py").write_text(f"""
+import itertools, math, os
+from pathlib import Path
+from convattn.classification.task import Classification
+from convattn.training.config_json import config_from_json
+from convattn.training.loop import train
+loss, count = Classification.loss, itertools.count(1)
+def spoilt(self, model, batch):
+    value = loss(self, model, batch)
+    return value * math.nan if os.environ["RANK"] == "1" and next(count) == 2 else value
+Classification.loss = spoilt
+train(config_from_json(Path({str(tmp_path / "config.json")!r}).read_text()))
+""")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(tmp_path / "run.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (entry,) = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert (entry["step"], entry["reason"], entry["ranks"], len(entry["paths"])) == (2, "the loss is nan", [1], 4)
+    file = tmp_path / "run" / "skipped" / "step_00000002.rank1.pt"
+    assert f"skipped update 2: the loss is nan; look into it with: convattn train --replay {file}" in done.stderr
+    assert ", ".join(entry["paths"]) in next(replay_skipped(file))
+    log = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert (log["step"], log["skipped"]) == (3, 1)
+    assert math.isfinite(log["train_loss"])

@@ -19,6 +19,7 @@ from convattn.seeding import restore_random_state
 from convattn.training.build import build_model, build_task_for
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.run import Run
+from convattn.training.update import GRADIENT
 from convattn.weights.read import CheckpointError
 
 __all__ = ["Skipped", "record_skipped", "replay_skipped"]
@@ -29,11 +30,11 @@ _PARTS = {"config", "classes", "class_weights", "epoch", "model", "random", "bat
 
 @dataclass(frozen=True)
 class Skipped:
-    """An update that was skipped, as the first process in which something was not finite has it."""
+    """An update that was skipped, as the processes saw it from which it may have come."""
 
     reason: str
-    paths: list[str]  # of its images
-    file: Path  # to replay it from
+    paths: list[str]  # of their images
+    file: Path  # to replay it from, of the first of them
 
 
 def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem: str | None) -> Skipped:
@@ -47,9 +48,11 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     """
     step, processes = run.counters.step, run.processes
     found = processes.gather([(problem, [path for batch in group for path in batch.paths])])
-    rank, (reason, paths) = next((rank, entry) for rank, entry in enumerate(found) if entry[0] is not None)
+    seen = [rank for rank, (reason, _) in enumerate(found) if reason is not None]
+    ranks = [rank for rank in seen if not found[rank][0].startswith(GRADIENT)] or seen
+    reason, paths = found[ranks[0]][0], [path for rank in ranks for path in found[rank][1]]
     if processes.is_main:
-        append_line(run.folder / _LOG, json.dumps({"step": step, "reason": reason, "rank": rank, "paths": paths}))
+        append_line(run.folder / _LOG, json.dumps({"step": step, "reason": reason, "ranks": ranks, "paths": paths}))
     content = {
         "config": config_to_json(run.config),
         "classes": run.task.num_classes,
@@ -64,7 +67,7 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     write_atomically(_file(run, processes.rank), buffer.getvalue())
     for old in sorted((run.folder / _FOLDER).glob(f"step_*.rank{processes.rank}.pt"))[:-_KEEP]:
         old.unlink()
-    return Skipped(reason, paths, _file(run, rank))
+    return Skipped(reason, paths, _file(run, ranks[0]))
 
 
 def _file(run: Run, rank: int) -> Path:

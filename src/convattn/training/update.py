@@ -11,7 +11,9 @@ from torch import Tensor
 from convattn.data.loader import Batch
 from convattn.training.run import Run
 
-__all__ = ["OutOfMemory", "Update", "update"]
+__all__ = ["GRADIENT", "OutOfMemory", "Update", "update"]
+
+GRADIENT = "the gradient's norm"  # begins a problem that all processes see, whichever it came from
 
 _STATISTICS = (".running_mean", ".running_var")  # how the names of batch norm's buffers end
 
@@ -105,7 +107,7 @@ def _problem(run: Run, loss: float, norm: float) -> str | None:
     scaler = run.processes.accelerator.scaler
     may_overflow = scaler is not None and scaler.get_scale() > 1  # then the scaler skips by itself and scales less
     if not math.isfinite(norm) and not may_overflow:
-        return f"the gradient's norm is {norm}"
+        return f"{GRADIENT} is {norm}"
     statistics = [buffer for name, buffer in run.bare_model.named_buffers() if name.endswith(_STATISTICS)]
     largest = float(torch.nn.utils.get_total_norm(statistics, math.inf)) if statistics else 0.0
     return None if math.isfinite(largest) else f"the largest of batch norm's statistics is {largest}"
