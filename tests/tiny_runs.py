@@ -1,12 +1,15 @@
 """The smallest training run that still has everything: a few pictures on disk and a network of a few channels."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from convattn.data.transforms import Augmentation
+from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config import (
     DataConfig,
     LoopConfig,
@@ -20,6 +23,18 @@ from convattn.training.config import (
 TINY_OPTIONS = dict(
     dims=(4, 8, 8, 8), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2), num_heads=2
 )
+
+# Parts of `tiny_config` for a run that draws random numbers and keeps state wherever one can.
+EVERYTHING = dict(
+    model=dict(drop_path_rate=0.2, drop_rate=0.1),
+    data=dict(mixup=0.5, cutmix=1.0),
+    schedule=dict(epochs=3, warmup_epochs=1),
+    loop=dict(ema_decay=0.9, accumulation=2, label_smoothing=0.1, device="cpu"),
+    optimizer=dict(clip_grad=1.0),
+)
+
+# Figures of the log that are not the same twice.
+VARYING = {"seconds", "images_per_second", "memory_gib"}
 
 
 def write_pictures(folder: Path, train: int = 12, val: int = 4, size: int = 16, held_out: str = "val") -> Path:
@@ -46,3 +61,37 @@ def tiny_config(source: Path | str, output: Path, /, **parts: dict) -> RunConfig
     )
     changed = {name: replace(getattr(config, name), **fields) for name, fields in parts.items()}
     return replace(config, **changed)
+
+
+def figures(folder: Path) -> list[dict]:
+    """The log of a run without what varies."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: entry[key] for key in entry if key not in VARYING} for entry in entries]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two runs ended alike: every weight, every random state, every figure."""
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    ends = [load_newest_checkpoint(folder)[0] for folder in (one, other)]
+    for part in ("model", "ema", "state"):
+        assert_same(*(getattr(end, part) for end in ends))
+    assert figures(one) == figures(other)
+
+
+def assert_same(one, other):
+    """Equal in every tensor and every number, whatever the nesting."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other

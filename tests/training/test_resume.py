@@ -1,7 +1,6 @@
 """A run that was stopped ends as if it had not been: every weight, every random state, every figure."""
 
 import io
-import json
 import signal
 
 import pytest
@@ -12,15 +11,7 @@ from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpo
 from convattn.training.config import ConfigError
 from convattn.training.loop import Interrupted, train
 from convattn.training.progress import TrainingDisplay
-from tiny_runs import tiny_config, write_pictures
-
-EVERYTHING = dict(
-    model=dict(drop_path_rate=0.2, drop_rate=0.1),
-    data=dict(mixup=0.5, cutmix=1.0),
-    schedule=dict(epochs=3, warmup_epochs=1),
-    loop=dict(ema_decay=0.9, accumulation=2, label_smoothing=0.1, device="cpu"),
-    optimizer=dict(clip_grad=1.0),
-)
+from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +35,6 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(TrainingDisplay, "update", stopping)
 
 
-def assert_same(one, other):
-    """Equal in every tensor and every number, whatever the nesting."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same(a, b)
-    else:
-        assert one == other
-
-
-VARYING = {"seconds", "images_per_second", "memory_gib"}
-
-
-def figures(folder):
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: e[key] for key in e if key not in VARYING} for e in entries]
-
-
 # Three updates an epoch: 24 images in batches of 4, two batches an update. So 4 is within an epoch and 3 at its end.
 @pytest.mark.parametrize(("step", "workers"), [(4, 0), (3, 0), (5, 2)])
 def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypatch, step, workers):
@@ -86,13 +51,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypa
     torch.manual_seed(99)  # what another process starts from must not matter
     resumed = train(config, resume=True, console=quiet())
 
-    for name in ("last.safetensors", "best.safetensors"):
-        assert (straight / name).read_bytes() == (resumed / name).read_bytes()
-    one, other = load_newest_checkpoint(straight)[0], load_newest_checkpoint(resumed)[0]
-    assert one.state["counters"]["step"] == 9
-    for part in ("model", "ema", "state"):
-        assert_same(getattr(one, part), getattr(other, part))
-    assert figures(straight) == figures(resumed)
+    assert load_newest_checkpoint(straight)[0].state["counters"]["step"] == 9
+    assert_same_run(straight, resumed)
 
 
 def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from convattn.training.config import RunConfig
 from convattn.training.journal import Journal
 from convattn.training.memory import peak_memory
 from convattn.training.output import check_output, holds_run, store_config
-from convattn.training.processes import Processes, is_restart
+from convattn.training.processes import Processes
 from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.signals import StopRequest
@@ -86,9 +86,9 @@ def train(
         OSError: if the disk is full or the folder cannot be written; the last checkpoint survives.
     """
     folder = Path(config.output.folder)
-    resume = resume or (is_restart() and holds_run(folder))
     with StopRequest() as stop:
         processes = Processes(config.loop)
+        resume = resume or (processes.restarted and processes.from_main(holds_run(folder)))
         notes = check_output(config, resume=resume) if processes.is_main else []
         run = Run(config, folder, processes)
         with _Loop(run, stop, console, on_epoch) as loop:

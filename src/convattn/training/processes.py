@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from convattn.extras import require
 from convattn.training.config import ConfigError, LoopConfig
 
-__all__ = ["Processes", "is_main_process", "is_restart"]
+__all__ = ["Processes", "is_main_process"]
 
 
 class Processes:
@@ -31,6 +33,8 @@ class Processes:
         if not torch.distributed.is_initialized():
             # Accelerate keeps device and precision of the first run in a process; another run may want others.
             accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+            if _restarts() and os.environ.get("GROUP_WORLD_SIZE") == "1":
+                _meet_anew("gloo" if on_cpu else "nccl")
         precision = "no" if loop.precision == "fp32" else loop.precision
         self.accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=precision)
         self.count: int = self.accelerator.num_processes
@@ -45,6 +49,14 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started these processes anew after one of them was lost (`--max-restarts`).
+
+        All processes ask: only the machine that lost one is told.
+        """
+        return self.total([_restarts()])[0] > 0
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the processes."""
@@ -85,11 +97,22 @@ class Processes:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def is_restart() -> bool:
-    """Whether torchrun has started these processes anew after one of them was lost (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 def is_main_process() -> bool:
     """Whether this is the process that speaks, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _restarts() -> int:
+    """How often torchrun has started the processes of this machine anew because one of them was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _meet_anew(backend: str) -> None:
+    """Form the group of processes under a name of its own.
+
+    The store in which they find one another is torchrun's; it outlives a restart and still has the addresses of those
+    that are gone. On several machines the counts differ, and a fresh store is asked for: docs/distributed.md.
+    """
+    store, rank, count = next(rendezvous("env://"))
+    store = PrefixStore(f"restart_{_restarts()}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)

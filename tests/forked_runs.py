@@ -1,0 +1,231 @@
+"""Training runs in processes of their own that can be killed.
+
+They are forked from a server that has imported everything, so that a start takes milliseconds and not seconds; several
+processes find one another as those of torchrun do, and when one is lost the others are ended as torchrun ends them.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.distributed.tensor import DTensor, Shard
+
+from convattn.training.config import RunConfig
+from convattn.training.loop import train
+from convattn.training.run import Run
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["convattn.training.loop", "convattn.recipes", "accelerate", "PIL.PngImagePlugin"])
+
+_TIMEOUT = 300.0  # seconds until a run counts as hanging
+_GRACE = 30.0  # seconds that survivors of a lost process have
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A place at which a process ends itself by SIGKILL."""
+
+    where: str  # a function as module:name
+    call: int = 1  # how manieth call of it
+    after: bool = False  # once it has returned, instead of before
+    rank: int = 0
+
+
+class ForkedRun:
+    """A run under way.
+
+    Args:
+        config: the run.
+        processes: how many train together.
+        resume: as of `train`.
+        prepare: called first in every process, with its rank.
+        args: what `prepare` gets beside.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        processes: int = 1,
+        resume: bool = False,
+        prepare: Callable[..., object] | None = None,
+        args: Sequence[Any] = (),
+    ):
+        self.log = Path(f"{config.output.folder}.said")
+        environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        common = (config, resume, self.log, environment if processes > 1 else {}, prepare, tuple(args))
+        self.processes: list[BaseProcess] = [
+            _context.Process(target=_run, args=(rank, *common)) for rank in range(processes)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def join(self) -> list[int | None]:
+        """Wait until it ends; returns the exit codes in order of the ranks, negative for a signal."""
+        deadline = time.monotonic() + _TIMEOUT
+        while any(process.is_alive() for process in self.processes) and time.monotonic() < deadline:
+            if any(process.exitcode for process in self.processes):  # one is lost
+                self.stop()
+            time.sleep(0.01)
+        hanging = [process for process in self.processes if process.is_alive()]
+        for process in hanging:
+            process.kill()
+            process.join()
+        assert not hanging, f"the run hangs: {self.said()}"
+        return [process.exitcode for process in self.processes]
+
+    def stop(self) -> None:
+        """End all that still run: kindly, and by force later."""
+        for process in self.processes:
+            if process.is_alive():
+                process.terminate()
+        deadline = time.monotonic() + _GRACE
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def kill(self, ranks: Sequence[int]) -> None:
+        """SIGKILL now."""
+        for rank in ranks:
+            self.processes[rank].kill()
+
+    def said(self) -> str:
+        """What all runs into this folder have printed so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def train_forked(config: RunConfig, *, processes: int = 1, resume: bool = False) -> Path:
+    """Train to the end; returns the run folder."""
+    run = ForkedRun(config, processes=processes, resume=resume)
+    assert run.join() == [0] * processes, run.said()
+    return Path(config.output.folder)
+
+
+def train_killed(config: RunConfig, kill: Kill, *, processes: int = 1, resume: bool = False) -> ForkedRun:
+    """Train until a process kills itself; returns the run behind that."""
+    run = ForkedRun(config, processes=processes, resume=resume, prepare=arm, args=[kill])
+    codes = run.join()
+    assert codes[kill.rank] == -signal.SIGKILL, f"{kill} was not reached: {codes} {run.said()}"
+    return run
+
+
+def arm(rank: int, kill: Kill) -> None:
+    """Let a process of this rank kill itself as `kill` says."""
+    if rank == kill.rank:
+        calls = 0
+
+        def count(at: bool) -> None:
+            nonlocal calls
+            calls += at is kill.after
+            if calls == kill.call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        around(kill.where, count)
+
+
+def expect_dtensors(rank: int) -> None:
+    """Let a run fail when it saves parameters that are not spread over the processes."""
+    save = Run.save
+
+    def checked(run: Run) -> None:
+        models = [run.bare_model] + ([] if run.ema is None else [run.ema.module])
+        for model in models:
+            for name, parameter in model.named_parameters():
+                assert isinstance(parameter, DTensor) and parameter.placements == (Shard(0),), name
+        save(run)
+
+    Run.save = checked  # type: ignore[method-assign]
+
+
+_PHASES = {
+    "convattn.training.loop:Run": "building",
+    "convattn.training.loop:_Loop.train": "between",
+    "convattn.training.loop:_Loop._updates": "loading images",
+    "convattn.training.loop:update": "forward and backward",
+    "accelerate.optimizer:AcceleratedOptimizer.step": "optimiser",
+    "convattn.training.build:ModelEmaV3.update": "moving average",
+    "convattn.classification.task:Classification.metrics": "validation",
+    "convattn.training.loop:save_model": "writing a model file",
+    "convattn.training.run:Run.save": "writing a checkpoint",
+    "convattn.training.loop:_Loop.__exit__": "ending",
+}
+
+
+def watch_phase(rank: int, phase: Any) -> None:
+    """Let the first process keep in `phase`, a shared array of characters, what it is doing."""
+    if rank:
+        return
+    phase.value = b"starting"
+    for where, name in _PHASES.items():
+        _follow(where, name.encode(), phase)
+
+
+def _follow(where: str, name: bytes, phase: Any) -> None:
+    before: list[bytes] = []
+
+    def hook(after: bool) -> None:
+        if not after:
+            before.append(phase.value)
+        phase.value = before.pop() if after else name
+
+    around(where, hook)
+
+
+def around(where: str, hook: Callable[[bool], object]) -> None:
+    """Call `hook` with False before and with True after each call of the function `module:name`."""
+    module, path = where.split(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    function = getattr(owner, name)
+
+    def hooked(*args: Any, **keywords: Any) -> Any:
+        hook(False)
+        result = function(*args, **keywords)
+        hook(True)
+        return result
+
+    setattr(owner, name, hooked)
+
+
+def _run(
+    rank: int,
+    config: RunConfig,
+    resume: bool,
+    log: Path,
+    environment: dict[str, str],
+    prepare: Callable[..., object] | None,
+    args: tuple,
+) -> None:
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # loader workers are then children of this process
+    if environment:
+        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=environment["WORLD_SIZE"])
+    with open(log, "a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        if prepare is not None:
+            prepare(rank, *args)
+        train(config, resume=resume, console=Console(file=sys.stderr, width=500))
+    if environment:
+        torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
