@@ -67,6 +67,7 @@ def probe(config: RunConfig) -> Probe:
         if processes.is_main:
             save_model(model, folder / "last.safetensors")
         written = _size(folder) - checkpoint
+        processes.wait()  # the folder goes with the first that leaves
         return Probe(
             parameters=sum(p.numel() for p in run.bare_model.parameters()),
             images=run.data.train_loader.images,
