@@ -15,7 +15,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import convattn
+from convattn.mixers.contextual_transformer import CoTAttention
+from convattn.mixers.deformable_gate import DeformableGate
 from convattn.mixers.registry import is_gate, list_mixers
+from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
 from convattn.surgery.attachment import Attachment
 from networks import NETWORKS, build
 from toys import build_toy, randomise_norms, relative_error, toy_images
@@ -355,6 +358,19 @@ def test_torchvisions_feature_extractors_see_the_new_maps():
     assert all(torch.equal(traced[key], level) for key, level in zip("1234", want, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("mixer", "leaf"), [("das", DeformableGate), ("cot", CoTAttention), ("sam", ScaleAwareModulation)]
+)
+def test_a_symbolic_tracer_passes_mixers_that_it_is_told_to_leave_whole(mixer, leaf):
+    model, images = build("torchvision resnet")
+    changed = shaken(convattn.attach(model, mixer))
+    whole = {"leaf_modules": [leaf]}
+    with torch.no_grad():
+        traced = create_feature_extractor(changed, {"layer4": "map"}, tracer_kwargs=whole)(images)
+        want = IntermediateLayerGetter(changed, {"layer4": "map"})(images)
+    assert torch.equal(traced["map"], want["map"])
+
+
 def test_a_pyramid_for_detection_sees_the_new_maps():
     model, images = build("torchvision resnet")
     changed = shaken(convattn.attach(model, "se"))
@@ -469,6 +485,29 @@ def test_a_module_that_does_not_run_once_is_refused():
     model.unused = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match=r"unused does not run by itself in a forward pass; known: "):
         convattn.attach(model, "se", where=["unused"])
+
+
+@pytest.mark.parametrize("build_dense", [torchvision.models.densenet121, lambda: timm.create_model("densenet121")])
+def test_a_container_that_runs_all_it_holds_is_refused(build_dense):
+    with torch.device("meta"):
+        model = build_dense()
+    with pytest.raises(ValueError, match=r"features.denseblock1 runs whatever is registered in it, so no block can be"):
+        convattn.attach(model, "se", where=["features.denseblock1"])
+    changed = convattn.attach(model, "das", where=["features.transition1.norm"])
+    assert changed(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
+
+
+def test_pools_at_the_end_are_no_stages():
+    model = torchvision.models.vgg11_bn(num_classes=2, init_weights=False)
+    places = [entry["place"] for entry in convattn.attach(model, "se").surgery]
+    assert places == ["features.2", "features.6", "features.13", "features.20", "features.27"]
+
+
+def test_a_compiled_model_is_refused():
+    model = torch.compile(resnet()[0])
+    for operation in (lambda m: convattn.attach(m, "se"), lambda m: convattn.replace(m, "cot"), convattn.detach):
+        with pytest.raises(TypeError, match=r"model is a compiled \w+; give the model itself, and compile the result"):
+            operation(model)
 
 
 def test_a_model_of_tokens_is_refused():

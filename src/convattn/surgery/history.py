@@ -48,7 +48,8 @@ def attach(
 
     Raises:
         ValueError: for an unknown mixer, place or option (naming the nearest), a place that is taken or gives no map, a
-            width that the mixer cannot take, or a model without stages. TypeError: if `model` is no module.
+            width that the mixer cannot take, or a model without stages. TypeError: if `model` is no module, or a
+            compiled one.
     """
     _check_model(model)
     check_mixer(mixer, options)
@@ -77,7 +78,7 @@ def replace(model: nn.Module, mixer: str, match: Match = "conv3x3", **options: A
 
     Raises:
         ValueError: for an unknown mixer or option, a width that the mixer cannot take, or if nothing matches.
-            TypeError: if `model` is no module.
+            TypeError: if `model` is no module, or a compiled one.
     """
     _check_model(model)
     check_mixer(mixer, options)
@@ -93,7 +94,7 @@ def detach(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if nothing was attached or replaced, or a replaced convolution is not known any more because the
-            model comes from a file. TypeError: if `model` is no module.
+            model comes from a file. TypeError: if `model` is no module, or a compiled one.
     """
     _check_model(model)
     restored = deepcopy(model)
@@ -142,6 +143,8 @@ def replay(model: nn.Module, surgery: Iterable[Mapping[str, Any]]) -> nn.Module:
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module; build one with create_model")
+    if hasattr(model, "_orig_mod"):  # as torch.compile calls what it wraps
+        raise TypeError(f"model is a compiled {type(model).__name__}; give the model itself, and compile the result")
 
 
 def _record(model: nn.Module, entries: list[dict[str, Any]]) -> nn.Module:

@@ -92,6 +92,10 @@ def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
     call = calls.get(name)
     if call is None:
         raise ValueError(f"{name} does not run by itself in a forward pass; {nearest(name, calls)}")
+    if isinstance(model.get_submodule(name), nn.ModuleDict):  # as DenseNet's, which hands lists to all that is inside
+        raise ValueError(
+            f"{name} runs whatever is registered in it, so no block can be; name modules behind it in where=[…]"
+        )
     if call.times != 1:
         raise ValueError(f"{name} runs {call.times} times in a forward pass; choose a module that runs once")
     if (maps := projected_maps(model).get(name)) is not None:
@@ -171,7 +175,8 @@ def _groups_by_size(model: nn.Module, calls: dict[str, Call]) -> list[str]:
         if smallest is not None and call.size > smallest:
             break  # pooled to a fixed grid, or on the way up again
         smallest = call.size
-        if call.times == 1:
+        learns = any(True for _ in model.get_submodule(name).parameters())
+        if call.times == 1 and (learns or call.size in last_of_size):  # a pool alone is no stage
             last_of_size[call.size] = name
     return list(last_of_size.values())
 
