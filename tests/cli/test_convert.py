@@ -64,6 +64,15 @@ def test_writes_a_model_file_of_the_same_numbers(tmp_path, capsys):
         assert torch.equal(load_model(tmp_path / "ours.safetensors")(images), model(images))
 
 
+def test_says_what_is_left_out(tmp_path, capsys):
+    model = convattn.create_model("nextvit_nano_extra_norm", num_classes=5)
+    torch.save({"model": convattn.to_official(model)}, tmp_path / "official.pth")
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    shown = capsys.readouterr()
+    assert "left out, because the authors' code never reads it: extra_norm_list.3.weight, " in shown.out
+    assert shown.err == ""
+
+
 def test_bad_requests_are_refused_in_one_line(tmp_path, capsys):
     model = convattn.create_model("smt_nano", num_classes=5)
     state = convattn.to_official(model)

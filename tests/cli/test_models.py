@@ -44,6 +44,19 @@ def test_says_what_is_left_out_where_a_copy_lies_and_no_accuracy_that_is_unknown
     assert "None" not in shown
 
 
+def test_accuracies_without_a_file(capsys):
+    assert main(["models", "resnet18_das"]) == 0
+    shown = capsys.readouterr().out
+    assert "no published weights\nwithout a file: top-1 72.03 %, top-5 90.7 % at 224 pixels" in shown
+    assert "(published: arXiv 2311.12091)" in shown
+    assert main(["models", "groupmixformer_small"]) == 0
+    assert "without a file: top-1 85.0 % at 384 pixels (published: arXiv 2311.15157)" in capsys.readouterr().out
+
+    assert main(["models", "resnet*_das"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("resnet50_das "))
+    assert line.split()[1:4] == ["none", "published", "224"] and "78.04" in line and "arXiv 2311.12091" in line
+
+
 def test_says_how_a_file_that_no_program_can_fetch_comes_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("CONVATTN_WEIGHTS", str(tmp_path))
     assert main(["models", "se_cotnetd_152"]) == 0

@@ -1,6 +1,7 @@
 """`convattn convert`: the authors' checkpoint under this package's names."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,10 @@ def command(args: list[str]) -> int:
     state = read_state_dict(options.source)
     found = recognise(state, str(options.source))
     model = found.build()
-    load_official(model, state)
+    with warnings.catch_warnings(record=True) as caught:  # told below
+        warnings.simplefilter("always")
+        load_official(model, state)
+    notes = [str(warning.message).removeprefix("state dict: ") for warning in caught]
     save_model(model, options.target)
     facts: dict[str, Any] = {
         "model": found.name,
@@ -54,6 +58,7 @@ def command(args: list[str]) -> int:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "entries": len(state),
         "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
+        "notes": notes,
         "written": str(options.target),
     }
     if options.json:
@@ -61,5 +66,7 @@ def command(args: list[str]) -> int:
     else:
         chosen = "".join(f", {key}={value}" for key, value in found.options.items())
         print(f"{options.source}: {found.name}{chosen}, {facts['parameters']:,} parameters in {len(state)} entries")
+        for note in notes:
+            print(note)
         print(f"written to {options.target}")
     return 0

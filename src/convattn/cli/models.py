@@ -18,7 +18,7 @@ from convattn.bench.count import Count, count
 from convattn.cli.arguments import UsageError, parse
 from convattn.saved import open_model
 from convattn.weights.fetch import weights_folder
-from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
+from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = ["command"]
 
@@ -61,7 +61,7 @@ def command(args: list[str]) -> int:
     for title in ("model", "weights", "pixels", "parameters", "multiply-adds", "top-1 %", "top-5 %", "origin"):
         table.add_column(title, justify="left" if title in ("model", "weights", "origin") else "right")
     for row in rows:
-        records = row["weights"] or [{}]
+        records = row["weights"] + row["results"] or [{}]
         for index, record in enumerate(records):
             table.add_row(
                 row["name"] if index == 0 else "",
@@ -82,7 +82,15 @@ def _row(name: str) -> dict[str, Any]:
         "name": name,
         "image_size": image_size_of(name),
         **COSTS[name]._asdict(),
-        "weights": [asdict(weights) for weights in OFFICIAL_WEIGHTS.get(name, ())],
+        **_records(name),
+    }
+
+
+def _records(name: str) -> dict[str, list[dict[str, Any]]]:
+    """What the authors published of a model: files, and accuracies without a file."""
+    return {
+        "weights": [asdict(record) for record in OFFICIAL_WEIGHTS.get(name, ())],
+        "results": [asdict(record) for record in PUBLISHED_RESULTS.get(name, ())],
     }
 
 
@@ -95,7 +103,8 @@ def _show(options: Options) -> int:
     if size is not None and size < 1:
         raise UsageError(f"image-size {size} must be 1 or more")
     cost = count(model, (channels, size or height, size or width))
-    weights = OFFICIAL_WEIGHTS.get(options.name.partition(".")[0], ())
+    architecture = options.name.partition(".")[0]
+    weights, results = OFFICIAL_WEIGHTS.get(architecture, ()), PUBLISHED_RESULTS.get(architecture, ())
     levels = _levels(model)
     if options.json:
         found = {
@@ -103,7 +112,7 @@ def _show(options: Options) -> int:
             "input": cfg_of_interest(cfg),
             "levels": levels,
             "surgery": getattr(model, "surgery", []),
-            "weights": [asdict(record) for record in weights],
+            **_records(architecture),
         }
         print(json.dumps(found | asdict(cost), indent=2))
         return 0
@@ -125,6 +134,8 @@ def _show(options: Options) -> int:
         console.print(_published(record))
     if not weights and not options.name.startswith("timm:"):
         console.print("no published weights")
+    for result in results:
+        console.print(f"without a file: {_scores(result)} at {result.image_size} pixels (published: {result.source})")
     return 0
 
 
@@ -148,8 +159,6 @@ def _levels(model: nn.Module) -> list[dict[str, Any]]:
 
 def _published(record: OfficialWeights) -> str:
     """What is known of a file and how one comes by it."""
-    accuracies = [f"{name} {top} %" for name, top in (("top-1", record.top1), ("top-5", record.top5)) if top]
-    scores = ", ".join(accuracies) or "no accuracy published"
     licence = (
         f"licence {record.license}" if record.license else "licence not recorded here, see the authors' repository"
     )
@@ -160,8 +169,13 @@ def _published(record: OfficialWeights) -> str:
         way = f"{record.url}{copy}"
     return (
         f"weights [bold]{record.tag}[/bold]: {record.num_classes} classes at {record.image_size} pixels, "
-        f"{scores} (published: {record.source}), {licence}\n    {way}"
+        f"{_scores(record)} (published: {record.source}), {licence}\n    {way}"
     )
+
+
+def _scores(record: OfficialWeights | PublishedResult) -> str:
+    accuracies = [f"{name} {top} %" for name, top in (("top-1", record.top1), ("top-5", record.top5)) if top]
+    return ", ".join(accuracies) or "no accuracy published"
 
 
 def _parts_table(cost: Count) -> Table:

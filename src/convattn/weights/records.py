@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["OFFICIAL_WEIGHTS", "OfficialWeights"]
+__all__ = ["OFFICIAL_WEIGHTS", "PUBLISHED_RESULTS", "OfficialWeights", "PublishedResult"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class OfficialWeights:
     def file_name(self) -> str:
         """What the file is called on disk."""
         return self.file or urlsplit(self.url).path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """An accuracy that the authors published for a model of which they released no file."""
+
+    source: str
+    top1: float  # ImageNet-1k validation, percent
+    top5: float | None = None
+    image_size: int = 224
 
 
 _SMT_RELEASE = "https://github.com/AFeng-x/SMT/releases/download/v1.0.0/"
@@ -164,4 +174,15 @@ OFFICIAL_WEIGHTS: Mapping[str, tuple[OfficialWeights, ...]] = {
         ),
         _smt("smt_large_22k.pth", "in22k", num_classes=21841),
     ),
+}
+
+_DAS, _GMF = "arXiv 2311.12091", "arXiv 2311.15157"
+
+PUBLISHED_RESULTS: Mapping[str, tuple[PublishedResult, ...]] = {
+    "groupmixformer_small": (PublishedResult(_GMF, 85.0, image_size=384),),
+    "groupmixformer_large": (PublishedResult(_GMF, 86.2, image_size=384),),
+    "mobilenetv2_das": (PublishedResult(_DAS, 72.79, 90.87),),
+    "resnet18_das": (PublishedResult(_DAS, 72.03, 90.70),),
+    "resnet50_das": (PublishedResult(_DAS, 78.04, 94.00),),
+    "resnet101_das": (PublishedResult(_DAS, 78.62),),
 }
