@@ -344,6 +344,11 @@ def test_two_steps_of_training_move_every_gate():
         ("mobilenetv2_das", dict(depths=(1, 2)), r"depths \(1, 2\) need 7 entries"),
         ("mobilenetv2_das", dict(channel_multiplier=0), "channel_multiplier 0 must be above 0"),
         ("mobilenetv2_das", dict(where="blocks"), "unknown option 'where' of mobilenetv2_das"),
+        (
+            "resnet18_das",
+            dict(sampling="bilinear"),
+            "sampling 'bilinear' is unknown; choose one of auto, rows, torchvi",
+        ),
         ("resnet18_das", dict(form="i"), "form 'i' is unknown; choose one of a, b, c, d, e, f, g, h"),
         ("resnet18_das", dict(form="f", mixer="none"), "form 'f' sets mixer to 'dwsep'; leave out mixer 'none'"),
         ("mobilenetv2_das", dict(form="a", alpha=0.5), "unknown option 'alpha' of mixer das_a"),

@@ -485,6 +485,7 @@ def test_timms_own_name_stays_timms():
         (dict(stage_pattern="CHH"), "stage_pattern 'CHH', .* need 4 entries"),
         (dict(stage_pattern="CHHX"), "stage_pattern 'CHHX' must be made of C, H and T, one a stage"),
         (dict(conv_block="resnet"), "conv_block 'resnet' is unknown; choose one of next, bottleneck, convnext, trans"),
+        (dict(conv_block="convnext", conv_mlp_ratio=4), "conv_mlp_ratio 4 is of conv_block 'next', not 'convnext'"),
         (dict(mix_ratio=1.5), "mix_ratio 1.5 must be from 0 to 1"),
         (dict(token_pool="3d"), "token_pool '3d' is unknown; choose one of 1d, 1d_full, 2d"),
         (dict(norm="gn"), "norm 'gn' is unknown; choose one of bn, ln"),

@@ -19,7 +19,7 @@ from torch import nn
 
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork
-from convattn.mixers.deformable_gate import ABLATIONS, DeformableGate
+from convattn.mixers.deformable_gate import ABLATIONS
 from convattn.mixers.registry import create_mixer
 from convattn.ops.deformable import Sampling
 

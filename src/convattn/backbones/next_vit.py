@@ -58,7 +58,7 @@ class NextViTConfig:
     head_dim: int = 32  # of attention, and of the groups of the convolutions
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)  # a key stands for sr² positions
     token_pool: str = "1d"  # the authors'; "1d_full" and "2d" leave no position out
-    conv_mlp_ratio: float = 3
+    conv_mlp_ratio: float = 3  # of the paper's convolution block; the others have their own
     transformer_mlp_ratio: float = 2
     norm: str = "bn"  # or "ln"
     act: str = "relu"  # or "gelu"
@@ -94,6 +94,8 @@ class NextViTConfig:
         if self.head_dim < 1 or min(self.sr_ratios) < 1:
             name = "head_dim" if self.head_dim < 1 else "sr_ratios"
             raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
+        if self.conv_block != "next" and self.conv_mlp_ratio != NextViTConfig.conv_mlp_ratio:
+            raise ValueError(f"conv_mlp_ratio {self.conv_mlp_ratio} is of conv_block 'next', not {self.conv_block!r}")
         if self.extra_norm and not self.final_norm:
             raise ValueError(
                 "final_norm False contradicts extra_norm, whose last norm is the final one; give one of them"

@@ -6,6 +6,7 @@ the weights of the taps.
 
 import math
 from copy import deepcopy
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class DeformableConv2d(nn.Module):
         sampling: implementation, as in `deformable_conv2d`.
 
     Raises:
-        ValueError: for an even kernel, or groups that do not divide the widths.
+        ValueError: for an even kernel, an unknown `sampling`, or groups that do not divide the widths.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class DeformableConv2d(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {kernel_size} must be odd, so that the map keeps its size")
+        if sampling not in get_args(Sampling):
+            raise ValueError(f"sampling {sampling!r} is unknown; choose one of {', '.join(get_args(Sampling))}")
         for name, value, widths in (
             ("groups", groups, (in_channels, out_channels)),
             ("offset_groups", offset_groups, (in_channels,)),
