@@ -1,6 +1,7 @@
 """A run that was stopped ends as if it had not been: every weight, every random state, every figure."""
 
 import io
+import shutil
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpo
 from convattn.training.config import ConfigError
 from convattn.training.loop import Interrupted, train
 from convattn.training.progress import TrainingDisplay
+from convattn.weights.read import CheckpointError
 from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
 
 
@@ -114,3 +116,16 @@ def test_a_second_run_does_not_overwrite_the_first(pictures, tmp_path):
         ConfigError, match=r"run: the output folder is not empty; go on with --resume .*, or choose another"
     ):
         train(tiny_config(pictures, folder), console=quiet())
+
+
+def test_the_weights_that_a_run_began_with_may_be_gone_when_it_goes_on(pictures, tmp_path):
+    begun = train(tiny_config(pictures, tmp_path / "begun"), console=quiet()) / "last.safetensors"
+    config = tiny_config(pictures, tmp_path / "run", model=dict(pretrained_path=str(begun)))
+    folder = train(config, console=quiet())
+    weights = (folder / "last.safetensors").read_bytes()
+    shutil.rmtree(checkpoint_folders(folder)[0])
+    begun.unlink()
+    train(config, resume=True, console=quiet())
+    assert (folder / "last.safetensors").read_bytes() == weights
+    with pytest.raises(CheckpointError, match=r"last.safetensors: no such file"):
+        train(tiny_config(pictures, tmp_path / "new", model=dict(pretrained_path=str(begun))), console=quiet())

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,21 @@ from torch import nn
 from convattn.seeding import random_state, restore_random_state, seed_everything
 from convattn.training import sharded
 from convattn.training.batch_norm import synchronised
-from convattn.training.build import build_ema, build_model_and_data, build_optimizer, build_schedule, build_task
-from convattn.training.checkpoint import Checkpoint, load_newest_checkpoint, remove_unfinished, save_checkpoint
+from convattn.training.build import (
+    TrainingData,
+    build_ema,
+    build_model_and_data,
+    build_optimizer,
+    build_schedule,
+    build_task,
+)
+from convattn.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    load_newest_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+)
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
@@ -55,7 +68,7 @@ class Run:
         loop = config.loop
         seed_everything(loop.seed)
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
-        self.data, model = build_model_and_data(config, processes)
+        self.data, model = self._build(config)
         self.task = build_task(config, self.data, processes.device)
         seed_everything(loop.seed + processes.rank)  # the same weights everywhere, but each its own noise
         model = model.to(processes.device)
@@ -81,6 +94,17 @@ class Run:
         self._frozen: bool | None = None  # not wrapped yet
         self.counters = Counters()
         self.unreadable = UnreadableImages(folder, self.data.train_loader.images)
+
+    def _build(self, config: RunConfig) -> tuple[TrainingData, nn.Module]:
+        """Data and model. The weights that a run began with may be gone when it goes on from its checkpoint."""
+        try:
+            return build_model_and_data(config, self.processes)
+        except (ValueError, OSError, RuntimeError):
+            begun = config.model.pretrained or config.model.pretrained_path is not None
+            if not begun or not checkpoint_folders(self.folder):
+                raise
+            alone = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
+            return build_model_and_data(replace(config, model=alone), self.processes)
 
     @property
     def images_per_update(self) -> int:

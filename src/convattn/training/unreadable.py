@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from convattn.atomic import append_line
+from convattn.data.check import UNREADABLE_LIMIT
 
 __all__ = ["UnreadableError", "UnreadableImages"]
-
-_LIMIT = 0.01  # share of the data set
 
 
 class UnreadableError(ValueError):
@@ -46,10 +45,10 @@ class UnreadableImages:
             self._known[reason] = None
             append_line(self._file, reason)
             note(f"set aside: {reason}")
-        if len(self._known) > _LIMIT * self._images:
+        if len(self._known) > UNREADABLE_LIMIT * self._images:
             raise UnreadableError(
-                f"{len(self._known)} of {self._images} training images cannot be read, more than {_LIMIT:.0%}; "
-                f"repair them, delete {self._file} and resume, or remove them and start anew: {'; '.join(self._known)}"
+                f"{len(self._known)} of {self._images} training images cannot be read, more than "
+                f"{UNREADABLE_LIMIT:.0%}; repair them, delete {self._file} and resume, or remove them and start anew: {'; '.join(self._known)}"
             )
 
     def _read(self) -> dict[str, None]:
