@@ -349,6 +349,20 @@ def test_an_unknown_option_is_refused_with_the_nearest(name):
         convattn.create_model(name, **{f"{option}_": 1})
 
 
+@every_model
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (dict(drop_path_rate=1.5), "drop_path_rate 1.5 must be at least 0 and below 1"),
+        (dict(drop_rate=-0.1), "drop_rate -0.1 must be at least 0 and below 1"),
+        (dict(num_classes=-1), r"num_classes -1 must be 0 \(no head\) or more"),
+    ],
+)
+def test_a_rate_or_number_out_of_range_is_refused(name, option, message):
+    with pytest.raises(ValueError, match=message):
+        convattn.create_model(name, **option)
+
+
 # Parameters
 
 

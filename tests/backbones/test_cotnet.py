@@ -231,6 +231,8 @@ def test_drop_path_rises_linearly_over_all_blocks():
         (dict(mixers=("cot",)), "need 4 entries"),
         (dict(depths=(1, 0, 2, 1)), r"depths \(1, 0, 2, 1\) must be 1 or more in every stage"),
         (dict(stem="wide"), "stem 'wide' is unknown; choose one of conv, deep, small"),
+        (dict(stem_width=32), "stem_width 32 is of stem 'deep'; with 'conv' leave it at 64"),
+        (dict(mixers=("conv",) * 4, fusion="mean"), "fusion 'mean' is unknown; choose one of attention, sum"),
         (dict(shortcut="max"), "shortcut 'max' is unknown; choose one of conv, pool"),
         (dict(fusion="linear"), "fusion 'linear' is unknown; choose one of attention, sum, dynamic, static"),
         (dict(kernel_size=2), "kernel_size 2 must be odd"),

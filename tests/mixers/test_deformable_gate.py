@@ -293,6 +293,7 @@ def test_gradients_of_the_sampled_blocks(kind):
         (dict(norm2="layer"), "norm2 'layer' is unknown; choose one of in, ln, bn, gn1, none"),
         (dict(mixer="deforn"), "mixer 'deforn' is unknown; choose one of deform, deform_dw, dwsep, none"),
         (dict(init="zero"), "init 'zero' is unknown; choose one of paper, identity"),
+        (dict(mixer="dwsep", kernel_size=5), "kernel_size 5, modulated True: mixer 'dwsep' is not deformable"),
         (dict(compress=False, mixer="dwsep"), "mixer 'dwsep' needs the compression"),
         (dict(init="identity", gate=False), "init 'identity' needs the gate"),
         (dict(init="identity", norm2="none"), "norm2, which cannot be 'none'"),

@@ -122,7 +122,7 @@ def test_damaged_files_are_told_apart_in_one_line(tmp_path):
     ("content", "message"),
     [
         ([1, 2], "holds list, not a dictionary of weights"),
-        ({}, "holds dict, not a dictionary of weights"),
+        ({}, "holds no weights"),
         ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a tensor; no known wrapper holds the weights"),
         (torch.ones(3), "holds Tensor, not a dictionary of weights"),
     ],

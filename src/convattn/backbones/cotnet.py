@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.backbones.registry import nearest, register_family
 from convattn.backbones.timm_network import TimmNetwork
-from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
+from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
 from convattn.ops.chain import as_linear, fold_chain
 
 __all__ = ["CoTNet", "CoTNetConfig"]
@@ -60,9 +60,17 @@ class CoTNetConfig:
             for mixer in stage.split("/"):
                 if mixer not in MIXERS:
                     raise ValueError(f"mixer {mixer!r} is unknown; {nearest(mixer, MIXERS)}")
-        for field, value, choices in (("stem", self.stem, STEMS), ("shortcut", self.shortcut, SHORTCUTS)):
+        for field, value, choices in (
+            ("stem", self.stem, STEMS),
+            ("shortcut", self.shortcut, SHORTCUTS),
+            ("fusion", self.fusion, FUSIONS),
+        ):
             if value not in choices:
                 raise ValueError(f"{field} {value!r} is unknown; choose one of {', '.join(choices)}")
+
+        usual = CoTNetConfig.stem_width
+        if self.stem != "deep" and self.stem_width != usual:
+            raise ValueError(f"stem_width {self.stem_width} is of stem 'deep'; with {self.stem!r} leave it at {usual}")
 
     def mixers_of(self, stage: int) -> list[str]:
         """The mixer of each block of `stage` (0 to 3)."""

@@ -231,6 +231,7 @@ def _entry(
         for key in kwargs:
             if key not in fields | options | {*_FACTORY_OPTIONS}:
                 raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
+        _check_rates(kwargs)
         given = {key: kwargs.pop(key) for key in fields & kwargs.keys()}
         row = dataclasses.replace(config, **given)
         path = _weights_path(name, kwargs) if pretrained else None
@@ -262,6 +263,15 @@ def _entry(
     entry.__name__ = entry.__qualname__ = timm_name
     entry.__doc__ = f"{name}: {config}"
     return entry
+
+
+def _check_rates(options: Mapping[str, Any]) -> None:
+    """Refuse what timm's networks would take and fail at, or give nonsense for, when they run."""
+    for name in ("drop_rate", "drop_path_rate"):
+        if not 0 <= options.get(name, 0) < 1:
+            raise ValueError(f"{name} {options[name]} must be at least 0 and below 1")
+    if options.get("num_classes", 0) < 0:
+        raise ValueError(f"num_classes {options['num_classes']} must be 0 (no head) or more")
 
 
 def _options_of(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:

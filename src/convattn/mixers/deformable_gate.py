@@ -88,6 +88,8 @@ class DeformableGate(nn.Module):
     ):
         super().__init__()
         _check_options(alpha, norm1, norm2, mixer, init, compress=compress)
+        if mixer in ("dwsep", "none") and (kernel_size, modulated) != (3, True):
+            raise ValueError(f"kernel_size {kernel_size}, modulated {modulated}: mixer {mixer!r} is not deformable")
         width = dim if mixer == "none" or not compress else compressed_width(dim, alpha)
         deform = dict(kernel_size=kernel_size, modulated=modulated, offset_groups=offset_groups, sampling=sampling)
         self.compress = compression(dim, width, norm1, norm1_affine) if compress else nn.Identity()

@@ -51,7 +51,9 @@ def unwrap_state_dict(content: Any, *, name: str = "checkpoint") -> dict[str, Te
         if wrapper is None:
             break
         content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
+    if isinstance(content, Mapping) and not content:
+        raise CheckpointError(f"{name}: holds no weights")
+    if not isinstance(content, Mapping):
         raise CheckpointError(f"{name}: holds {type(content).__name__}, not a dictionary of weights")
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
