@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -71,15 +73,19 @@ def test_an_input_that_is_not_square_keeps_its_shape(image):
     ("fields", "message"),
     [
         (dict(horizontal_flip=1.5), r"horizontal_flip 1.5 must be between 0 and 1"),
-        (dict(crop_area=(0.9, 0.1)), r"crop_area 0.9 to 0.1 must be positive and rising"),
+        (dict(crop_area=(0.9, 0.1)), r"crop_area 0.9 to 0.1 must be positive, finite and rising"),
         (dict(crop_area=(0.5, 2.0)), r"crop_area up to 2.0 must stay within the image"),
         (dict(rotation=200), r"rotation 200 must be between 0 and 180 degrees"),
-        (dict(color_jitter=-1), r"color_jitter -1 must be 0 or more"),
+        (dict(color_jitter=-1), r"color_jitter -1 must be between 0 and 1"),
         (
             dict(color_jitter=0.4, auto_augment="rand-m9"),
             r"color_jitter 0.4 has no effect beside auto_augment 'rand-m9'",
         ),
         (dict(auto_augment="m9"), r"auto_augment 'm9' is unknown; write for example rand-m9"),
+        (dict(auto_augment="rand-m9-foo3"), r"auto_augment 'rand-m9-foo3' is unknown"),
+        (dict(auto_augment="random"), r"auto_augment 'random' is unknown"),
+        (dict(zoom=(1.0, math.inf)), r"zoom 1.0 to inf must be positive, finite and rising"),
+        (dict(color_jitter=50.0), r"color_jitter 50.0 must be between 0 and 1"),
     ],
 )
 def test_values_out_of_range_are_refused(fields, message):

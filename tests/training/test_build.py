@@ -205,6 +205,11 @@ def test_what_decays_can_be_chosen(built, layer_decay):
     assert decayed(model, build_optimizer(model, config, num_processes=1)) == {n for n, _ in model.named_parameters()}
 
 
+def test_a_pattern_that_matches_nothing_is_refused(built):
+    with pytest.raises(ConfigError, match=r"optimizer.no_decay 'nothing\*' matches no parameter of "):
+        optimizer_of(built, no_decay=("nothing*",))
+
+
 def test_layer_decay_lowers_the_rate_of_early_layers(built):
     optimizer = optimizer_of(built, layer_decay=0.5)
     scales = {group["lr_scale"] for group in optimizer.param_groups}
@@ -250,6 +255,11 @@ def test_a_warm_up_may_be_counted_in_updates(built):
     assert rates(built, warmup_epochs=0, warmup_updates=4, warmup_lr=0.0)[:5] == pytest.approx(
         [0.0, 0.25, 0.5, 0.75, 1.0]
     )
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(built):
+    with pytest.raises(ConfigError, match=r"schedule.warmup_updates 40 must be below the 40 updates of the run"):
+        rates(built, warmup_epochs=0, warmup_updates=40)
 
 
 def test_milestones_are_epochs_after_which_the_rate_falls(built):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -70,6 +71,8 @@ def test_text_that_is_no_json_is_refused():
         (DataConfig, dict(crop_ratio=0.0), r"data.crop_ratio 0.0 must be above 0, at most 1"),
         (DataConfig, dict(batch_size=0), r"data.batch_size 0 must be 1 or more"),
         (DataConfig, dict(workers=-1), r"data.workers -1 must be 0 or more"),
+        (DataConfig, dict(mixup=math.inf), r"data.mixup inf must be a finite number"),
+        (DataConfig, dict(mixup=0.2, mix_epochs=0), r"data.mix_epochs 0 must be 1 or more; for no mixing"),
         (DataConfig, dict(mixup=-1.0), r"data.mixup -1.0 must be 0 or more"),
         (DataConfig, dict(mixup=0.2, mix_probability=2.0), r"data.mix_probability 2.0 must be between 0 and 1"),
         (DataConfig, dict(mixup=0.2, batch_size=7), r"data.batch_size 7 must be even with mixup or cutmix; use 8"),
@@ -77,6 +80,11 @@ def test_text_that_is_no_json_is_refused():
         (DataConfig, dict(mixup=0.2, cutmix_probability=0.9), r"data.cutmix_probability has no effect unless both"),
         (OptimizerConfig, dict(name="adamv"), r"optimizer.name 'adamv' is unknown; nearest: adam"),
         (OptimizerConfig, dict(lr=0.0), r"optimizer.lr 0.0 must be above 0"),
+        (OptimizerConfig, dict(lr=math.inf), r"optimizer.lr inf must be a finite number"),
+        (OptimizerConfig, dict(layer_decay=5.0), r"optimizer.layer_decay 5.0 must be above 0, at most 1"),
+        (OptimizerConfig, dict(eps=-1.0), r"optimizer.eps -1.0 must be 0 or more"),
+        (OptimizerConfig, dict(betas=(0.9, 1.0)), r"optimizer.betas 0.9, 1.0 must be at least 0 and below 1"),
+        (OptimizerConfig, dict(name="sgd", momentum=5.0), r"optimizer.momentum 5.0 must be at least 0 and below 1"),
         (OptimizerConfig, dict(lr_batch_size=0), r"optimizer.lr_batch_size 0 must be 1 or more"),
         (OptimizerConfig, dict(weight_decay=-1.0), r"optimizer.weight_decay -1.0 must be 0 or more"),
         (OptimizerConfig, dict(clip_grad=0.0), r"optimizer.clip_grad 0.0 must be above 0"),
@@ -88,8 +96,14 @@ def test_text_that_is_no_json_is_refused():
             dict(epochs=3, warmup_epochs=3),
             r"schedule.warmup_epochs 3 must be .* below the 3",
         ),
+        (ScheduleConfig, dict(warmup_lr=math.inf), r"schedule.warmup_lr inf must be a finite number"),
         (ScheduleConfig, dict(min_lr=-1.0), r"schedule.min_lr -1.0 must be 0 or more"),
         (ScheduleConfig, dict(name="constant", min_lr=0.1), r"schedule.min_lr has no effect on the constant schedule"),
+        (
+            RunConfig,
+            dict(schedule=ScheduleConfig(min_lr=5.0)),
+            r"schedule.min_lr 5.0 must be at most optimizer.lr 0.001",
+        ),
         (LoopConfig, dict(seed=-1), r"loop.seed -1 must be between 0 and 4294967295"),
         (LoopConfig, dict(label_smoothing=1.0), r"loop.label_smoothing 1.0 must be at least 0, below 1"),
         (LoopConfig, dict(ema_decay=1.0), r"loop.ema_decay 1.0 must be between 0 and 1"),

@@ -1,15 +1,23 @@
 """From a PIL image to a model's input, by timm's and torchvision's transforms."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, RandomAffine
 
 __all__ = ["Augmentation", "Transform", "training_transform", "transforms_for"]
+
+_POLICIES: dict[str, Callable] = {  # of timm, by the first word of their description
+    "rand": rand_augment_transform,
+    "augmix": augment_and_mix_transform,
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), auto_augment_transform),
+}
 
 Transform = Callable[[Image.Image], Tensor]  # PIL RGB -> (3, H, W) float, normalised
 
@@ -43,23 +51,28 @@ class Augmentation:
                 raise ValueError(f"{name} {getattr(self, name)} must be between 0 and 1")
         for name in ("crop_area", "crop_aspect", "zoom"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} {low} to {high} must be positive and rising")
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name} {low} to {high} must be positive, finite and rising")
         if self.crop_area[1] > 1:
             raise ValueError(f"crop_area up to {self.crop_area[1]} must stay within the image: 1 or less")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation {self.rotation} must be between 0 and 180 degrees")
-        if self.color_jitter < 0:
-            raise ValueError(f"color_jitter {self.color_jitter} must be 0 or more")
+        if not 0 <= self.color_jitter <= 1:
+            raise ValueError(f"color_jitter {self.color_jitter} must be between 0 and 1")
         if self.color_jitter and self.auto_augment:
             raise ValueError(
                 f"color_jitter {self.color_jitter} has no effect beside auto_augment {self.auto_augment!r}; "
                 "set one of them"
             )
-        if self.auto_augment is not None and not self.auto_augment.startswith(
-            ("rand", "augmix", "original", "v0", "3a")
-        ):
-            raise ValueError(f"auto_augment {self.auto_augment!r} is unknown; write for example rand-m9-mstd0.5-inc1")
+        if self.auto_augment is not None:
+            _check_policy(self.auto_augment)
+
+
+def _check_policy(policy: str) -> None:
+    try:
+        _POLICIES[policy.partition("-")[0]](policy, {})
+    except (AssertionError, ValueError, KeyError):  # what timm makes of words that it does not know
+        raise ValueError(f"auto_augment {policy!r} is unknown; write for example rand-m9-mstd0.5-inc1") from None
 
 
 def training_transform(model: nn.Module, augmentation: Augmentation) -> Transform:

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run."""
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,9 +166,16 @@ def build_ema(model: nn.Module, loop: LoopConfig) -> ModelEmaV3 | None:
 
 
 def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> torch.optim.Optimizer:
-    """The optimiser. Biases and norms do not decay, nor what the model or the configuration names."""
+    """The optimiser. Biases and norms do not decay, nor what the model or the configuration names.
+
+    Raises:
+        ConfigError: if a pattern of `no_decay` matches no parameter.
+    """
     optimizer = config.optimizer
     given = {"betas": optimizer.betas, "eps": optimizer.eps, "momentum": optimizer.momentum}
+    for pattern in optimizer.no_decay:
+        if not fnmatch.filter((name for name, _ in model.named_parameters()), pattern):
+            raise ConfigError(f"optimizer.no_decay {pattern!r} matches no parameter of {config.model.name}")
     exempt = {*optimizer.no_decay, *(getattr(model, "no_weight_decay", set)())}
     decay = dict(weight_decay=optimizer.weight_decay, weight_decay_exclude_1d=not optimizer.decay_all)
     if optimizer.layer_decay is not None:
@@ -188,13 +196,19 @@ def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> 
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: RunConfig, updates_per_epoch: int, num_processes: int
 ) -> "Schedule":
-    """The learning rate as a function of updates done; the first update's is set."""
+    """The learning rate as a function of updates done; the first update's is set.
+
+    Raises:
+        ConfigError: if the warm-up is longer than the run.
+    """
     schedule = config.schedule
     factor = _lr_factor(config, num_processes)
     updates = schedule.epochs * updates_per_epoch
     warmup = schedule.warmup_updates
     if warmup is None:
         warmup = round(schedule.warmup_epochs * updates_per_epoch)
+    elif warmup >= updates:
+        raise ConfigError(f"schedule.warmup_updates {warmup} must be below the {updates} updates of the run")
     # Counted in updates (one update an "epoch" to timm), so that a warm-up may end within an epoch.
     prefix = schedule.warmup_prefix and schedule.name != "multistep"  # milestones count from the start
     scheduler, _ = create_scheduler_v2(

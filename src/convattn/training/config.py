@@ -3,6 +3,7 @@
 The text below a field is what `convattn train --help` shows for it.
 """
 
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,11 @@ class ConfigError(ValueError):
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
+
+
+def _check_finite(part: str, **values: float | None) -> None:
+    for name, value in values.items():
+        _check(value is None or not math.isinf(value), f"{part}.{name} {value} must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,15 @@ class DataConfig:
             f"data.epoch_images {self.epoch_images} must be 1 or more",
         )
         _check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
+        _check_finite("data", mixup=self.mixup, cutmix=self.cutmix)
         for name in ("mixup", "cutmix"):
             _check(getattr(self, name) >= 0, f"data.{name} {getattr(self, name)} must be 0 or more")
         for name in ("mix_probability", "cutmix_probability"):
             _check(0 <= getattr(self, name) <= 1, f"data.{name} {getattr(self, name)} must be between 0 and 1")
+        _check(
+            self.mix_epochs is None or self.mix_epochs >= 1,
+            f"data.mix_epochs {self.mix_epochs} must be 1 or more; for no mixing set data.mixup and data.cutmix to 0",
+        )
         mixes = self.mixup > 0 or self.cutmix > 0
         _check(
             not mixes or self.batch_size % 2 == 0,
@@ -163,15 +174,24 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         names = list_optimizers()
         _check(self.name in names, f"optimizer.name {self.name!r} is unknown; {nearest(self.name, names)}")
+        _check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
         _check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
         _check(
             self.lr_batch_size is None or self.lr_batch_size >= 1,
             f"optimizer.lr_batch_size {self.lr_batch_size} must be 1 or more",
         )
         _check(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must be 0 or more")
-        for name in ("layer_decay", "clip_grad"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, f"optimizer.{name} {value} must be above 0")
+        _check(self.clip_grad is None or self.clip_grad > 0, f"optimizer.clip_grad {self.clip_grad} must be above 0")
+        _check(
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            f"optimizer.layer_decay {self.layer_decay} must be above 0, at most 1",
+        )
+        _check(self.eps is None or self.eps >= 0, f"optimizer.eps {self.eps} must be 0 or more")
+        for name, values in (("betas", self.betas or ()), ("momentum", (self.momentum or 0.0,))):
+            _check(
+                all(0 <= value < 1 for value in values),
+                f"optimizer.{name} {', '.join(map(str, values))} must be at least 0 and below 1",
+            )
         _check(
             not (self.decay_all and self.no_decay),
             "optimizer.no_decay has no effect with optimizer.decay_all; drop one",
@@ -219,6 +239,7 @@ class ScheduleConfig:
             self.warmup_updates is None or (self.warmup_updates >= 0 and self.warmup_epochs == 0),
             f"schedule.warmup_updates {self.warmup_updates} must be 0 or more, with schedule.warmup_epochs 0",
         )
+        _check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr)
         for name in ("warmup_lr", "min_lr"):
             _check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
         _check(
@@ -356,3 +377,9 @@ class RunConfig:
     distillation: DistillationConfig = DistillationConfig()
     loop: LoopConfig = LoopConfig()
     output: OutputConfig = OutputConfig()
+
+    def __post_init__(self) -> None:
+        _check(
+            self.schedule.min_lr <= self.optimizer.lr,
+            f"schedule.min_lr {self.schedule.min_lr} must be at most optimizer.lr {self.optimizer.lr}, which it ends",
+        )
