@@ -48,8 +48,9 @@ class UnreadableImages:
         if len(self._known) > UNREADABLE_LIMIT * self._images:
             raise UnreadableError(
                 f"{len(self._known)} of {self._images} training images cannot be read, more than "
-                f"{UNREADABLE_LIMIT:.0%}; repair them, delete {self._file} and resume, or remove them and start anew: {'; '.join(self._known)}"
+                f"{UNREADABLE_LIMIT:.0%}; repair them, delete {self._file} and resume, or remove them and start anew: "
+                f"{'; '.join(self._known)}"
             )
 
     def _read(self) -> dict[str, None]:
-        return dict.fromkeys(self._file.read_text().splitlines()) if self._file.is_file() else {}
+        return dict.fromkeys(self._file.read_text(errors="replace").splitlines()) if self._file.is_file() else {}
