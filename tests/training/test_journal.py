@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from convattn.training.journal import Journal, read_log
 
 
@@ -31,6 +33,15 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"epoch": 2, "st')
     assert read_log(tmp_path) == [entry(1)]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"epoch 2", b"\xff\xfe", b'{"epoch": null}'])
+def test_a_line_that_is_no_entry_is_named(tmp_path, line):
+    Journal(tmp_path, tensorboard=False).write(entry(1))
+    with open(tmp_path / "log.jsonl", "ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ValueError, match=r"log.jsonl, line 2: not an entry of a run's log; remove the line"):
+        read_log(tmp_path)
 
 
 def test_a_figure_that_is_not_finite_is_null(tmp_path):

@@ -46,6 +46,13 @@ def test_the_configuration_is_stored_and_read(tmp_path):
         stored_config(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config.json: .*; the checkpoints have whole copies of it$"):
+        stored_config(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "notes"),
     [

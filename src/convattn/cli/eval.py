@@ -26,7 +26,7 @@ from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.saved import open_model
-from convattn.training.config_json import config_from_json
+from convattn.training.output import holds_run, stored_config
 from convattn.weights.records import OfficialWeights
 
 __all__ = ["command"]
@@ -119,10 +119,9 @@ def _source(options: Options) -> tuple[str, Path | None]:
     """Where the images are and their label file, if any; by default those that the run in the folder MODEL goes by."""
     if options.data is not None:
         return options.data, options.labels
-    stored = Path(options.model) / "config.json"
-    if not stored.is_file():
+    if not holds_run(Path(options.model)):
         raise UsageError(f"--data is missing, and {options.model} is no run folder that would name its own")
-    data = config_from_json(stored.read_text()).data
+    data = stored_config(Path(options.model)).data
     labels = Path(data.validation_labels) if data.validation_labels else None
     return data.validation or data.source, options.labels or labels
 

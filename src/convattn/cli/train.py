@@ -122,7 +122,15 @@ def _defaults(recipe: str) -> Options:
 
 
 def _parse_for(args: Sequence[str], default: Options) -> Options:
-    return parse(Options, args, command="train", description=_DESCRIPTION, default=default)
+    options = parse(Options, args, command="train", description=_DESCRIPTION, default=default)
+    given, before = options.config, default.config
+    for short, long, value, usual in (
+        (options.data, "data.source", given.data.source, before.data.source),
+        (options.output, "output.folder", given.output.folder, before.output.folder),
+    ):
+        if short is not None and value not in (usual, str(short)):
+            raise UsageError(f"--{long} {value} and --{long.partition('.')[0]} {short} are the same option; give one")
+    return options
 
 
 def _config(options: Options) -> RunConfig:

@@ -49,10 +49,24 @@ class Journal:
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The entries of a run folder's log, oldest first; an unfinished last line (of a killed process) is left out."""
+    """The entries of a run folder's log, oldest first; an unfinished last line (of a killed process) is left out.
+
+    Raises:
+        ValueError: naming the file and the line that is no entry.
+    """
     path = Path(folder) / _FILE
     if not path.is_file():
         return []
-    *lines, unfinished = path.read_text().split("\n")
+    *lines, unfinished = path.read_bytes().split(b"\n")
     del unfinished
-    return [json.loads(line) for line in lines]
+    return [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _entry(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # no JSON, or no text
+        entry = None
+    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
+        raise ValueError(f"{place}: not an entry of a run's log; remove the line")
+    return entry

@@ -72,7 +72,10 @@ def stored_config(folder: Path) -> RunConfig:
     """
     if not holds_run(folder):
         raise ConfigError(f"{folder}: no run to resume here; it holds no {_CONFIG}")
-    return config_from_json((folder / _CONFIG).read_text())
+    try:
+        return config_from_json((folder / _CONFIG).read_text())
+    except ValueError as error:  # of the text, or of its encoding
+        raise ConfigError(f"{folder / _CONFIG}: {error}; the checkpoints have whole copies of it") from None
 
 
 def _changes(config: RunConfig, stored: RunConfig, folder: Path) -> list[str]:

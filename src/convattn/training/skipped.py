@@ -147,8 +147,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         missing = _PARTS - content.keys()
-    except Exception as error:  # whatever a damaged or foreign file makes the reader stumble on
-        raise CheckpointError(f"{path}: not a skipped update, or damaged ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except Exception:  # whatever a damaged or foreign file makes the reader stumble on; its advice is not for users
+        raise CheckpointError(f"{path}: not a skipped update, or damaged; name a file of skipped/ in a run") from None
     if missing:
         raise CheckpointError(f"{path}: not a skipped update: it lacks {', '.join(sorted(missing))}")
     if content["model"] is None:
