@@ -1,6 +1,7 @@
 """Every field of the configuration that shapes a part reaches that part."""
 
 import math
+import shutil
 import tarfile
 
 import pytest
@@ -55,6 +56,15 @@ def rates(built, epochs=10, updates=4, lr=1.0, lr_batch_size=None, **fields):
         values.append(optimizer.param_groups[0]["lr"])
         schedule.step_update(update + 1)
     return values
+
+
+def test_one_class_is_refused(tmp_path):
+    folder = write_pictures(tmp_path / "pictures")
+    for split in ("train", "val"):
+        shutil.rmtree(folder / split / "dark")
+    config = tiny_config(folder, tmp_path / "run")
+    with pytest.raises(DataError, match=r"pictures: only one class, 'bright'; there is nothing to tell apart"):
+        build_model_and_data(config, Processes(config.loop))
 
 
 def test_the_model_takes_classes_size_and_names_from_data_and_config(built):

@@ -55,11 +55,13 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     """This process's share of the data, and a model with one output per class that knows their names and its input.
 
     Raises:
-        DataError: if images are missing, laid out in no known way, or too few for a batch.
+        DataError: if images are missing, laid out in no known way, of one class, or too few for a batch.
         ConfigError, CheckpointError: if the model cannot be built as configured.
     """
     train, validation = _open_splits(config)
     classes = validation.classes if train is None else train.classes
+    if len(classes) < 2:
+        raise DataError(f"{config.data.source}: only one class, {classes[0]!r}; there is nothing to tell apart")
     model = build_model(config.model, len(classes), classes)
     _describe_input(model, config, classes)
     train_loader = _training_loader(
