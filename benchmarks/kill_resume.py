@@ -65,10 +65,11 @@ def same(one: Path, other: Path) -> bool:
     """Whether two runs ended alike, and nothing unfinished lies about."""
     try:
         assert_same_run(one, other)
+        assert not unfinished(other), f"left unfinished: {unfinished(other)}"
     except AssertionError as error:
         print(f"{other}: {error}", file=sys.stderr)
         return False
-    return not unfinished(other)
+    return True
 
 
 def main() -> int:

@@ -109,7 +109,8 @@ def test_killed_before_anything_was_written(pictures, tmp_path, straight):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [path.name for path in unfinished(tmp_path / "run")]
     with pytest.raises(ConfigError, match=r"run: no run to resume here; it holds no config.json"):
         train(config, resume=True, console=Console(file=io.StringIO()))
-    assert_same_run(straight(1), train_forked(config))  # what was begun is in nobody's way
+    assert_same_run(straight(1), train_forked(config))  # what was begun is in nobody's way, and goes
+    assert unfinished(tmp_path / "run") == []
 
 
 def test_loader_workers_go_when_their_process_was_killed(pictures, tmp_path):

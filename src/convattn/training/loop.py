@@ -17,7 +17,7 @@ from torch import nn
 from convattn.data.loader import Batch
 from convattn.saved import save_model
 from convattn.seeding import random_state
-from convattn.training.checkpoint import checkpoint_folders
+from convattn.training.checkpoint import checkpoint_folders, remove_unfinished
 from convattn.training.config import RunConfig
 from convattn.training.journal import Journal
 from convattn.training.memory import peak_memory
@@ -97,6 +97,7 @@ def train(
             if resume:
                 run.restore(loop.display.note)
             if processes.is_main:
+                remove_unfinished(folder)
                 store_config(config)  # not before it is known that the run can go on with it
             loop.train()
     return folder

@@ -25,7 +25,6 @@ from convattn.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
     load_newest_checkpoint,
-    remove_unfinished,
     save_checkpoint,
 )
 from convattn.training.config import ConfigError, RunConfig
@@ -183,8 +182,6 @@ class Run:
             ConfigError: if the data has changed, or the place in the epoch is no whole number of updates any more.
             CheckpointError: if there are checkpoints and all are damaged.
         """
-        if self.processes.is_main:
-            remove_unfinished(self.folder)
         checkpoint, problems = load_newest_checkpoint(self.folder)
         if checkpoint is None:
             note(f"{self.folder}: no checkpoint was written yet; starting from the beginning")
