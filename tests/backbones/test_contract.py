@@ -484,6 +484,13 @@ def test_exports_with_dynamic_batch_height_and_width(name):
             assert relative_error(exported(images), model(images)) < 1e-12
 
 
+@one_of_each_family
+def test_onnx_runtime_gives_the_same_numbers(name, tmp_path):
+    report = convattn.export(build_toy(name), tmp_path / "model.onnx", input_size=(65, 71), dynamic="batch")
+    print(f"\n| {name} | ONNX Runtime | {report.max_relative_error:.1e} |", flush=True)
+    assert report.max_relative_error < 1e-4
+
+
 @every_model
 def test_fused_form_agrees_and_leaves_the_original_alone(name):
     model, images = lively(build_toy(name)).double(), toy_images(name).double()

@@ -1,4 +1,4 @@
-"""Every variant at its full size through every form that inference takes; `-s` shows the errors as a table."""
+"""A variant of each family at full size through every form that inference takes; `-s` shows the errors as a table."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from toys import lively, randomise_norms, relative_error
 
 pytestmark = pytest.mark.slow
 
-# Weights of unit scale, where every branch counts, let rounding of float32 grow with depth: Next-ViT-L reaches 4e-4.
-TOLERANCE = 2e-3
+# Weights of unit scale, where every branch counts, let rounding of float32 grow with depth: Next-ViT-S reaches 2e-4.
+TOLERANCE = 1e-3
 
 
-@pytest.mark.parametrize("name", convattn.list_models())
+@pytest.mark.parametrize("name", ["smt_tiny", "groupmixformer_tiny", "nextvit_small", "cotnet_50", "resnet50_das"])
 def test_every_form_gives_the_models_numbers(name, tmp_path):
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -28,6 +28,6 @@ def test_every_form_gives_the_models_numbers(name, tmp_path):
     model, images = model.double(), images.double()
     with torch.inference_mode():
         fused = relative_error(convattn.fuse(model)(images), model(images))
-    print(f"\n| {name} | {compiled:.1e} | {exported[0]:.1e} | {exported[1]:.1e} | {fused:.1e} |")
+    print(f"\n| {name} | {compiled:.1e} | {exported[0]:.1e} | {exported[1]:.1e} | {fused:.1e} |", flush=True)
     assert compiled == 0
     assert fused < 1e-9
