@@ -49,7 +49,7 @@ def test_of_images_that_are_all_equally_sure_it_is_confidence_less_accuracy(righ
 
 def test_errors_of_one_sign_in_one_bin_do_not_hide_those_of_the_other_in_another():
     probabilities = torch.tensor([[0.9, 0.1]] * 4 + [[0.6, 0.4]] * 4)
-    labels = torch.tensor([0, 0, 1, 1] + [0, 0, 0, 0])  # 0.5 where 0.9 is said, 1 where 0.6 is said
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0])  # 0.5 where 0.9 is said, 1 where 0.6 is said
     assert expected_calibration_error(probabilities, labels) == pytest.approx((0.4 + 0.4) / 2, abs=1e-6)
 
 

@@ -120,6 +120,13 @@ def test_skipped_updates_are_counted_and_named_and_the_run_goes_on(pictures, tmp
     assert load_newest_checkpoint(folder)[0].state["counters"]["skipped_in_a_row"] == 0
 
 
+def test_an_epoch_of_skipped_updates_stops_the_run(pictures, tmp_path, monkeypatch):
+    nan_at(monkeypatch, range(1, 100))
+    with pytest.raises(TrainingError, match=r"every update of epoch 1 was skipped; no checkpoint was written yet"):
+        train(tiny_config(pictures, tmp_path / "run", loop=dict(max_skipped=50)), console=quiet())
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
 def test_so_many_in_a_row_stop_the_run(pictures, tmp_path, monkeypatch):
     nan_at(monkeypatch, {1, *range(3, 100)})
     with pytest.raises(TrainingError) as error:

@@ -144,6 +144,8 @@ class _Loop:
         run, start = self.run, time.perf_counter()
         run.start_epoch()
         images_per_second = self._updates()
+        if run.counters.skipped_in_a_row and not run.counters.images:
+            raise TrainingError(f"every update of epoch {run.counters.epoch + 1} was skipped; {self._advice()}")
         model = run.result_model()
         metrics = self._validate(model)
         self._log(metrics, images_per_second, time.perf_counter() - start)
