@@ -23,6 +23,7 @@ from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
 from forked_runs import ForkedRun, Kill, expect_dtensors, train_forked, train_killed
+from tiny_archives import write_shards
 from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
 
 # Nothing random in the network, and one batch's statistics for all: how many share the work must not matter.
@@ -106,6 +107,27 @@ def test_another_batch_size_in_the_middle_of_an_epoch(pictures, tmp_path):
     assert end.state["counters"]["step"] == 6  # in updates of eight images
 
 
+def test_a_pipe_is_resumed_by_as_many_readers(pictures, tmp_path):
+    samples = [
+        (str(n), path.read_bytes(), ["bright", "dark"].index(path.parent.name))
+        for n, path in enumerate(sorted((pictures / "train").rglob("*.png")))
+    ]
+    write_shards(tmp_path / "shards", samples, shards=2)
+    source = f"pipe:cat {tmp_path}/shards/{{0000..0001}}.tar"
+    data = dict(validation=str(pictures / "val"), epoch_images=24)
+
+    def config(name, **changed):
+        return tiny_config(source, tmp_path / name, data={**data, **changed}, output=dict(checkpoint_updates=1))
+
+    train_killed(config("run"), Kill(STEP, 3))
+    with pytest.raises(
+        ConfigError,
+        match=r"a pipe is resumed by as many processes and data.workers as before: \[1, 1\], not \[1, 2\]",
+    ):
+        train(config("run", workers=2), resume=True, console=quiet())
+    assert_same_run(train_forked(config("straight")), train_forked(config("run"), resume=True))
+
+
 def test_another_precision(pictures, tmp_path):
     folder = tmp_path / "run"
     train_killed(plain(pictures, folder, 8), Kill(STEP, 5))
@@ -140,7 +162,7 @@ def sharded(pictures, tmp_path_factory):
 def sharded_config(pictures, folder):
     parts = {**EVERYTHING, "loop": {**EVERYTHING["loop"], "sharding": "fsdp"}, "schedule": dict(epochs=2)}
     parts["data"] = {**EVERYTHING["data"], "batch_size": 2}
-    return tiny_config(pictures, folder, **parts, output=dict(checkpoint_updates=1))
+    return tiny_config(pictures, folder, **parts, output=dict(checkpoint_updates=2))
 
 
 def test_sharded_weights_are_saved_in_parts_and_whole(pictures, sharded):
@@ -165,6 +187,18 @@ def test_a_sharded_run_is_resumed(pictures, tmp_path, sharded, kill):
     resumed = train_forked(config, processes=2, resume=True)
     assert_same_run(sharded, resumed)
     assert list(resumed.rglob("*.writing")) == []
+
+
+@pytest.mark.slow
+def test_more_processes_take_over_a_sharded_run(pictures, tmp_path):
+    config = sharded_config(pictures, tmp_path / "run")
+    train_killed(config, Kill(STEP, 4), processes=2)
+    run = ForkedRun(config, processes=3, resume=True, prepare=expect_dtensors)
+    assert run.join() == [0, 0, 0], run.said()
+    assert "resumed by 3 processes, not 2" in run.said()
+    assert [entry["epoch"] for entry in figures(tmp_path / "run")] == [1, 2]
+    newest = checkpoint_folders(tmp_path / "run")[0]
+    assert len(list((newest / "shards").glob("*.distcp"))) == 3
 
 
 def test_a_sharded_run_stays_sharded(pictures, sharded):

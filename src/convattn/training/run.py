@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convattn.data.sources import is_stream
 from convattn.seeding import random_state, restore_random_state, seed_everything
 from convattn.training import sharded
 from convattn.training.batch_norm import synchronised
@@ -111,6 +112,12 @@ class Run:
         return self.config.data.batch_size * self.config.loop.accumulation * self.processes.count
 
     @property
+    def _readers(self) -> list[int] | None:
+        """What the order of a pipe's images depends on: processes, and workers that read in each."""
+        data = self.config.data
+        return [self.processes.count, max(data.workers, 1)] if is_stream(data.source) else None
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next update; of the fastest layer where they differ."""
         return max(group["lr"] for group in self.optimizer.param_groups)
@@ -154,6 +161,7 @@ class Run:
                 "counters": asdict(self.counters),
                 "images": self.data.train_loader.images,
                 "images_per_update": self.images_per_update,
+                "readers": self._readers,
                 "epoch_trained": self.counters.updates >= self.updates_per_epoch,  # and not validated yet
                 "optimizer": None if shards else self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -179,7 +187,8 @@ class Run:
             note: shows one line to the user.
 
         Raises:
-            ConfigError: if the data has changed, or the place in the epoch is no whole number of updates any more.
+            ConfigError: if the data has changed, or the place in the epoch is no whole number of updates any more, or a
+                pipe is read by another number of processes.
             CheckpointError: if there are checkpoints and all are damaged.
         """
         checkpoint, problems = load_newest_checkpoint(self.folder)
@@ -194,7 +203,13 @@ class Run:
                 f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
                 "when the run was stopped; restore the data or start a new run"
             )
-        self.counters = self._place(Counters(**state["counters"]), state)
+        counters = Counters(**state["counters"])
+        if state["readers"] != self._readers and counters.updates and not state["epoch_trained"]:
+            raise ConfigError(
+                f"{self.config.data.source}: within an epoch a pipe is resumed by as many processes and data.workers "
+                f"as before: {state['readers']}, not {self._readers}"
+            )
+        self.counters = self._place(counters, state)
         self._restore_weights(checkpoint)
         self.schedule.step_update(self.counters.step)
         scaler = self.processes.accelerator.scaler
@@ -237,7 +252,8 @@ class Run:
         if len(states) == self.processes.count:
             restore_random_state(states[self.processes.rank])
             return
-        note(f"resumed by {self.processes.count} processes, not {len(states)}: the same images, other random numbers")
+        images = "the same images" if self._readers is None else "images in another order"
+        note(f"resumed by {self.processes.count} processes, not {len(states)}: {images}, other random numbers")
         seed_everything((self.config.loop.seed + 7919 * self.counters.step + self.processes.rank) % 2**32)
 
     def _wrap(self, frozen: bool) -> None:
