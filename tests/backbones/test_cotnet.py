@@ -203,14 +203,6 @@ def test_fused_form_agrees_for_every_option(options, size):
     assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize(
-    "name", ["cotnet_nano", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)]
-)
-def test_onnx_runtime_gives_the_same_numbers(name, tmp_path):
-    report = convattn.export(build_toy(name), tmp_path / "model.onnx", input_size=(33, 47), dynamic="batch")
-    assert report.max_relative_error < 1e-4
-
-
 def test_prepacked_form_agrees():
     model, images = build_toy("cotnet_50"), torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -78,7 +78,14 @@ def test_a_failure_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
 def test_a_signal_leaves_nothing_behind(pictures, tmp_path, number):
     args = ("--dry-run", "--data", str(pictures), "--data.batch-size", "8", "--data.image-size", "256")
     words = [sys.executable, "-c", COMMAND, *args, "--output", str(tmp_path / "run"), "--loop.accumulation", "3"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    process = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        # Tests started in the background ignore Ctrl-C, and what they start would too.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("convattn-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
