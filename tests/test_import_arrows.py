@@ -25,10 +25,10 @@ ARROWS: dict[str, set[str]] = {
     "mixers": {"ops"},
     "backbones": {"ops", "mixers", "weights"},
     "surgery": {"ops", "mixers", "backbones"},
-    "saved": {"backbones", "weights", "surgery"},
+    "saved": {"backbones", "weights", "surgery", "deploy"},
     **dict.fromkeys(TASKS, _TASK),
     "training": _TASK | TASKS | {"saved", "surgery"},
-    "deploy": {"ops", "backbones"},
+    "deploy": {"ops", "backbones", "data"},  # photographs to compare on, the transform that a file describes
     "bench": {"ops", "backbones", "deploy"},  # it times the forms that deploy makes
     "explain": {"ops", "backbones"},
     "recipes": _TASK | TASKS | {"training"},

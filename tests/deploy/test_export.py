@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import convattn
-from convattn.deploy import onnx, torch_export
 from convattn.deploy.export import ExportError
+from convattn.deploy.runtimes import onnx, torch_export
 from toys import build_toy, relative_error
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convattn.deploy import onnx
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
+from convattn.deploy.runtimes import onnx
+from convattn.deploy.runtimes.runtime import Request
 
 __all__ = ["FORMS", "Unavailable", "prepare"]
 
@@ -83,7 +84,7 @@ def _onnxruntime(model: nn.Module, images: Tensor) -> Callable[[Tensor], object]
         raise Unavailable("ONNX Runtime's CPU kernels for convolution and attention take float32 only")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.write(fuse(model), images, "none", path)
+        onnx.write(fuse(model), Request(images), path)
         return onnx.open_file(path)
 
 

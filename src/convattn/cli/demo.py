@@ -21,9 +21,9 @@ from convattn.cli.arguments import parse
 from convattn.data.digits import open_digits
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
-from convattn.deploy import onnx
 from convattn.deploy.export import ExportReport, export
 from convattn.deploy.fuse import fuse
+from convattn.deploy.runtimes import onnx
 from convattn.extras import require
 from convattn.recipes.smt import smt_nano_digits
 from convattn.report import content

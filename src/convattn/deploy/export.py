@@ -9,33 +9,17 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convattn.deploy import onnx, torch_export
 from convattn.deploy.dynamic import Dynamic
+from convattn.deploy.formats import FORMATS, format_of
 from convattn.deploy.fuse import fuse
+from convattn.deploy.runtimes.runtime import Request
 
 __all__ = ["ExportError", "ExportReport", "ParityCheck", "export"]
-
-
-class Exporter(Protocol):
-    """One file format: a module with these two functions."""
-
-    def write(self, model: nn.Module, images: Tensor, dynamic: Dynamic, path: Path) -> None:
-        """Write `model`, traced on `images`, to `path`."""
-
-    def open_file(self, path: Path) -> Callable[[Tensor], list[Tensor]]:
-        """A function that runs the file: images -> the model's outputs in order."""
-
-
-FORMATS: dict[str, tuple[str, Exporter]] = {
-    # name -> its suffix and its module
-    "onnx": (".onnx", onnx),
-    "torch_export": (".pt2", torch_export),
-}
 
 
 class ExportError(RuntimeError):
@@ -102,9 +86,7 @@ def export(
     """
     started = time.perf_counter()
     path = Path(path)
-    format = format or _format_of(path)
-    if format not in FORMATS:
-        raise ValueError(f"format {format!r} is unknown; choose one of {', '.join(FORMATS)}")
+    format = format_of(path, format)
     if dynamic not in ("none", "batch", "all"):
         raise ValueError(f"dynamic {dynamic!r} is unknown; choose none, batch or all")
     if tolerance <= 0:
@@ -114,14 +96,14 @@ def export(
     channels, height, width = _input_shape(model, input_size)
     model = deepcopy(model).eval().cpu()  # where the runtimes are compared
     _check_precision(model)
-    exporter = FORMATS[format][1]
+    runtime = FORMATS[format]
     fused = fuse(model)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         unproven = Path(folder) / path.name
-        exporter.write(fused, _images((2, channels, height, width), seed=0), dynamic, unproven)
-        checks = _compare(model, exporter.open_file(unproven), _shapes(dynamic, channels, height, width))
+        runtime.write(fused, Request(_images((2, channels, height, width), seed=0), dynamic), unproven)
+        checks = _compare(model, runtime.open_file(unproven), _shapes(dynamic, channels, height, width))
         worst = max(checks, key=lambda check: check.relative_error)
         if not worst.relative_error <= tolerance:
             raise ExportError(
@@ -155,14 +137,6 @@ def _check_precision(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype is not torch.float32:
             raise ValueError(f"{name} is {parameter.dtype}; export takes a float32 model: export(model.float(), ...)")
-
-
-def _format_of(path: Path) -> str:
-    for name, (suffix, _) in FORMATS.items():
-        if path.suffix == suffix:
-            return name
-    known = ", ".join(f"{suffix} ({name})" for name, (suffix, _) in FORMATS.items())
-    raise ValueError(f"{path}: no format has the suffix {path.suffix!r}; known: {known}")
 
 
 def _shapes(dynamic: Dynamic, channels: int, height: int, width: int) -> list[tuple[int, ...]]:

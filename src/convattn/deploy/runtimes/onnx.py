@@ -1,8 +1,10 @@
 """ONNX, run by ONNX Runtime (extra `onnx`)."""
 
+import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,38 +13,56 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.runtimes.runtime import Precision, Request, Run
 from convattn.extras import require
 
-__all__ = ["OPSET", "open_file", "write"]
+__all__ = [
+    "DYNAMIC",
+    "OPSET",
+    "PRECISIONS",
+    "SUFFIX",
+    "digest",
+    "open_file",
+    "operators",
+    "read_metadata",
+    "write",
+    "write_metadata",
+]
+
+SUFFIX = ".onnx"
+PRECISIONS: tuple[Precision, ...] = ("fp32",)
+DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+
+_KEY = "convattn"
 
 OPSET = 20  # the first with GELU as one operator
 
 
-def write(model: nn.Module, images: Tensor, dynamic: Dynamic, path: Path) -> None:
+def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as one ONNX file of opset 20, input `images`, outputs `output` or `level_0`, `level_1`, …"""
     for module in ("onnx", "onnxscript"):
         require(module, "onnx")
     with torch.inference_mode():
-        outputs = model(images)
+        outputs = model(request.images)
     names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
     # The exporter reports progress on standard output and warns about its own internals.
     with warnings.catch_warnings(), redirect_stdout(StringIO()), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (images,),
+            (request.images,),
             path,
             dynamo=True,
             opset_version=OPSET,
             input_names=["images"],
             output_names=names,
-            dynamic_shapes=dynamic_shapes(dynamic),
+            dynamic_shapes=dynamic_shapes(request.dynamic),
             external_data=False,
             verbose=False,
         )
 
 
-def open_file(path: Path) -> Callable[[Tensor], list[Tensor]]:
+def open_file(path: Path) -> Run:
     """An ONNX Runtime session on the CPU, with as many threads as PyTorch uses."""
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -54,6 +74,34 @@ def open_file(path: Path) -> Callable[[Tensor], list[Tensor]]:
         return [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
 
     return run
+
+
+def operators(path: Path) -> dict[str, int]:
+    """The operators of the graph and of the functions in it."""
+    proto = require("onnx", "onnx").load(path)
+    graphs = [proto.graph.node, *(function.node for function in proto.functions)]
+    return dict(sorted(Counter(node.op_type for nodes in graphs for node in nodes).items()))
+
+
+def write_metadata(path: Path, text: str) -> None:
+    """Put `text` under `convattn` among the model's own metadata."""
+    onnx = require("onnx", "onnx")
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {_KEY: text})
+    onnx.save(proto, path)
+
+
+def read_metadata(path: Path) -> str | None:
+    """What stands under `convattn`."""
+    proto = require("onnx", "onnx").load(path)
+    return next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the model without its metadata."""
+    proto = require("onnx", "onnx").load(path)
+    del proto.metadata_props[:]
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""One module per file format: how it is written, described, read back and run."""
