@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 
-__all__ = ["CannotRunHere", "Precision", "Request", "Run", "Runtime"]
+__all__ = ["CannotRunHere", "Precision", "Request", "Run", "Runtime", "UnreadableFile"]
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -18,6 +18,10 @@ Run = Callable[[Tensor], list[Tensor]]  # images (B, C, H, W) float32 -> the mod
 
 class CannotRunHere(RuntimeError):
     """A file cannot be run on this machine, or not without something that is missing; says why."""
+
+
+class UnreadableFile(ValueError):
+    """An exported file is missing, damaged, or of another kind than it seems; names it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""What an exported file says of itself: one JSON object, in the place that its format has for such texts.
+
+    {"version": 1, "model": "smt_tiny", "format": "onnx", "precision": "fp32", "dynamic": "batch",
+     "input_size": [3, 224, 224], "batch": null, "outputs": "logits", "num_classes": 1000, "channels": [],
+     "reductions": [], "preprocessing": {"mean": […], "std": […], "interpolation": "bicubic", "crop_pct": 0.9,
+     "crop_mode": "center"}, "label_names": [], "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…"}
+
+The checksum covers all that decides the numbers, and not this text.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from convattn.deploy.dynamic import Dynamic
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
+
+__all__ = ["Metadata", "NoMetadata", "Outputs", "Preprocessing", "describe", "read", "seal"]
+
+VERSION = 1
+
+Outputs = Literal["logits", "features", "pyramid", "tensors"]  # of a classifier, one without head, levels, anything
+
+_LIBRARIES = {  # packages beside torch that write and run a format
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "nncf"),
+    "core_ml": ("coremltools",),
+    "executorch": ("executorch",),
+    "tensor_rt": ("onnx", "onnxscript", "tensorrt"),
+}
+
+
+class NoMetadata(UnreadableFile):
+    """A file does not describe itself: something else has written it."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are prepared, in timm's words."""
+
+    mean: tuple[float, ...]  # of each channel, for values 0 to 1
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file holds and how it is fed."""
+
+    model: str
+    """Its name; the class of a model that was not built by name."""
+    format: str
+    precision: Precision
+    dynamic: Dynamic
+    input_size: tuple[int, int, int]
+    """Channels, height and width of the images; those of the trace where height and width are free."""
+    batch: int | None
+    """The only batch size that the file takes; None where it is free."""
+    outputs: Outputs
+    num_classes: int
+    """Length of the logits; 0 where there are none."""
+    channels: tuple[int, ...]
+    """Of each level of a pyramid."""
+    reductions: tuple[int, ...]
+    """The stride of each level of a pyramid."""
+    preprocessing: Preprocessing | None
+    """None if the model did not say."""
+    label_names: tuple[str, ...]
+    """Names of the classes; empty if the model has none of its own."""
+    versions: dict[str, str]
+    """Of this package, torch and the runtime's libraries."""
+    opset: int | None
+    """Of ONNX; None elsewhere."""
+    checksum: str = ""
+    """The runtime's `digest` of the file, once it is sealed."""
+
+    def to_json(self) -> str:
+        """All fields and the version of the layout as a JSON object."""
+        return json.dumps({"version": VERSION, **dataclasses.asdict(self)})
+
+
+def describe(
+    model: nn.Module,
+    *,
+    input_size: tuple[int, int, int],
+    precision: Precision,
+    dynamic: Dynamic,
+    format: str,
+    batch: int = 2,
+) -> Metadata:
+    """The metadata of a file that is to hold `model`.
+
+    Args:
+        model: the model that is exported, or its fused form.
+        input_size: (channels, height, width) of the images that it is traced on.
+        precision: of the file.
+        dynamic: what the file leaves free.
+        format: a name in `FORMATS`.
+        batch: how many images it is traced on; the file takes no other number where `dynamic` is "none".
+    """
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    channels, reductions = _levels(model)
+    num_classes = 0 if channels else getattr(model, "num_classes", None)
+    outputs: Outputs = (
+        "pyramid" if channels else "tensors" if num_classes is None else "logits" if num_classes else "features"
+    )
+    names = tuple(cfg.get("label_names") or ())
+    return Metadata(
+        model=(getattr(model, "built_as", None) or {}).get("name") or cfg.get("architecture") or type(model).__name__,
+        format=format,
+        precision=precision,
+        dynamic=dynamic,
+        input_size=input_size,
+        batch=batch if dynamic == "none" else None,
+        outputs=outputs,
+        num_classes=num_classes or 0,
+        channels=channels,
+        reductions=reductions,
+        preprocessing=_preprocessing(cfg) if cfg else None,
+        label_names=names if len(names) == num_classes else (),
+        versions=_versions(format),
+        opset=getattr(FORMATS[format], "OPSET", None),
+    )
+
+
+def seal(format: str, path: Path, metadata: Metadata) -> None:
+    """Write `metadata` into the file at `path`, with the checksum of what the file holds."""
+    runtime = FORMATS[format]
+    runtime.write_metadata(path, dataclasses.replace(metadata, checksum=runtime.digest(path)).to_json())
+
+
+def read(format: str, path: Path) -> Metadata:
+    """What a sealed file says of itself.
+
+    Raises:
+        NoMetadata: if it says nothing.
+        UnreadableFile: if it cannot be read, or the text is damaged, of another version, or belongs to other contents.
+        MissingExtra: if the library of the format is not installed.
+    """
+    runtime = FORMATS[format]
+    text = runtime.read_metadata(path)
+    if text is None:
+        raise NoMetadata(
+            f"{path}: says nothing about its model, as convattn did not write it; export the model with convattn"
+        )
+    metadata = _parse(path, text)
+    if metadata.format != format:
+        raise UnreadableFile(f"{path}: describes itself as {metadata.format!r} and is {format!r}; export it again")
+    if runtime.digest(path) != metadata.checksum:
+        raise UnreadableFile(
+            f"{path}: its contents were changed after export, the checksum does not fit; export it again"
+        )
+    return metadata
+
+
+def _levels(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels and reductions of what a `features_only` model returns; nothing for any other model."""
+    info: Any = getattr(model, "feature_info", None)
+    if not callable(getattr(info, "channels", None)):  # a classifier has a plain list
+        return (), ()
+    return tuple(info.channels()), tuple(info.reduction())
+
+
+def _preprocessing(cfg: dict[str, Any]) -> Preprocessing:
+    config = resolve_data_config(pretrained_cfg=cfg)
+    return Preprocessing(
+        tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"], config["crop_mode"]
+    )
+
+
+def _versions(format: str) -> dict[str, str]:
+    versions = {}
+    for package in ("convattn", "torch", "timm", *_LIBRARIES.get(format, ())):
+        try:
+            versions[package] = installed_version(package)
+        except PackageNotFoundError:  # a file can be written without what runs it
+            continue
+    return versions
+
+
+def _parse(path: Path, text: str) -> Metadata:
+    try:
+        entry = json.loads(text)
+    except json.JSONDecodeError:
+        entry = None
+    if not isinstance(entry, dict) or "version" not in entry:
+        raise UnreadableFile(f"{path}: its description is damaged; export it again")
+    found = entry.pop("version")
+    if found != VERSION:
+        raise UnreadableFile(
+            f"{path}: its description has version {found!r} and this convattn reads {VERSION}; "
+            "update convattn or export the file again"
+        )
+    try:
+        return _from_entry(entry)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{path}: its description is damaged ({type(error).__name__}: {error}); export it again"
+        ) from None
+
+
+def _from_entry(entry: dict[str, Any]) -> Metadata:
+    preprocessing = entry["preprocessing"]
+    if preprocessing is not None:
+        preprocessing = Preprocessing(
+            mean=tuple(map(float, preprocessing["mean"])),
+            std=tuple(map(float, preprocessing["std"])),
+            interpolation=_text(preprocessing["interpolation"]),
+            crop_pct=float(preprocessing["crop_pct"]),
+            crop_mode=_text(preprocessing["crop_mode"]),
+        )
+    channels, height, width = map(int, entry["input_size"])
+    return Metadata(
+        model=_text(entry["model"]),
+        format=_text(entry["format"]),
+        precision=_one_of(entry["precision"], Precision),
+        dynamic=_one_of(entry["dynamic"], Dynamic),
+        input_size=(channels, height, width),
+        batch=None if entry["batch"] is None else int(entry["batch"]),
+        outputs=_one_of(entry["outputs"], Outputs),
+        num_classes=int(entry["num_classes"]),
+        channels=tuple(map(int, entry["channels"])),
+        reductions=tuple(map(int, entry["reductions"])),
+        preprocessing=preprocessing,
+        label_names=tuple(map(_text, entry["label_names"])),
+        versions={_text(name): _text(number) for name, number in entry["versions"].items()},
+        opset=None if entry["opset"] is None else int(entry["opset"]),
+        checksum=_text(entry["checksum"]),
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _one_of(value: Any, choices: Any) -> Any:
+    if value not in get_args(choices):
+        raise ValueError(f"{value!r} is none of {', '.join(get_args(choices))}")
+    return value
