@@ -76,10 +76,11 @@ def test_the_original_is_untouched():
 
 
 def test_a_model_without_inference_forms_is_copied():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).double()
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.GELU()).double()
     randomise_norms(model)
     fused = convattn.fuse(model)
     assert fused.fusion_report == []
+    assert str(fused.fusion_report) == "nothing to fuse"
     assert fused is not model
     images = torch.randn(2, 3, 5, 5, dtype=torch.float64)
     assert relative_error(fused(images), model.eval()(images)) < 1e-12

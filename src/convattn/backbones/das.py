@@ -127,17 +127,6 @@ class DASResNet(TimmNetwork, ResNet):
         for number in cfg.gated_stages:
             self._gate_stage(self.get_submodule(f"layer{number}"))
 
-    def conv_norm_pairs(self) -> list[tuple[str, str]]:
-        """Names of the convolutions and of the batch norms right behind them, for `convattn.fuse`."""
-        pairs = [("conv1", "bn1")]
-        for name, block in self.named_modules():
-            if isinstance(block, BasicBlock | Bottleneck):
-                numbers = (1, 2) if isinstance(block, BasicBlock) else (1, 2, 3)
-                pairs += [(f"{name}.conv{number}", f"{name}.bn{number}") for number in numbers]
-                if block.downsample is not None:
-                    pairs.append((f"{name}.downsample.0", f"{name}.downsample.1"))
-        return pairs
-
     def _shrink_stem(self) -> None:
         """The stem for images of about 32 pixels; its output then has the stride of layer1 and is no level."""
         width = self.bn1.num_features

@@ -12,7 +12,6 @@ authors gated is not written; seven gates give their printed 0.35 G multiply-add
 from dataclasses import dataclass
 from functools import partial
 
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
 from torch import nn
@@ -109,19 +108,6 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
             group: nn.Sequential = self.get_submodule(f"blocks.{number - 1}")
             dim = round_channels(_GROUPS[number - 1][3], multiplier=cfg.channel_multiplier)
             group.append(cfg.build_gate(dim))
-
-    def conv_norm_pairs(self) -> list[tuple[str, str]]:
-        """Names of the convolutions and of the batch norms right behind them, for `convattn.fuse`."""
-        pairs = [("conv_stem", "bn1")]
-        for name, block in self.named_modules():
-            if isinstance(block, InvertedResidual):
-                convs = ["conv_pw", "conv_dw", "conv_pwl"]
-            elif isinstance(block, DepthwiseSeparableConv):
-                convs = ["conv_dw", "conv_pw"]
-            else:
-                continue
-            pairs += [(f"{name}.{conv}", f"{name}.bn{number}") for number, conv in enumerate(convs, 1)]
-        return pairs if isinstance(self.conv_head, nn.Identity) else [*pairs, ("conv_head", "bn2")]
 
 
 register_family(

@@ -3,13 +3,10 @@
 Each is what the field calls by that name, with its own norm and activation. (The comparison is table 7 of the paper.)
 """
 
-from copy import deepcopy
-
 from timm.layers import ConvMlp, DropPath, LayerNorm2d
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.mixers.efficient_attention import EfficientAttention
 
@@ -21,15 +18,6 @@ class BottleneckBlock(Bottleneck):
 
     def __init__(self, dim: int, drop_path: float = 0.0):
         super().__init__(dim, dim // self.expansion, drop_path=DropPath(drop_path))
-
-    def fused(self) -> nn.Module:
-        """The inference form: batch norms folded into the convolutions."""
-        block = deepcopy(self)
-        for index in "123":
-            folded = fuse_conv_bn_eval(getattr(block, f"conv{index}"), getattr(block, f"bn{index}"))
-            setattr(block, f"conv{index}", folded)
-            setattr(block, f"bn{index}", nn.Identity())
-        return block
 
 
 class ConvNeXtStyleBlock(ConvNeXtBlock):

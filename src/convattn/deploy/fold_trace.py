@@ -1,0 +1,163 @@
+"""Which operation reads which tensor: a forward pass on shapes alone, recorded as the operators see it."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Dataflow", "Step", "trace_dataflow"]
+
+# For a model that does not say what it takes; the heads of small networks often fit one size alone.
+_USUAL_SIDES = (224, 64, 32, 28)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation as it ran."""
+
+    operator: str  # "conv2d", "batch_norm", "add"
+    arguments: Mapping[str, Any]  # by the operator's own names: input, weight, bias, padding, …
+    result: Any
+
+
+@dataclass(eq=False)
+class Dataflow:
+    """What ran in a forward pass, in order.
+
+    The tensors themselves are the names of what flows: they are kept, so that no two of them share an identity.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    seen: dict[int, str] = field(default_factory=dict)  # identity of a parameter or buffer -> its dotted name
+    outside: set[int] = field(default_factory=set)  # identities of tensors that a hook or the caller gets to see
+    _readers: dict[int, list[Step]] = field(default_factory=dict)
+    _writers: dict[int, Step] = field(default_factory=dict)
+
+    def add(self, step: Step) -> None:
+        """Append what ran next."""
+        self.steps.append(step)
+        for tensor in _tensors(step.arguments):
+            self._readers.setdefault(id(tensor), []).append(step)
+        for tensor in _tensors(step.result):
+            self._writers.setdefault(id(tensor), step)
+
+    def readers(self, tensor: Tensor) -> list[Step]:
+        """The operations that took `tensor`, those that overwrote it included."""
+        return self._readers.get(id(tensor), [])
+
+    def writer(self, tensor: Tensor) -> Step | None:
+        """The operation that made `tensor`; None for an input or a parameter."""
+        return self._writers.get(id(tensor))
+
+    def name(self, tensor: Tensor | None) -> str | None:
+        """The dotted name of a parameter or buffer; None for what was computed."""
+        return None if tensor is None else self.seen.get(id(tensor))
+
+
+def trace_dataflow(model: nn.Module) -> list[Dataflow]:
+    """Run a copy of `model` on the meta device, at a usual size of images and, if it can, at an odd one too.
+
+    Two sizes, because padding to a multiple shows at an odd one only. Hooks are not called, but for those that a
+    child of the same name belongs to (blocks that were attached).
+
+    Args:
+        model: evaluated; it is left as it is.
+
+    Returns:
+        One dataflow a size; none if the model runs on none of the sizes as images (B, C, H, W).
+    """
+    probe = deepcopy(model).to("meta")
+    watched = _remove_hooks(probe)
+    seen = {id(t): name for name, t in [*_named(probe.named_parameters), *_named(probe.named_buffers)]}
+    dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
+    for channels, height, width in _sizes(model):
+        flows = []
+        for size in ((height, width), (height + 33, width + 17)):
+            flow = Dataflow(seen=seen)
+            try:
+                _run(probe, watched, flow, torch.empty(1, channels, *size, dtype=dtype, device="meta"))
+            except Exception:  # somebody else's code: whatever it raises, it does not run on this input
+                break
+            flows.append(flow)
+        if flows:
+            return flows
+    return []
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes every operator call into a dataflow. In inference mode convolutions and norms arrive here whole."""
+
+    def __init__(self, flow: Dataflow):
+        super().__init__()
+        self.flow = flow
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        schema = func._schema
+        arguments = {arg.name: arg.default_value for arg in schema.arguments if arg.has_default_value()}
+        arguments |= dict(zip((arg.name for arg in schema.arguments), args, strict=False)) | (kwargs or {})
+        hands_on = any(result is argument for argument in args)  # dropout in evaluation, contiguous, to
+        if schema.is_mutable or not hands_on:
+            self.flow.add(Step(func.overloadpacket.__name__, arguments, result))
+        return result
+
+
+def _run(probe: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, images: Tensor) -> None:
+    def show(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        flow.outside.update(map(id, _tensors((args, kwargs, output))))
+
+    handles = [module.register_forward_hook(show, with_kwargs=True) for module in watched]
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(), _Recorder(flow):
+            warnings.simplefilter("ignore")
+            output = probe(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    flow.outside.update(map(id, _tensors(output)))
+
+
+def _remove_hooks(probe: nn.Module) -> list[nn.Module]:
+    """Take other people's forward hooks away, which may not know what to do with a tensor without values."""
+    watched = []
+    for module in probe.modules():
+        if has_foreign_hooks(module):
+            watched.append(module)
+        for key in [key for key in module._forward_hooks if not _is_inserted(module, key)]:
+            del module._forward_hooks[key]
+    return watched
+
+
+def has_foreign_hooks(module: nn.Module) -> bool:
+    """Whether anything other than an attached block listens to a module."""
+    attached = sum(_is_inserted(module, key) for key in module._forward_hooks)
+    return attached < len(module._forward_hooks) or bool(module._forward_pre_hooks)
+
+
+def _is_inserted(module: nn.Module, key: object) -> bool:
+    return isinstance(key, str) and getattr(module._modules.get(key), "is_inserted", False)
+
+
+def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    told = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
+    first_conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = first_conv.in_channels if first_conv else 3
+    if told:
+        yield channels, told[1], told[2]
+    for side in _USUAL_SIDES:
+        yield channels, side, side
+
+
+def _named(members: Any) -> list[tuple[str, Tensor]]:
+    return list(members(remove_duplicate=False))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
