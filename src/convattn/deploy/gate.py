@@ -1,0 +1,223 @@
+"""The gate: the outputs of an exported file beside those of the eager model, and what counts as agreement."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convattn.deploy.dynamic import Dynamic
+from convattn.deploy.inputs import random_images
+from convattn.deploy.runtimes.runtime import Precision, Run
+
+__all__ = [
+    "TOLERANCES",
+    "Comparison",
+    "OutputCheck",
+    "ParityCheck",
+    "Tolerance",
+    "Trial",
+    "as_list",
+    "compare",
+    "compare_outputs",
+    "eager",
+    "trials",
+]
+
+Kind = Literal["photographs", "random"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as agreement; both are to be met by every output on every input."""
+
+    relative_error: float
+    """Largest max|exported - eager| / max|eager|."""
+    least_cosine: float | None = None
+    """Least cosine of the angle between the outputs for one image; None does not ask."""
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(1e-4),
+    "bf16": Tolerance(5e-2, 0.999),
+    "fp16": Tolerance(2e-2, 0.999),
+    "int8": Tolerance(2e-1, 0.98),
+}
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output of the file beside the eager model's."""
+
+    name: str  # "output", or "level_0", "level_1", … of several
+    relative_error: float  # max|exported - eager| / max|eager|
+    cosine: float  # the least over the images
+    top1_agreement: float | None  # share of images with the same largest logit; None for what is not a row of logits
+
+    def meets(self, tolerance: Tolerance) -> bool:
+        """Whether this is agreement."""
+        near = self.relative_error <= tolerance.relative_error
+        return near and (tolerance.least_cosine is None or self.cosine >= tolerance.least_cosine)
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """The exported file beside the eager model on inputs of one kind and shape."""
+
+    images: Kind
+    count: int  # how many images
+    input_shape: tuple[int, ...]  # (B, C, H, W) of one run
+    outputs: tuple[OutputCheck, ...]
+    relative_error: float  # the worst of the outputs
+    cosine: float  # the worst of the outputs
+
+    def meets(self, tolerance: Tolerance) -> bool:
+        """Whether all outputs agree."""
+        return all(output.meets(tolerance) for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Inputs of one kind and shape."""
+
+    images: Kind
+    batches: tuple[Tensor, ...]  # each (B, C, H, W), B ≥ 1 the same for all
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A check and the batch (B, C, H, W) on which it came out worst."""
+
+    check: ParityCheck
+    worst: Tensor
+
+
+def trials(dynamic: Dynamic, shape: tuple[int, int, int], photographs: Tensor) -> list[Trial]:
+    """What a file is tried on: at the traced shape, and at others where it promises to take them.
+
+    Args:
+        dynamic: what the file leaves free.
+        shape: (channels, height, width) that it was traced at.
+        photographs: (N, C, H, W) of that shape.
+    """
+    batch = 1 if dynamic == "none" else 2
+    tried = [
+        Trial("photographs", _in_batches(photographs, batch)),
+        Trial("random", (random_images((batch, *shape), 1), random_images((batch, *shape), 2))),
+    ]
+    if dynamic != "none":
+        tried += [
+            Trial("photographs", _in_batches(photographs[:2], 1)),
+            *(Trial("random", (random_images((size, *shape), 2 + size),)) for size in (1, 3)),
+        ]
+    if dynamic == "all":
+        for number, size in enumerate(_other_sizes(*shape[1:])):
+            resized = F.interpolate(photographs[:2], size, mode="bicubic", antialias=True, align_corners=False)
+            tried += [
+                Trial("photographs", (resized,)),
+                Trial("random", (random_images((1, shape[0], *size), 10 + number),)),
+            ]
+    return tried
+
+
+def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator[Comparison]:
+    """One check a trial, in order.
+
+    Args:
+        model: in evaluation mode; images (B, C, H, W) -> a tensor or several.
+        exported: the file as a function.
+    """
+    for trial in tried:
+        found = [(compare_outputs(exported(images), eager(model, images)), images) for images in trial.batches]
+        outputs = tuple(_together(parts) for parts in zip(*(outputs for outputs, _ in found), strict=True))
+        check = ParityCheck(
+            images=trial.images,
+            count=sum(len(images) for images in trial.batches),
+            input_shape=tuple(trial.batches[0].shape),
+            outputs=outputs,
+            relative_error=max(output.relative_error for output in outputs),
+            cosine=min(output.cosine for output in outputs),
+        )
+        yield Comparison(check, max(found, key=lambda each: max(output.relative_error for output in each[0]))[1])
+
+
+def eager(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The outputs of `model`, in order."""
+    with torch.inference_mode():
+        return as_list(model(images))
+
+
+def as_list(outputs: Any) -> list[Tensor]:
+    """One tensor or several as a list.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    listed = [outputs] if isinstance(outputs, Tensor) else list(outputs) if isinstance(outputs, list | tuple) else []
+    if not listed or not all(isinstance(output, Tensor) for output in listed):
+        raise TypeError(f"the model gives {type(outputs).__name__}; what can be exported gives a tensor or several")
+    return listed
+
+
+def compare_outputs(got: Sequence[Tensor], want: Sequence[Tensor]) -> list[OutputCheck]:
+    """One check an output.
+
+    Raises:
+        ValueError: if their number differs.
+    """
+    if len(got) != len(want):
+        raise ValueError(f"the file gives {len(got)} outputs and the model {len(want)}")
+    names = ["output"] if len(want) == 1 else [f"level_{index}" for index in range(len(want))]
+    return [_check(name, *pair, has_logits=len(want) == 1) for name, *pair in zip(names, got, want, strict=True)]
+
+
+def _check(name: str, got: Tensor, want: Tensor, *, has_logits: bool) -> OutputCheck:
+    if got.shape != want.shape:
+        return OutputCheck(name, float("inf"), -1.0, None)
+    got, want = got.double(), want.double()
+    top1 = None
+    if has_logits and want.ndim == 2 and want.shape[1] > 1:
+        top1 = (got.argmax(1) == want.argmax(1)).double().mean().item()
+    return OutputCheck(name, _relative_error(got, want), _cosine(got, want), top1)
+
+
+def _relative_error(got: Tensor, want: Tensor) -> float:
+    difference = torch.where(got == want, 0.0, (got - want).abs())  # an infinity that both have agrees
+    scale = torch.where(want.isfinite(), want.abs(), 0.0)
+    error = (difference.max() / scale.max().clamp_min(1e-30)).item() if got.numel() else 0.0
+    return error if error == error else float("inf")  # NaN never agrees
+
+
+def _cosine(got: Tensor, want: Tensor) -> float:
+    """The least over the first axis; of two vectors of zeros 1."""
+    if torch.equal(got, want):
+        return 1.0
+    got, want = got.reshape(len(got), -1), want.reshape(len(want), -1)
+    least = F.cosine_similarity(got, want, dim=1, eps=1e-300).min().item()
+    return min(least, 1.0) if least == least else -1.0
+
+
+def _together(parts: Sequence[OutputCheck]) -> OutputCheck:
+    """The same output on several batches of one size."""
+    agreements = [part.top1_agreement for part in parts if part.top1_agreement is not None]
+    return OutputCheck(
+        parts[0].name,
+        max(part.relative_error for part in parts),
+        min(part.cosine for part in parts),
+        sum(agreements) / len(agreements) if agreements else None,
+    )
+
+
+def _in_batches(images: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Cut into batches of one size; the last is filled up from the beginning."""
+    missing = -len(images) % batch
+    return torch.cat([images, images[:missing]]).split(batch)
+
+
+def _other_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    sizes = [(height + 32, width), (height + 5, width + 17)]
+    if min(height, width) >= 128:  # below, a network may refuse what is smaller
+        sizes.append((height * 3 // 4, width * 3 // 4))
+    return sizes
