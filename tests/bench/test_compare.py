@@ -1,71 +1,117 @@
-"""The benchmark's table: what it holds, what it leaves out and says so."""
+"""A comparison: what it measures, what it leaves out and says so."""
 
 import pytest
 import torch
 
 import convattn
-from convattn.bench.compare import BenchmarkRow, BenchmarkTable
-from convattn.bench.forms import FORMS, Unavailable, prepare
-from convattn.bench.latency import Latency
-from toys import build_toy, relative_error
+from convattn.bench import compare
+from convattn.bench.latency import Interrupted
+from convattn.extras import MissingExtra
 
-
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "compiled"])
-def test_every_form_gives_the_models_numbers(form):
-    model, images = build_toy("smt_nano"), torch.randn(2, 3, 32, 32)
-    output = prepare(model, form, images)()
-    with torch.inference_mode():
-        assert relative_error(output[0] if isinstance(output, list) else output, model(images)) < 1e-5
-
-
-@pytest.mark.slow  # inductor compiles for half a minute
-def test_the_compiled_form_gives_the_models_numbers():
-    model, images = build_toy("smt_nano"), torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert relative_error(prepare(model, "compiled", images)(), model(images)) < 1e-5
-
-
-def test_forms_that_do_not_exist_say_why():
-    with pytest.raises(Unavailable, match="float32 only"):
-        prepare(build_toy("smt_nano").bfloat16(), "onnxruntime", torch.randn(1, 3, 32, 32).bfloat16())
-    with pytest.raises(Unavailable, match="nothing to fuse"):
-        prepare(convattn.create_model("timm:resnet18", num_classes=3).eval(), "fused", torch.randn(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="form 'jit' is unknown; choose among eager"):
-        prepare(build_toy("smt_nano"), "jit", torch.randn(1, 3, 32, 32))
+QUICK = dict(image_sizes=(32,), repeats=2, warmup=0, memory=False, reference=None)
 
 
 def test_one_run():
-    threads = torch.get_num_threads()
+    threads, told = torch.get_num_threads(), []
     table = convattn.benchmark(
-        ("smt_nano", "timm:resnet18"), forms=("eager", "fused"), image_size=32, repeats=2, warmup=0
+        ["smt_nano"],
+        runtimes=["eager", "fused"],
+        precisions=["fp32", "bf16"],
+        image_sizes=(32,),
+        threads=1,
+        repeats=2,
+        warmup=0,
+        memory=False,
+        reference="timm:test_resnet",
+        progress=told.append,
     )
     assert torch.get_num_threads() == threads
-    assert [(row.model, row.form) for row in table.rows] == [
-        ("smt_nano", "eager"),
-        ("smt_nano", "fused"),
-        ("timm:resnet18", "eager"),
+    assert [(row.setting.precision, row.model, row.runtime) for row in table.rows] == [
+        (precision, model, runtime)
+        for precision in ("fp32", "bf16")
+        for model in ("smt_nano", "timm:test_resnet")
+        for runtime in ("eager", "fused")
     ]
-    assert table.rows[0].macs == convattn.count(convattn.create_model("smt_nano"), (3, 32, 32)).macs
-    assert "timm:resnet18, fused" in table.unavailable
-    text = table.to_markdown(reference="timm:resnet18")
-    assert "| timm:resnet18 | eager |" in text
-    assert "timm:resnet18, fused: not measured, nothing to fuse" in text
-    assert torch.__version__ in text
+    row = table.rows[0]
+    assert row.macs == convattn.count(convattn.create_model("smt_nano"), (3, 32, 32)).macs
+    assert row.layout in ("contiguous", "channels_last")
+    assert row.latency.repeats == 2
+    assert table.per_mac(table.rows[2]) == 1
+    assert table.environment["threads"] == "1"
+    assert "batch 1, 32 px, fp32, cpu: preparing smt_nano, fused (2 of 4)" in told
 
 
-def test_ratios_are_per_multiply_add_over_the_better_layout():
-    def row(model, form, macs, milliseconds):
-        return BenchmarkRow(model, form, macs, Latency(form, milliseconds, milliseconds, milliseconds, 1, None))
+def test_accuracies_are_the_published_ones_of_that_size():
+    def published(name, size):
+        found = convattn.backbones.registry.published_accuracy(name, size)
+        return found and (found.top1, found.source)
 
-    rows = (row("a", "eager", 100, 30.0), row("b", "eager", 200, 50.0), row("b", "channels_last", 200, 40.0))
-    ratios = BenchmarkTable(rows, 1, 224, "fp32", {}).per_mac("b")
-    assert ratios == pytest.approx({("a", "eager"): 1.5, ("b", "eager"): 1.25, ("b", "channels_last"): 1.0})
+    assert published("smt_tiny", 224) == (82.2, "README of github.com/AFeng-x/SMT")
+    assert published("nextvit_small", 384)[0] == 83.6
+    assert published("nextvit_small.ssld_6m_in1k", 224)[0] == 84.8
+    assert published("groupmixformer_small", 384) == (85.0, "arXiv 2311.15157")
+    assert published("resnet50_das", 224) == (78.04, "arXiv 2311.12091")
+    assert published("smt_tiny", 256) is None
+    assert published("nextvit_small.in1k_384", 224) is None
+    assert published("timm:resnet50", 224) is None
+    assert published("smt_nano", 224) is None
 
 
-def test_bad_requests_are_refused():
-    with pytest.raises(ValueError, match="precision 'int8' is unknown; choose one of fp32, bf16"):
-        convattn.benchmark(["smt_nano"], precision="int8")
-    with pytest.raises(ValueError, match="form 'jit' is unknown"):
-        convattn.benchmark(["smt_nano"], forms=["jit"])
-    with pytest.raises(ValueError, match="unknown model 'smt_nono'; nearest: smt_nano"):
-        convattn.benchmark(["smt_nono"])
+def test_a_failure_costs_its_own_row_only(monkeypatch):
+    def write_file(model, runtime, setting, folder):
+        raise MissingExtra('onnx is not installed; run: pip install "convattn[onnx]"')
+
+    monkeypatch.setattr(compare, "write_file", write_file)
+    table = convattn.benchmark(["smt_nano"], runtimes=["fused", "onnxruntime", "prepacked"], **QUICK)
+    assert [row.runtime for row in table.rows] == ["fused", "prepacked"]
+    (gap,) = table.not_measured
+    assert (gap.model, gap.runtime) == ("smt_nano", "onnxruntime")
+    assert gap.why == 'onnx is not installed; run: pip install "convattn[onnx]"'
+
+    too_small = convattn.benchmark(["nextvit_nano", "smt_nano"], runtimes=["fused"], **QUICK | dict(image_sizes=(2,)))
+    assert too_small.rows == ()
+    assert [gap.model for gap in too_small.not_measured] == ["nextvit_nano", "smt_nano"]
+    assert "2 x 2" in too_small.not_measured[1].why
+
+
+def test_ctrl_c_leaves_what_was_measured(monkeypatch):
+    def write_file(model, runtime, setting, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "write_file", write_file)
+    with pytest.raises(Interrupted) as stopped:
+        convattn.benchmark(["smt_nano"], runtimes=["fused", "onnxruntime"], **QUICK)
+    table = stopped.value.measured
+    assert table.interrupted
+    assert [row.runtime for row in table.rows] == ["fused"]
+
+
+def test_ctrl_c_between_turns_leaves_the_turns_before(monkeypatch):
+    def stopped(named, **options):
+        raise Interrupted(compare.measure_latency_again(named, repeats=1, warmup=0))
+
+    monkeypatch.setattr(compare, "measure_latency_again", compare.measure_latency, raising=False)
+    monkeypatch.setattr(compare, "measure_latency", stopped)
+    with pytest.raises(Interrupted) as interrupted:
+        convattn.benchmark(["smt_nano"], runtimes=["fused"], **QUICK)
+    (row,) = interrupted.value.measured.rows
+    assert row.latency.repeats == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(precisions=["fp8"]), "precision 'fp8' is unknown; choose among fp32, bf16, fp16, int8"),
+        (dict(runtimes=["jit"]), "runtime 'jit' is unknown; known: "),
+        (dict(models=["smt_nono"]), "unknown model 'smt_nono'; nearest: smt_nano"),
+        (dict(reference="timm:resnet5"), "unknown timm model 'resnet5'; nearest: resnet50"),
+        (dict(models=[]), "nothing to measure: give at least one model"),
+        (dict(batch_sizes=[0]), "batch 0 and image size 32 must be 1 or more"),
+        (dict(threads=0), "threads 0 must be 1 or more"),
+        (dict(repeats=0), "repeats 0 must be 1 or more"),
+        (dict(device="tpu"), "device 'tpu' is unknown; choose cpu or cuda"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_measured(options, message):
+    with pytest.raises(ValueError, match=message):
+        convattn.benchmark(options.pop("models", ["smt_nano"]), **{**QUICK, **options})

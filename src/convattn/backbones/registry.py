@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from convattn.weights.fetch import fetch_official
 from convattn.weights.official import load_adapted, to_our_names
 from convattn.weights.read import CheckpointError, read_state_dict
-from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
+from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = [
     "create_model",
@@ -32,6 +32,7 @@ __all__ = [
     "list_models",
     "nearest",
     "official_weights",
+    "published_accuracy",
     "register_family",
 ]
 
@@ -173,6 +174,20 @@ def official_weights(name: str) -> OfficialWeights:
     if tag and tag not in records:
         raise CheckpointError(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
     return records[tag or next(iter(records))]
+
+
+def published_accuracy(name: str, image_size: int) -> PublishedResult | None:
+    """What the authors published for `name` on ImageNet-1k at this height and width in pixels, with its source.
+
+    With a tag, of that file; without, of the first file trained for the size, or else of a result without a file. None
+    where nothing was published, and for models of timm.
+    """
+    architecture, tag = split_model_name_tag(name)
+    for weights in OFFICIAL_WEIGHTS.get(architecture, ()):
+        if weights.top1 and weights.image_size == image_size and tag in ("", weights.tag):
+            return PublishedResult(weights.source, weights.top1, weights.top5, image_size)
+    results = () if tag else PUBLISHED_RESULTS.get(architecture, ())
+    return next((result for result in results if result.image_size == image_size), None)
 
 
 def image_size_of(name: str) -> int:

@@ -14,6 +14,7 @@ SETTINGS = {
 
 
 def restart_with_steady_allocator() -> None:
-    """Start this script again with `SETTINGS` in its environment, unless they are set already; call it first."""
-    if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
+    """On Linux, start this script again with `SETTINGS` in its environment, unless they are set; call it first."""
+    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in SETTINGS.items()):
+        sys.stdout.flush()
         os.execve(sys.executable, sys.orig_argv, os.environ | SETTINGS)

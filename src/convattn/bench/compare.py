@@ -1,147 +1,310 @@
-"""Several models in several forms, timed side by side in one run."""
+"""Several models in several runtimes, timed side by side in one run."""
 
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
 
 import timm
 import torch
 
-from convattn.backbones.registry import create_model
-from convattn.bench.count import count
-from convattn.bench.forms import FORMS, Unavailable, prepare
-from convattn.bench.latency import Latency, measure_latency
+from convattn.backbones.registry import create_model, published_accuracy
+from convattn.bench.count import Count, count
+from convattn.bench.latency import Interrupted, Latency, measure_latency
+from convattn.bench.memory import MemoryMeter, cuda_peak_bytes
+from convattn.bench.runtimes import (
+    PYTORCH,
+    Call,
+    Setting,
+    check_precision,
+    check_runtime,
+    file_call,
+    pytorch_calls,
+    write_file,
+)
+from convattn.bench.table import BenchmarkRow, BenchmarkTable, NotMeasured
 
-__all__ = ["BenchmarkRow", "BenchmarkTable", "benchmark"]
+__all__ = ["benchmark", "describe_machine", "measure_settings", "pytorch_threads"]
 
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_REST = 0.02  # seconds: the idle threads of other sessions have stopped spinning then
 
 
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """One model in one form."""
+@dataclass
+class _Candidate:
+    """One model in one runtime, ready to run."""
 
     model: str
-    form: str
-    macs: int  # of one image
-    latency: Latency
-
-    @property
-    def nanoseconds_per_mmac(self) -> float:
-        """Time per million multiply-adds of one image."""
-        return 1e12 * self.latency.median_ms / self.macs
+    runtime: str
+    cost: Count
+    calls: dict[str, Call]  # by layout
+    path: Path | None = None  # of the file it runs
 
 
-@dataclass(frozen=True)
-class BenchmarkTable:
-    """All rows of one run, and what they were measured on."""
+@dataclass
+class _Run:
+    """What is known so far."""
 
-    rows: tuple[BenchmarkRow, ...]
-    batch_size: int
-    image_size: int
-    precision: str
-    environment: dict[str, str]
-    unavailable: dict[str, str] = field(default_factory=dict)  # "model, form" -> why
-
-    def per_mac(self, reference: str) -> dict[tuple[str, str], float]:
-        """Time per multiply-add of each row over that of `reference` in eager mode, in the better of both layouts."""
-        eager = ("eager", "channels_last")
-        best = min(row.nanoseconds_per_mmac for row in self.rows if row.model == reference and row.form in eager)
-        return {(row.model, row.form): row.nanoseconds_per_mmac / best for row in self.rows}
-
-    def to_markdown(self, reference: str | None = None) -> str:
-        """A table; with `reference`, a column of the time per multiply-add over that model's best eager layout."""
-        ratios = self.per_mac(reference) if reference else {}
-        title = f" | per MAC over {reference}" if reference else ""
-        lines = [
-            f"batch {self.batch_size}, {self.image_size} px, {self.precision}; "
-            + ", ".join(f"{key} {value}" for key, value in self.environment.items()),
-            "",
-            f"| model | form | median ms | p10–p90 ms | faults{title} |",
-            "| --- | --- | ---: | ---: | ---:" + (" | ---: |" if reference else " |"),
-        ]
-        for row in self.rows:
-            time = row.latency
-            ratio = f" | {ratios[row.model, row.form]:.2f}" if reference else ""
-            faults = "-" if time.page_faults is None else f"{time.page_faults:.0f}"
-            lines.append(
-                f"| {row.model} | {row.form} | {time.median_ms:.1f} | {time.p10_ms:.1f}–{time.p90_ms:.1f} "
-                f"| {faults}{ratio} |"
-            )
-        lines += [f"\n{what}: not measured, {why}" for what, why in self.unavailable.items()]
-        return "\n".join(lines)
+    setting: Setting
+    repeats: int
+    warmup: int
+    meter: MemoryMeter | None
+    progress: Callable[[str], None]
+    rows: list[BenchmarkRow] = field(default_factory=list)
+    gaps: list[NotMeasured] = field(default_factory=list)
 
 
 def benchmark(
     models: Sequence[str],
     *,
-    forms: Sequence[str] = ("eager", "channels_last", "fused", "prepacked"),
-    batch_size: int = 1,
-    image_size: int = 224,
-    precision: str = "fp32",
+    runtimes: Sequence[str] = ("eager", "fused", "prepacked"),
+    precisions: Sequence[str] = ("fp32",),
+    batch_sizes: Sequence[int] = (1,),
+    image_sizes: Sequence[int] = (224,),
+    device: str = "cpu",
     threads: int | None = None,
     repeats: int = 30,
     warmup: int = 3,
+    reference: str | None = "timm:resnet50",
+    memory: bool = True,
+    progress: Callable[[str], None] = lambda doing: None,
 ) -> BenchmarkTable:
-    """Time models side by side on this machine's CPU, with fresh weights (speed does not depend on them).
+    """Time models side by side on this machine, with fresh weights (speed does not depend on them).
 
-    PyTorch's forms take turns; every ONNX Runtime session is timed by itself, behind them.
+    PyTorch's runtimes take turns with one another, and so do the models in each other runtime, which has threads of
+    its own. Set the allocator's environment for steady times (`convattn bench` does).
 
     Args:
         models: names, `timm:NAME` for timm's.
-        forms: ways to run each: eager, channels_last, fused, prepacked, compiled, onnxruntime.
-        batch_size: images per call.
-        image_size: height and width in pixels.
-        precision: "fp32" or "bf16" (weights and images).
-        threads: of PyTorch and ONNX Runtime; as they are set by default.
+        runtimes: ways to run each: eager (the better of contiguous and channels-last images), fused, prepacked,
+            compile, onnxruntime, and the other formats that `export` knows. Inference forms are compiled and exported.
+        precisions: fp32, bf16, fp16, int8; of weights and images in PyTorch's runtimes, of the file in the others.
+        batch_sizes: images per call.
+        image_sizes: heights, and widths, in pixels.
+        device: "cpu", or "cuda" for PyTorch's runtimes on a GPU.
+        threads: of PyTorch and the other runtimes; as they are set by default.
         repeats: timed calls of each.
         warmup: untimed calls of each before.
+        reference: the model that time per multiply-add is given over, measured too; None for none.
+        memory: measure peak memory, each row in a process of its own.
+        progress: is told what is being done.
 
     Returns:
-        Medians with their spread; a form that a model does not have stands in `unavailable` with the reason.
+        Every model in every runtime, precision, batch and image size: medians with their spread. What cannot be had, or
+        fails, stands in `not_measured` with the reason.
 
     Raises:
-        ValueError: for an unknown model, form or precision.
+        ValueError: for an unknown model, runtime or precision, or a number out of range.
+        Interrupted: at Ctrl-C; a KeyboardInterrupt that has the table so far as `measured`.
     """
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}")
-    unknown = [form for form in forms if form not in FORMS]
-    if unknown:
-        raise ValueError(f"form {unknown[0]!r} is unknown; choose among {', '.join(FORMS)}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    images = torch.randn(batch_size, 3, image_size, image_size, dtype=_PRECISIONS[precision])
-    calls: dict[str, Callable[[], object]] = {}
-    macs, unavailable = {}, {}
-    for name in models:
-        model = create_model(name).eval().to(images.dtype)
-        macs[name] = count(model, (3, image_size, image_size)).macs
-        for form in forms:
-            try:
-                calls[f"{name}, {form}"] = prepare(model, form, images)
-            except Unavailable as error:
-                unavailable[f"{name}, {form}"] = str(error)
-    # Idle threads of an ONNX Runtime session spin for a while and slow others down: each session is timed by itself.
-    groups: dict[str, dict[str, Callable[[], object]]] = {}
-    for key, call in calls.items():
-        groups.setdefault(key if key.endswith(", onnxruntime") else "PyTorch", {})[key] = call
-    rows = []
-    for group in groups.values():
-        for latency in measure_latency(group, repeats=repeats, warmup=warmup):
-            name, _, form = latency.name.partition(", ")
-            rows.append(BenchmarkRow(name, form, macs[name], latency))
-    return BenchmarkTable(tuple(rows), batch_size, image_size, precision, _environment(), unavailable)
+    settings = [
+        Setting(precision, batch, size, device)
+        for size, batch, precision in product(image_sizes, batch_sizes, precisions)
+    ]
+    return measure_settings(
+        models,
+        settings,
+        runtimes=runtimes,
+        threads=threads,
+        repeats=repeats,
+        warmup=warmup,
+        reference=reference,
+        memory=memory,
+        progress=progress,
+    )
 
 
-def _environment() -> dict[str, str]:
-    return {
+def measure_settings(
+    models: Sequence[str],
+    settings: Sequence[Setting],
+    *,
+    runtimes: Sequence[str],
+    threads: int | None,
+    repeats: int,
+    warmup: int,
+    reference: str | None,
+    memory: bool,
+    progress: Callable[[str], None],
+) -> BenchmarkTable:
+    """`benchmark` for these settings instead of all combinations."""
+    models = list(dict.fromkeys([*models, *([reference] if reference else [])]))
+    runtimes = list(dict.fromkeys(runtimes))
+    _check(models, settings, runtimes, threads, repeats, warmup)
+    rows: list[BenchmarkRow] = []
+    gaps: list[NotMeasured] = []
+    interrupted = False
+    with pytorch_threads(threads), MemoryMeter() if memory else nullcontext() as meter:
+        environment = describe_machine(settings[0].device)
+        try:
+            for setting in settings:
+                run = _Run(setting, repeats, warmup, meter, progress, rows, gaps)
+                for group in _groups(runtimes):
+                    _measure_group(models, group, run)
+        except KeyboardInterrupt:
+            interrupted = True
+    rows.sort(key=lambda row: (settings.index(row.setting), models.index(row.model), runtimes.index(row.runtime)))
+    table = BenchmarkTable(tuple(rows), environment, reference, tuple(gaps), interrupted)
+    if interrupted:
+        raise Interrupted(table)
+    return table
+
+
+def describe_machine(device: str = "cpu") -> dict[str, str]:
+    """Versions, threads, processor, and the GPU if that is what is used."""
+    found = {
         "torch": torch.__version__,
         "timm": timm.__version__,
         "Python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
         "CPU": _processor(),
     }
+    return found | ({"GPU": torch.cuda.get_device_name()} if device == "cuda" else {})
+
+
+def _check(
+    models: Sequence[str],
+    settings: Sequence[Setting],
+    runtimes: Sequence[str],
+    threads: int | None,
+    repeats: int,
+    warmup: int,
+) -> None:
+    """Refuse a request before anything is measured."""
+    if not models or not runtimes or not settings:
+        raise ValueError("nothing to measure: give at least one model, runtime, precision, batch and image size")
+    for runtime in runtimes:
+        check_runtime(runtime)
+    for setting in settings:
+        check_precision(setting.precision)
+        if setting.batch_size < 1 or setting.image_size < 1:
+            raise ValueError(f"batch {setting.batch_size} and image size {setting.image_size} must be 1 or more")
+        if setting.device not in ("cpu", "cuda"):
+            raise ValueError(f"device {setting.device!r} is unknown; choose cpu or cuda")
+        if setting.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch sees no GPU here; use cpu")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads {threads} must be 1 or more")
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
+    with torch.device("meta"):
+        for name in models:
+            create_model(name)
+
+
+def _groups(runtimes: Sequence[str]) -> list[list[str]]:
+    """What is timed in turns: PyTorch's runtimes together, each other one by itself."""
+    own = [runtime for runtime in runtimes if runtime in PYTORCH]
+    return ([own] if own else []) + [[runtime] for runtime in runtimes if runtime not in PYTORCH]
+
+
+def _measure_group(models: Sequence[str], runtimes: Sequence[str], run: _Run) -> None:
+    """Prepare, time and weigh every model in these runtimes; what fails becomes a gap."""
+    with tempfile.TemporaryDirectory(prefix="convattn-bench-") as folder:
+        candidates = []
+        for number, (name, runtime) in enumerate(product(models, runtimes), start=1):
+            run.progress(f"{run.setting}: preparing {name}, {runtime} ({number} of {len(models) * len(runtimes)})")
+            own = Path(folder) / str(number)
+            own.mkdir()
+            try:
+                candidates.append(_prepare(name, runtime, run.setting, own))
+            except Exception as error:  # whatever a model, a converter or a runtime raises: the others are measured
+                run.gaps.append(NotMeasured(name, runtime, run.setting, _one_line(error)))
+        _time_and_weigh(candidates, run)
+    torch.compiler.reset()  # its limit of variants is for the whole process
+
+
+def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candidate:
+    model = create_model(name).eval()
+    cost = count(model, (3, setting.image_size, setting.image_size))
+    if runtime in PYTORCH:
+        calls, path = pytorch_calls(model, runtime, setting), None
+    else:
+        path = write_file(model, runtime, setting, folder)
+        calls = {"": file_call(path, runtime, setting)}
+    for call in calls.values():
+        call()  # what cannot run says so now
+    return _Candidate(name, runtime, cost, calls, path)
+
+
+def _time_and_weigh(candidates: Sequence[_Candidate], run: _Run) -> None:
+    calls = {
+        (candidate, layout): call
+        for candidate, prepared in enumerate(candidates)
+        for layout, call in prepared.calls.items()
+    }
+    named = {f"{candidate} {layout}": call for (candidate, layout), call in calls.items()}
+    own_threads = any(candidate.path is not None for candidate in candidates)
+    run.progress(f"{run.setting}: timing {len(named)} candidates in turns, {run.repeats} times each")
+    interrupted = False
+    try:
+        latencies = measure_latency(
+            named, repeats=run.repeats, warmup=run.warmup, rest=_REST if own_threads and len(named) > 1 else 0.0
+        )
+    except Interrupted as stop:
+        latencies, interrupted = stop.measured, True
+    fastest: dict[int, tuple[str, Latency]] = {}
+    for latency in latencies:
+        number, _, layout = latency.name.partition(" ")
+        index = int(number)
+        if index not in fastest or latency.median_ms < fastest[index][1].median_ms:
+            fastest[index] = layout, latency
+    start = len(run.rows)
+    for index, (layout, latency) in fastest.items():
+        candidate = candidates[index]
+        run.rows.append(_row(candidate, layout, latency, run.setting))
+    if interrupted:
+        raise KeyboardInterrupt
+    for place, index in enumerate(fastest, start=start):
+        row = run.rows[place]
+        run.progress(f"{run.setting}: memory of {row.model}, {row.runtime}")
+        run.rows[place] = replace(row, peak_bytes=_peak_bytes(candidates[index], row.layout, run))
+
+
+def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting) -> BenchmarkRow:
+    published = published_accuracy(candidate.model, setting.image_size)
+    return BenchmarkRow(
+        candidate.model,
+        candidate.runtime,
+        setting,
+        layout,
+        candidate.cost.parameters,
+        candidate.cost.macs,
+        replace(latency, name=f"{candidate.model}, {candidate.runtime}"),
+        top1=published.top1 if published else None,
+        source=published.source if published else "",
+    )
+
+
+def _peak_bytes(candidate: _Candidate, layout: str, run: _Run) -> int | None:
+    if run.meter is None:
+        return None
+    if run.setting.device == "cuda":
+        size = 4 if run.setting.precision == "fp32" else 2
+        return cuda_peak_bytes(candidate.calls[layout], size * candidate.cost.parameters)
+    return run.meter.peak_bytes(candidate.model, candidate.runtime, run.setting, layout=layout, path=candidate.path)
+
+
+@contextmanager
+def pytorch_threads(number: int | None) -> Iterator[None]:
+    """PyTorch with so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return (
+        text
+        if isinstance(error, ValueError | RuntimeError | ImportError) and text
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "classify images",
     "data": "look through a data set before training: broken, double, leaked and odd images",
     "export": "write a model to ONNX or an exported program, with proof that the numbers survived",
+    "bench": "time models side by side: latency, memory, time per multiply-add over a reference",
     "convert": "read the authors' checkpoint and write it under this package's names",
 }
 

@@ -1,0 +1,104 @@
+"""How cost grows with the size of the images and of the batch: exponents fitted to a benchmark's table."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from convattn.bench.runtimes import Setting
+from convattn.bench.table import BenchmarkRow, BenchmarkTable
+
+__all__ = ["BATCHES", "SIZES", "Exponent", "Growth", "fit_exponent", "growth_of", "growth_settings"]
+
+SIZES = (224, 384, 512, 768, 1024)
+BATCHES = (1, 4, 16, 64)
+
+_FEWEST = 3  # points: through two a line always goes
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """p in cost = c · xᵖ."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One model in one runtime over several sizes, or several batches."""
+
+    model: str
+    runtime: str
+    precision: str
+    over: Literal["pixels", "batch"]
+    at: tuple[int, ...]  # height and width in pixels, or images
+    median_ms: tuple[float, ...]
+    peak_bytes: tuple[int | None, ...]
+    time: Exponent
+    memory: Exponent | None  # of what a call needs besides the weights
+    macs: Exponent  # multiply-adds, counted
+
+
+def growth_settings(sizes: Sequence[int], batches: Sequence[int], precision: str, device: str = "cpu") -> list[Setting]:
+    """Every size at the first batch, and every batch at the first size."""
+    settings = [Setting(precision, batches[0], size, device) for size in sizes]
+    return settings + [Setting(precision, batch, sizes[0], device) for batch in batches[1:]]
+
+
+def fit_exponent(xs: Sequence[float], ys: Sequence[float]) -> Exponent:
+    """Least squares of log y on log x: the slope and its standard error.
+
+    Raises:
+        ValueError: for fewer than three points, or one that is not positive.
+    """
+    if len(xs) < _FEWEST or len(set(xs)) < 2:
+        raise ValueError(f"{len(xs)} points; an exponent with an error needs {_FEWEST} or more at different places")
+    if min(*xs, *ys) <= 0:
+        raise ValueError(f"{min(*xs, *ys)} has no logarithm; a power law takes numbers above 0")
+    us, vs = [math.log(x) for x in xs], [math.log(y) for y in ys]
+    u_mean, v_mean = sum(us) / len(us), sum(vs) / len(vs)
+    spread = sum((u - u_mean) ** 2 for u in us)
+    slope = sum((u - u_mean) * (v - v_mean) for u, v in zip(us, vs, strict=True)) / spread
+    residues = sum((v - v_mean - slope * (u - u_mean)) ** 2 for u, v in zip(us, vs, strict=True))
+    return Exponent(slope, math.sqrt(residues / (len(us) - 2) / spread))
+
+
+def growth_of(table: BenchmarkTable) -> list[Growth]:
+    """A fit for every model and runtime that was measured at three sizes of one batch, or three batches of one size."""
+    found = []
+    keys = dict.fromkeys((row.model, row.runtime, row.setting.precision) for row in table.rows)
+    for model, runtime, precision in keys:
+        rows = [
+            row for row in table.rows if (row.model, row.runtime, row.setting.precision) == (model, runtime, precision)
+        ]
+        first = rows[0].setting
+        sizes = [row for row in rows if row.setting.batch_size == first.batch_size]
+        batches = [row for row in rows if row.setting.image_size == first.image_size]
+        if len(sizes) >= _FEWEST:
+            found.append(_growth(sizes, "pixels"))
+        if len(batches) >= _FEWEST:
+            found.append(_growth(batches, "batch"))
+    return found
+
+
+def _growth(rows: Sequence[BenchmarkRow], over: Literal["pixels", "batch"]) -> Growth:
+    is_size = over == "pixels"
+    at = [row.setting.image_size if is_size else row.setting.batch_size for row in rows]
+    xs = [x**2 if is_size else x for x in at]
+    first = rows[0]
+    weights = _BYTES[first.setting.precision] * first.parameters
+    besides = [row.peak_bytes - weights for row in rows if row.peak_bytes is not None and row.peak_bytes > weights]
+    return Growth(
+        first.model,
+        first.runtime,
+        first.setting.precision,
+        over,
+        tuple(at),
+        tuple(row.latency.median_ms for row in rows),
+        tuple(row.peak_bytes for row in rows),
+        time=fit_exponent(xs, [row.latency.median_ms for row in rows]),
+        memory=fit_exponent(xs, besides) if len(besides) == len(xs) else None,
+        macs=fit_exponent(xs, [row.macs * row.setting.batch_size for row in rows]),
+    )

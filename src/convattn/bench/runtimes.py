@@ -1,0 +1,177 @@
+"""The ways to run a model that a benchmark compares.
+
+PyTorch's own: `eager`, the model as it is; `fused` and `prepacked`, its inference forms in eager mode; `compile`. And
+every file format that `convattn.deploy` knows, by the name of the runtime that runs it.
+"""
+
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from convattn.backbones.registry import nearest
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.fuse import fuse
+from convattn.deploy.prepack import prepack
+from convattn.deploy.runtimes.runtime import Precision, Request
+
+__all__ = [
+    "PRECISIONS",
+    "PYTORCH",
+    "RUNTIMES",
+    "Call",
+    "Setting",
+    "Unavailable",
+    "check_precision",
+    "check_runtime",
+    "file_call",
+    "pytorch_calls",
+    "pytorch_form",
+    "write_file",
+]
+
+Call = Callable[[], object]
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+PYTORCH = ("eager", "fused", "prepacked", "compile")
+_FORMAT_RUN_BY = {"onnxruntime": "onnx"}  # where a runtime is not called like the format it runs
+RUNTIMES = (*PYTORCH, *_FORMAT_RUN_BY, *(name for name in FORMATS if name not in _FORMAT_RUN_BY.values()))
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_OF_PYTORCH = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_CALIBRATION_IMAGES = 8  # random ones: they decide the scales, not the speed
+
+
+class Unavailable(RuntimeError):
+    """A runtime that cannot be had for this model, precision or machine; says why."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a comparison have in common."""
+
+    precision: str = "fp32"
+    batch_size: int = 1
+    image_size: int = 224  # height and width in pixels
+    device: str = "cpu"
+
+    def images(self) -> Tensor:
+        """Random images (B, 3, H, W), float32, on the CPU."""
+        shape = (self.batch_size, 3, self.image_size, self.image_size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, {self.image_size} px, {self.precision}, {self.device}"
+
+
+def check_runtime(name: str) -> None:
+    """Raises ValueError for a name that is not in `RUNTIMES`."""
+    if name not in RUNTIMES:
+        raise ValueError(f"runtime {name!r} is unknown; {nearest(name, RUNTIMES)}")
+
+
+def check_precision(name: str) -> None:
+    """Raises ValueError for a name that is not in `PRECISIONS`."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r} is unknown; choose among {', '.join(PRECISIONS)}")
+
+
+def pytorch_calls(model: nn.Module, runtime: str, setting: Setting) -> dict[str, Call]:
+    """The calls that run `model` by one of `PYTORCH`.
+
+    Args:
+        model: evaluated, float32, on the CPU; it is left as it is.
+        runtime: one of `PYTORCH`.
+        setting: what to run it on.
+
+    Returns:
+        Layout of the images -> a call without arguments; `eager` has one in each layout, since a network may be made
+        for either.
+
+    Raises:
+        Unavailable: if the runtime does not exist for this model, precision or machine.
+    """
+    offered = _OF_PYTORCH[setting.device]
+    if setting.precision not in offered:
+        raise Unavailable(f"PyTorch runs {' and '.join(offered)} on {setting.device}, not {setting.precision}")
+    layouts = tuple(_LAYOUTS) if runtime == "eager" else ("channels_last",)
+    return {layout: _call(model, runtime, setting, layout) for layout in layouts}
+
+
+def pytorch_form(model: nn.Module, runtime: str, setting: Setting, layout: str) -> tuple[nn.Module, Tensor]:
+    """The module that one of `PYTORCH` runs, before it is compiled, and its images; arguments of `pytorch_calls`."""
+    form = deepcopy(model) if runtime == "eager" else fuse(model)
+    if runtime == "fused" and not form.fusion_report:
+        raise Unavailable("nothing to fuse: no block of this model offers an inference form")
+    to = dict(device=setting.device, dtype=_DTYPES[setting.precision], memory_format=_LAYOUTS[layout])
+    form, images = form.to(**to), setting.images().to(**to)
+    return (_prepacked(form, images) if runtime == "prepacked" else form), images
+
+
+def _call(model: nn.Module, runtime: str, setting: Setting, layout: str) -> Call:
+    form, images = pytorch_form(model, runtime, setting, layout)
+    run = _compiled(form, setting) if runtime == "compile" else form
+
+    def call() -> object:
+        with torch.inference_mode():
+            return run(images)
+
+    if runtime == "compile":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's
+            call()
+    return call
+
+
+def _compiled(form: nn.Module, setting: Setting) -> Callable[[Tensor], object]:
+    # Frozen weights are constants, which oneDNN lays out once; with weights that may change, Inductor hands linear
+    # layers to another library, in the plain layout.
+    options = {"freezing": True} if setting.device == "cpu" else None
+    return torch.compile(form, fullgraph=True, dynamic=False, options=options)
+
+
+def _prepacked(fused: nn.Module, images: Tensor) -> nn.Module:
+    if images.device.type != "cpu":
+        raise Unavailable("weights are prepacked for CPUs only")
+    try:
+        return prepack(fused, images)
+    except RuntimeError as error:
+        raise Unavailable(str(error)) from None
+
+
+def write_file(model: nn.Module, runtime: str, setting: Setting, folder: Path) -> Path:
+    """The inference form of `model` as a file in `folder`, for these images only.
+
+    Raises:
+        Unavailable: if the format has no such precision, or is not run on this device. MissingExtra: if the runtime is
+            not installed. Whatever the runtime's converter raises.
+    """
+    name = _FORMAT_RUN_BY.get(runtime, runtime)
+    format = FORMATS[name]
+    if setting.precision not in format.PRECISIONS:
+        raise Unavailable(f"{name} files are written in {', '.join(format.PRECISIONS)}, not {setting.precision}")
+    if setting.device != "cpu":
+        raise Unavailable(f"{runtime} is measured on the CPU")
+    images = setting.images()
+    calibration = tuple(torch.randn(_CALIBRATION_IMAGES, 1, *images.shape[1:])) if setting.precision == "int8" else ()
+    path = folder / f"model{format.SUFFIX}"
+    request = Request(images, "none", setting.precision, calibration)  # type: ignore[arg-type]
+    format.write(fuse(model), request, path)
+    return path
+
+
+def file_call(path: Path, runtime: str, setting: Setting) -> Call:
+    """A call without arguments that runs the file; the session has as many threads as PyTorch.
+
+    Raises:
+        CannotRunHere: if this machine cannot. MissingExtra: if the runtime is not installed.
+    """
+    run = FORMATS[_FORMAT_RUN_BY.get(runtime, runtime)].open_file(path)
+    images = setting.images()
+    return lambda: run(images)

@@ -1,0 +1,245 @@
+"""`convattn bench`: models side by side, in the runtimes people use."""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convattn.backbones.registry import create_model
+from convattn.bench.allocator import restart_with_steady_allocator
+from convattn.bench.compare import measure_settings, pytorch_threads
+from convattn.bench.growth import BATCHES, SIZES, Growth, growth_of, growth_settings
+from convattn.bench.latency import Interrupted
+from convattn.bench.limits import probe_limits
+from convattn.bench.profile import Profile, profile
+from convattn.bench.runtimes import RUNTIMES, Setting, check_precision, check_runtime, pytorch_form
+from convattn.bench.table import BenchmarkTable
+from convattn.cli.arguments import UsageError, parse
+from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
+
+__all__ = ["command"]
+
+_DESCRIPTION = f"""Time models side by side: latency, images/s, peak memory, and time per multiply-add over a reference.
+
+Weights are random: speed does not depend on them. Accuracies are the authors' published figures. Runtimes:
+{", ".join(RUNTIMES)}. What cannot be had is named with the reason, and the rest is measured.
+
+Examples:
+    convattn bench smt_tiny nextvit_small
+    convattn bench smt_tiny --against timm:swin_tiny_patch4_window7_224 --runtime eager,fused,onnxruntime --threads 2
+    convattn bench smt_tiny cotnet_50 --precision fp32,bf16 --batch 1,8 --html bench.html
+    convattn bench groupmixformer_tiny --runtime prepacked --profile
+    convattn bench groupmixformer_tiny resnet50_das --runtime fused --growth --json
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")]
+    """Models by name; `timm:NAME` for timm's."""
+    against: tuple[str, ...] = ()
+    """More models beside them, which are not profiled."""
+    runtime: str = "eager,fused,prepacked"
+    """Ways to run each, with commas between them."""
+    precision: str = "fp32"
+    """fp32, bf16, fp16, int8, with commas."""
+    batch: str | None = None
+    """Images per call, with commas; 1, or with --growth 1,4,16,64."""
+    size: str | None = None
+    """Heights and widths in pixels, with commas; 224, or with --growth 224,384,512,768,1024."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where PyTorch's runtimes run."""
+    threads: int | None = None
+    """Of every runtime; by default as PyTorch sets them."""
+    repeats: int | None = None
+    """Timed calls of each; 30, or with --growth 7."""
+    reference: str | None = "timm:resnet50"
+    """The model that time per multiply-add is given over; measured too. `None` for none."""
+    memory: bool = True
+    """Measure peak memory, each row in a process of its own."""
+    growth: bool = False
+    """Every size at the first batch and every batch at the first size, with fitted exponents."""
+    profile: bool = False
+    """The ten dearest operations of each NAME, beside what the machine can do at best."""
+    html: Path | None = None
+    """Write a page with an interactive plot."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def command(args: list[str]) -> int:
+    """Run `convattn bench` with these arguments."""
+    options = parse(Options, args, command="bench", description=_DESCRIPTION)
+    settings = _settings(options)
+    profiled = _profiled(options, settings) if options.profile else None
+    if options.html is not None:
+        _check_writable(options.html)
+    if _is_own_process(args):
+        restart_with_steady_allocator()
+    table, interrupted = _measure(options, settings)
+    profiles: dict[str, Profile] = {}
+    if profiled is not None and not interrupted:
+        try:
+            profiles = _profiles(options, *profiled)
+        except KeyboardInterrupt:
+            interrupted = True
+    growths = growth_of(table) if options.growth else []
+    if options.html is not None:
+        write_benchmark(options.html, table, _more_tables(growths, profiles))
+    if options.json:
+        more = {"growth": [asdict(growth) for growth in growths], "profiles": _profiles_as_data(profiles)}
+        print(json.dumps(table.to_dict() | more, indent=2))
+    else:
+        _show(table, _more_tables(growths, profiles))
+    if interrupted:
+        raise KeyboardInterrupt(f"interrupted; {len(table.rows)} rows were measured until then")
+    return 0 if table.rows else 1
+
+
+def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable, bool]:
+    """The table, and whether Ctrl-C cut it short."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with console.status("starting") as status:
+        try:
+            table = measure_settings(
+                [*options.names, *options.against],
+                settings,
+                runtimes=_words(options.runtime),
+                threads=options.threads,
+                repeats=options.repeats if options.repeats is not None else 7 if options.growth else 30,
+                warmup=1 if options.growth else 3,
+                reference=options.reference,
+                memory=options.memory,
+                progress=status.update if console.is_terminal else console.print,
+            )
+        except Interrupted as stop:
+            return stop.measured, True
+    return table, False
+
+
+def _settings(options: Options) -> list[Setting]:
+    """What to measure at; with growth two series instead of all combinations."""
+    sizes = _numbers("size", options.size) or (list(SIZES) if options.growth else [224])
+    batches = _numbers("batch", options.batch) or (list(BATCHES) if options.growth else [1])
+    precisions = _words(options.precision)
+    for precision in precisions:
+        check_precision(precision)
+    for runtime in _words(options.runtime):
+        check_runtime(runtime)
+    if options.growth:
+        if max(len(sizes), len(batches)) < 3:
+            raise UsageError("growth needs three sizes or three batches at least; give --size or --batch more values")
+        return [
+            setting
+            for precision in precisions
+            for setting in growth_settings(sizes, batches, precision, options.device)
+        ]
+    return [
+        Setting(precision, batch, size, options.device)
+        for size in sizes
+        for batch in batches
+        for precision in precisions
+    ]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(name: str, text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in _words(text or "")]
+    except ValueError:
+        raise UsageError(f"{name} {text!r} must be whole numbers with commas between them, such as 1,8") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse at once what would fail behind minutes of measuring."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path}: its folder cannot be written")
+
+
+def _is_own_process(args: list[str]) -> bool:
+    """Whether this process was started for these arguments, so that it may be started again."""
+    words = [word for word in sys.orig_argv if word != "--debug"]
+    return words[-len(args) - 1 :] == ["bench", *args]
+
+
+def _profiled(options: Options, settings: list[Setting]) -> tuple[str, Setting]:
+    """The runtime and the setting whose operations are shown: the leanest form in eager mode, the first setting."""
+    forms = [runtime for runtime in ("prepacked", "fused", "eager") if runtime in _words(options.runtime)]
+    setting = settings[0]
+    if not forms or setting.device != "cpu" or setting.precision not in ("fp32", "bf16"):
+        raise UsageError(
+            f"--profile watches eager, fused or prepacked in fp32 or bf16 on the CPU, not {options.runtime} "
+            f"in {setting.precision} on {setting.device}"
+        )
+    return forms[0], setting
+
+
+def _profiles(options: Options, runtime: str, setting: Setting) -> dict[str, Profile]:
+    """The operations of each model, by a title."""
+    profiles = {}
+    with Console(stderr=True).status("profiling"), pytorch_threads(options.threads):
+        limits = probe_limits(torch.float32 if setting.precision == "fp32" else torch.bfloat16)
+        for name in options.names:
+            model, images = pytorch_form(create_model(name).eval(), runtime, setting, "channels_last")
+            profiles[f"{name}, {runtime}, {setting}"] = profile(model, images, limits)
+    return profiles
+
+
+def _profiles_as_data(profiles: dict[str, Profile]) -> list[dict[str, Any]]:
+    return [
+        {
+            "of": title,
+            "forward_ms": found.forward_ms,
+            "operations_ms": found.operations_ms,
+            "limits": asdict(found.limits),
+            "operations": [asdict(operation) for operation in found.operations],
+        }
+        for title, found in profiles.items()
+    ]
+
+
+def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[FiguresTable]:
+    tables = [growth_table(growths)] if growths else []
+    return tables + [table for title, found in profiles.items() for table in profile_tables(title, found)]
+
+
+def _show(table: BenchmarkTable, more: list[FiguresTable]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+    console.print(", ".join(f"{key} {value}" for key, value in table.environment.items()))
+    for setting in table.settings():
+        rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
+        _print(console, FiguresTable(str(setting), table.columns(), rows, words=2))
+        if table.reference:
+            head, *ratios = table.ratios(setting)
+            _print(console, FiguresTable(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
+    for one in more:
+        _print(console, one)
+    for gap in table.not_measured:
+        console.print(f"not measured: {gap.model}, {gap.runtime}, {gap.setting}: {gap.why}", markup=False)
+    for line in table.sources():
+        console.print(line)
+
+
+def _print(console: Console, figures: FiguresTable) -> None:
+    console.print(f"\n[bold]{figures.title}[/bold]")
+    if figures.note:
+        console.print(figures.note)
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(figures.columns):
+        table.add_column(column, justify="left" if index < figures.words else "right", overflow="fold")
+    for row in figures.rows:
+        table.add_row(*row)
+    console.print(table)
