@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convattn.deploy.runtimes import onnx, torch_export
+from convattn.deploy.runtimes import aot_inductor, onnx, torch_export
 from convattn.deploy.runtimes.runtime import Runtime
 
 __all__ = ["FORMATS", "format_of"]
@@ -10,6 +10,7 @@ __all__ = ["FORMATS", "format_of"]
 FORMATS: dict[str, Runtime] = {
     "onnx": onnx,
     "torch_export": torch_export,
+    "aot_inductor": aot_inductor,
 }
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
-from convattn.deploy.runtimes.runtime import Precision, Request, Run
+from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 from convattn.extras import require
 
 __all__ = [
@@ -63,45 +64,70 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
 
 
 def open_file(path: Path) -> Run:
-    """An ONNX Runtime session on the CPU, with as many threads as PyTorch uses."""
+    """An ONNX Runtime session on the CPU, with as many threads as PyTorch uses.
+
+    Raises:
+        UnreadableFile: if the file is missing, damaged, takes more than images, or needs a newer ONNX Runtime.
+    """
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what is wrong is raised
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a dozen kinds without a common one
+        raise UnreadableFile(f"{path}: ONNX Runtime cannot open it ({' '.join(str(error).split())})") from None
+    names = [value.name for value in session.get_inputs()]
+    if len(names) != 1:
+        raise UnreadableFile(f"{path}: has the inputs {', '.join(names) or 'none'}; a model of images has one")
 
     def run(images: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
+        return [torch.from_numpy(output) for output in session.run(None, {names[0]: images.numpy()})]
 
     return run
 
 
 def operators(path: Path) -> dict[str, int]:
     """The operators of the graph and of the functions in it."""
-    proto = require("onnx", "onnx").load(path)
+    proto = _proto(path)
     graphs = [proto.graph.node, *(function.node for function in proto.functions)]
     return dict(sorted(Counter(node.op_type for nodes in graphs for node in nodes).items()))
 
 
 def write_metadata(path: Path, text: str) -> None:
     """Put `text` under `convattn` among the model's own metadata."""
-    onnx = require("onnx", "onnx")
-    proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {_KEY: text})
-    onnx.save(proto, path)
+    proto = _proto(path)
+    kept = [entry for entry in proto.metadata_props if entry.key != _KEY]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    proto.metadata_props.add(key=_KEY, value=text)
+    path.write_bytes(proto.SerializeToString())
 
 
 def read_metadata(path: Path) -> str | None:
     """What stands under `convattn`."""
-    proto = require("onnx", "onnx").load(path)
-    return next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
+    return next((entry.value for entry in _proto(path).metadata_props if entry.key == _KEY), None)
 
 
 def digest(path: Path) -> str:
     """SHA-256 of the model without its metadata."""
-    proto = require("onnx", "onnx").load(path)
+    proto = _proto(path)
     del proto.metadata_props[:]
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _proto(path: Path) -> Any:
+    """The file as ONNX's `ModelProto`. Weights in other files, which this package does not write, are not read."""
+    onnx = require("onnx", "onnx")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise UnreadableFile(f"{path}: no such file") from None
+    except Exception as error:  # protobuf's own, in its C++ form
+        raise UnreadableFile(f"{path}: is no ONNX file, or damaged or cut short ({error})") from None
+    if not proto.ir_version:  # an empty file is an empty message
+        raise UnreadableFile(f"{path}: is no ONNX file, or empty")
+    return proto
 
 
 @contextmanager

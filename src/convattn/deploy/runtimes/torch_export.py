@@ -1,16 +1,20 @@
-"""PyTorch's own exported program (`.pt2`), run by PyTorch."""
+"""PyTorch's own exported program (`.pt2`), run by PyTorch.
 
-import hashlib
+Opening such a file can run code of whoever wrote it (`pt2_archive`): open those of people you trust.
+"""
+
+import logging
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
-from convattn.deploy.runtimes.runtime import Precision, Request, Run
+from convattn.deploy.runtimes.pt2_archive import SUFFIX, cast, contents, digest, one_line, read_metadata, write_metadata
+from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 
 __all__ = [
     "DYNAMIC",
@@ -24,15 +28,15 @@ __all__ = [
     "write_metadata",
 ]
 
-SUFFIX = ".pt2"
-PRECISIONS: tuple[Precision, ...] = ("fp32",)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
-_ENTRY = "extra/convattn.json"
+_LOG = logging.getLogger("torch.export")
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
-    """Write `model` as an `ExportedProgram`."""
+    """Write `model` as an `ExportedProgram`; in bf16 its weights are stored in bfloat16."""
+    model = cast(model, request.precision)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.export.export(model, (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic))
@@ -40,8 +44,12 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
 
 
 def open_file(path: Path) -> Run:
-    """The program as a function."""
-    module = torch.export.load(path).module()
+    """The program as a function.
+
+    Raises:
+        UnreadableFile: if the file is missing, damaged, an AOTInductor package, or of another version of PyTorch.
+    """
+    module = _program(path).module()
 
     def run(images: Tensor) -> list[Tensor]:
         with torch.inference_mode():
@@ -53,29 +61,20 @@ def open_file(path: Path) -> Run:
 
 def operators(path: Path) -> dict[str, int]:
     """The operators that the program calls."""
-    graph = torch.export.load(path).graph
+    graph = _program(path).graph
     return dict(sorted(Counter(str(node.target) for node in graph.nodes if node.op == "call_function").items()))
 
 
-def write_metadata(path: Path, text: str) -> None:
-    """Put `text` among the archive's extra files; to be done once."""
-    with zipfile.ZipFile(path, "a") as archive:
-        root = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{root}/{_ENTRY}", text)
-
-
-def read_metadata(path: Path) -> str | None:
-    """What stands among the archive's extra files."""
-    with zipfile.ZipFile(path) as archive:
-        entry = next((name for name in archive.namelist() if name.endswith(_ENTRY)), None)
-        return archive.read(entry).decode() if entry else None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of all other entries of the archive, each behind its name."""
-    total = hashlib.sha256()
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(archive.namelist()):
-            if not name.endswith(_ENTRY):
-                total.update(name.encode() + b"\0" + archive.read(name))
-    return total.hexdigest()
+def _program(path: Path) -> ExportedProgram:
+    if contents(path) != "torch_export":
+        raise UnreadableFile(f"{path}: is an AOTInductor package, not an exported program")
+    level = _LOG.level
+    _LOG.setLevel(logging.ERROR)  # PyTorch logs a traceback and goes on to the layout of older files
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # whatever PyTorch makes of contents that it does not understand
+        raise UnreadableFile(
+            f"{path}: PyTorch {torch.__version__} cannot read its program ({one_line(error)}); export it again"
+        ) from None
+    finally:
+        _LOG.setLevel(level)

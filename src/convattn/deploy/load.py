@@ -1,0 +1,176 @@
+"""An exported file as a model: one call, whatever runtime runs it."""
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.metadata import Metadata, NoMetadata, read
+from convattn.deploy.runtimes import pt2_archive
+from convattn.deploy.runtimes.runtime import Run, UnreadableFile
+
+__all__ = ["ExportedModel", "exported_suffixes", "load_exported"]
+
+
+def load_exported(path: str | Path) -> "ExportedModel":
+    """Open a file written by `export`: ONNX, OpenVINO, an exported program or any other of its formats.
+
+    The format is found from the suffix, that of a `.pt2` file from what is in it. What the file says of itself is
+    checked against its contents before it is run. A file of another origin runs too if it takes images and nothing
+    else; asked for its preprocessing or its classes, it says that it does not know.
+
+    A `.pt2` file can run code of whoever wrote it as it is opened: an exported program brings Python source and may
+    bring pickles, an AOTInductor package is machine code, and the checksum is no signature. Open those of people you
+    trust; ONNX and OpenVINO files are data.
+
+    Returns:
+        A model: images (B, C, H, W) -> logits (B, classes), or the list of levels (B, C', H', W') of a pyramid,
+        float32. `transforms_for`, `class_names` and the evaluation take it like any other.
+
+    Raises:
+        UnreadableFile: if the file is missing, of an unknown suffix, damaged, changed since its export, or described in
+            a newer layout.
+        CannotRunHere: if it is for another machine, or its runtime does not exist here.
+        MissingExtra: if its runtime is not installed.
+    """
+    path = Path(path)
+    format = _format(path)
+    try:
+        metadata = read(format, path)
+    except NoMetadata:
+        metadata = None
+    return ExportedModel(path, format, FORMATS[format].open_file(path), metadata)
+
+
+def exported_suffixes() -> tuple[str, ...]:
+    """The suffixes of files that `load_exported` opens."""
+    return tuple(dict.fromkeys(runtime.SUFFIX for runtime in FORMATS.values()))
+
+
+class ExportedModel(nn.Module):
+    """An exported file as a model: it runs, and has no weights to train, copy or export again.
+
+    A file that takes one batch size only is given its batches: more images in several, fewer with black ones behind.
+
+    Args:
+        path: the file.
+        format: its name in `FORMATS`.
+        run: the file as a function.
+        metadata: what it says of itself; None for a file of another origin.
+    """
+
+    def __init__(self, path: Path, format: str, run: Run, metadata: Metadata | None):
+        super().__init__()
+        self.path = path
+        self.format = format
+        self.metadata = metadata
+        self._run = run
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Images (B, C, H, W) on any device -> logits (B, classes) or a list of levels there, float32.
+
+        Raises:
+            ValueError: if the file does not take images of this shape, naming those that it takes.
+        """
+        self._check(images)
+        given = images.detach().to("cpu", torch.float32).contiguous()
+        batch = None if self.metadata is None else self.metadata.batch
+        try:
+            outputs = self._run(given) if batch is None else _in_batches(self._run, given, batch)
+        except Exception as error:  # the runtimes have nothing in common here
+            raise ValueError(
+                f"{self.path}: does not run on images of shape {tuple(images.shape)} ({' '.join(str(error).split())})"
+            ) from error
+        outputs = [output.to(images.device) for output in outputs]
+        single = len(outputs) == 1 and (self.metadata is None or self.metadata.outputs != "pyramid")
+        return outputs[0] if single else outputs
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The input that the model expects and the names of its classes, in timm's words."""
+        known = self._known()
+        if known.preprocessing is None:
+            raise ValueError(f"{self.path}: the model that was exported did not say how its images are prepared")
+        cfg = {
+            "architecture": known.model,
+            "input_size": known.input_size,
+            "num_classes": known.num_classes,
+            **vars(known.preprocessing),
+        }
+        return cfg | ({"label_names": known.label_names} if known.label_names else {})
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits; 0 where the outputs are none."""
+        return self._known().num_classes
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self._known().input_size[0]
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and reduction of each level of a pyramid, as timm's feature models have it."""
+        known = self._known()
+        levels = [
+            dict(num_chs=channels, reduction=reduction, module=f"level_{index}")
+            for index, (channels, reduction) in enumerate(zip(known.channels, known.reductions, strict=True))
+        ]
+        return FeatureInfo(levels, tuple(range(len(levels))))
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise ValueError(
+            f"{self.path}: an exported file runs only; to fuse, count or export, take the model that it was made from"
+        )
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.path}, {self.format}" + (f", {self.metadata.model}" if self.metadata else "")
+
+    def _known(self) -> Metadata:
+        if self.metadata is None:
+            raise ValueError(
+                f"{self.path}: was not written by convattn, so its preprocessing and its classes are unknown; "
+                "prepare its input yourself, or export the model with convattn"
+            )
+        return self.metadata
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4:
+            raise ValueError(f"{self.path}: images of shape {tuple(images.shape)} are not (B, C, H, W)")
+        if self.metadata is None:
+            return
+        channels, *size = self.metadata.input_size
+        if images.shape[1] != channels:
+            raise ValueError(f"{self.path}: takes images of {channels} channels, not {images.shape[1]}")
+        given = list(images.shape[2:])
+        if self.metadata.dynamic != "all" and given != size:
+            raise ValueError(
+                f"{self.path}: takes images of {size[0]} x {size[1]}, not {given[0]} x {given[1]}; "
+                "resize them, or export with dynamic='all'"
+            )
+
+
+def _in_batches(run: Run, images: Tensor, batch: int) -> list[Tensor]:
+    """The outputs of a file that takes `batch` images, no more and no fewer."""
+    count = len(images)
+    missing = -count % batch
+    filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
+    parts = [run(part) for part in filled.split(batch)]
+    return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+
+def _format(path: Path) -> str:
+    if not path.exists():
+        raise UnreadableFile(f"{path}: no such file")
+    if path.suffix == pt2_archive.SUFFIX:
+        return pt2_archive.contents(path)
+    for name, runtime in FORMATS.items():
+        if path.suffix == runtime.SUFFIX:
+            return name
+    raise UnreadableFile(f"{path}: no exported file ends in {path.suffix!r}; known: {', '.join(exported_suffixes())}")

@@ -1,0 +1,116 @@
+"""What PyTorch's two kinds of `.pt2` files have in common: both are zip archives with a place for texts of others.
+
+PyTorch reads them by running what is in them. An exported program brings its guards as Python source, which torch
+compiles, and may hold pickled objects; an AOTInductor package is machine code. Opening either is like importing a
+module from whoever wrote the file. The functions here only read the archive.
+"""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
+
+__all__ = ["SUFFIX", "archive", "cast", "contents", "digest", "one_line", "read_metadata", "write_metadata"]
+
+SUFFIX = ".pt2"
+
+_ENTRY = "extra/convattn.json"
+_KINDS = {"/models/": "torch_export", "/data/aotinductor/": "aot_inductor"}
+
+
+@contextmanager
+def archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The file as an archive, to read.
+
+    Raises:
+        UnreadableFile: if it is missing, no archive, cut short or damaged; for damage found inside the block too.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            yield opened
+    except FileNotFoundError:
+        raise UnreadableFile(f"{path}: no such file") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise UnreadableFile(f"{path}: is no .pt2 file, or damaged or cut short ({error})") from None
+
+
+def contents(path: Path) -> str:
+    """The format of a `.pt2` file, "torch_export" or "aot_inductor", by what the archive holds.
+
+    Raises:
+        UnreadableFile: if it is missing, damaged, or neither.
+    """
+    with archive(path) as opened:
+        for name in opened.namelist():
+            for folder, format in _KINDS.items():
+                if folder in name:
+                    return format
+    raise UnreadableFile(f"{path}: is an archive without an exported program or an AOTInductor package")
+
+
+def write_metadata(path: Path, text: str) -> None:
+    """Put `text` among the archive's extra files, in the place of what was there."""
+    with archive(path) as opened:
+        names = opened.namelist()
+    if any(name.endswith(_ENTRY) for name in names):
+        _drop_entry(path)
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr(f"{names[0].partition('/')[0]}/{_ENTRY}", text)
+
+
+def read_metadata(path: Path) -> str | None:
+    """What stands among the archive's extra files; None if there is nothing of ours."""
+    with archive(path) as opened:
+        entry = next((name for name in opened.namelist() if name.endswith(_ENTRY)), None)
+        return None if entry is None else opened.read(entry).decode(errors="replace")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of all other entries of the archive in the order of their names: each name, length and content."""
+    total = hashlib.sha256()
+    with archive(path) as opened:
+        for entry in sorted(opened.infolist(), key=lambda entry: entry.filename):
+            if not entry.filename.endswith(_ENTRY):
+                total.update(f"{entry.filename}\0{entry.file_size}\0".encode())
+                total.update(opened.read(entry))
+    return total.hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def cast(model: nn.Module, precision: Precision) -> nn.Module:
+    """`model` with float32 at its ends; in bf16 all its weights and what it computes are bfloat16."""
+    return _Bfloat16(deepcopy(model).bfloat16()) if precision == "bf16" else model
+
+
+class _Bfloat16(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        outputs = self.model(images.bfloat16())
+        return outputs.float() if isinstance(outputs, Tensor) else [output.float() for output in outputs]
+
+
+def _drop_entry(path: Path) -> None:
+    """Write the archive anew without our entry."""
+    shorter = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(shorter, "w") as target:
+            for entry in source.infolist():
+                if not entry.filename.endswith(_ENTRY):
+                    target.writestr(entry, source.read(entry))
+        os.replace(shorter, path)
+    finally:
+        shorter.unlink(missing_ok=True)
