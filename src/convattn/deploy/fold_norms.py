@@ -20,12 +20,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from convattn.deploy.fold_trace import Dataflow, Step, has_foreign_hooks, trace_dataflow
+from convattn.ops.linear import Linear2d
 
 __all__ = ["Fold", "batch_norms", "fold_norms"]
 
 # Those that do what their class says and no more; a subclass with a forward of its own may use its weights otherwise.
 _LAYERS = (
-    nn.Linear,
+    *(nn.Linear, Linear2d),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
@@ -114,20 +115,32 @@ class _Search:
             return "it normalises by the statistics of each batch"
         if has_foreign_hooks(norm) or norm._forward_hooks:
             return "something hangs on it"
-        if type(norm).forward not in _NORM_FORWARDS:
+        if _forward(norm) not in _NORM_FORWARDS:
             return f"{type(norm).__name__} has a forward of its own"
         if not all(self._is_used_once(name, key, step.arguments[key]) for key in _OF_NORM):
             return "it, or a tensor of it, is used in several places"
         source, output = step.arguments["input"], step.result
-        writer, readers = self.flow.writer(source), self.flow.readers(output)
-        before = self._layer(writer) if writer and self._is_between(source) and _fits(writer, source) else None
+        writer, readers = self._maker(source), self.flow.readers(output)
+        before = None if writer is None else self._layer(writer)
         if before is not None:
             return Fold(name, (before,), is_behind=True)
         behind = [self._layer(reader) if _takes(reader, output) else None for reader in readers]
         if behind and id(output) not in self.flow.outside and None not in behind:
             return Fold(name, tuple(layer for layer in behind if layer), is_behind=False)
-        others = "" if self._is_between(source) else " that others see too"
-        return f"behind {_words([writer])}{others}, in front of {_words(readers)}"
+        note = "" if self._is_between(source) else " that others see too"
+        note = " with weights that others use, or that are computed" if writer is not None else note
+        return f"behind {_words([self.flow.writer(source)])}{note}, in front of {_words(readers)}"
+
+    def _maker(self, tensor: Tensor) -> Step | None:
+        """The layer whose output is `tensor`, channels second, if nobody sees it but one reader."""
+        step = self.flow.writer(tensor) if self._is_between(tensor) else None
+        if step is None or step.operator in _OPERATORS:
+            return step if step and _fits(step, tensor) else None
+        if step.operator == "permute" and tuple(step.arguments["dims"]) == (0, 3, 1, 2):
+            inner = step.arguments["self"]
+            linear = self.flow.writer(inner) if self._is_between(inner) else None
+            return linear if linear and linear.operator == "linear" else None
+        return None
 
     def _layer(self, step: Step) -> str | None:
         """Name of the layer whose operation this is, if its weights may change."""
@@ -135,7 +148,7 @@ class _Search:
         if step.operator not in _OPERATORS or name is None:
             return None
         layer = self.model.get_submodule(name)
-        is_known = isinstance(layer, _LAYERS) and type(layer).forward in _LAYER_FORWARDS
+        is_known = isinstance(layer, _LAYERS) and _forward(layer) in _LAYER_FORWARDS
         if not is_known or has_foreign_hooks(layer) or layer._forward_hooks:
             return None
         is_free = all(self._is_used_once(name, key, step.arguments[key]) for key in ("weight", "bias"))
@@ -158,17 +171,24 @@ class _Search:
         return is_own and self.owners[id(own)] == 1 and len(self.flow.readers(tensor)) == 1
 
 
+def _forward(module: nn.Module) -> object:
+    """The function that runs; that of the class, unless somebody gave the module one of its own."""
+    return getattr(module.forward, "__func__", None)
+
+
 _OF_NORM = ("running_mean", "running_var", "weight", "bias")
 
 
 def _fits(layer: Step, output: Tensor) -> bool:
-    """Whether this is a layer, and its channels lie where a norm of its output takes them to be: second."""
-    return layer.operator in _OPERATORS and output.ndim == layer.arguments["weight"].ndim
+    """Whether the layer's channels lie where a norm of its output takes them to be: second."""
+    return output.ndim == layer.arguments["weight"].ndim
 
 
 def _takes(layer: Step, normed: Tensor) -> bool:
     """Whether a layer reads what a norm puts out, and nothing else: no position of a border."""
-    if layer.arguments.get("input") is not normed or layer.operator in _TRANSPOSED or not _fits(layer, normed):
+    if layer.operator not in _OPERATORS - _TRANSPOSED or layer.arguments["input"] is not normed:
+        return False
+    if not _fits(layer, normed):
         return False
     padding = layer.arguments.get("padding", (0,))
     is_pointwise = all(side == 1 for side in layer.arguments["weight"].shape[2:])

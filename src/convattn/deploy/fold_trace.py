@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Dataflow", "Step", "trace_dataflow"]
 
 # For a model that does not say what it takes; the heads of small networks often fit one size alone.
-_USUAL_SIDES = (224, 64, 32, 28)
+_USUAL_SIDES = (224, 256, 64, 32, 28)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ class Dataflow:
 def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     """Run a copy of `model` on the meta device, at a usual size of images and, if it can, at an odd one too.
 
-    Two sizes, because padding to a multiple shows at an odd one only. Hooks are not called, but for those that a
-    child of the same name belongs to (blocks that were attached).
+    Two sizes, because padding to a multiple shows at an odd one only. Hooks are not called, but for those of
+    attached blocks (a child of the same name belongs to them) and those of torch that compute a weight.
 
     Args:
         model: evaluated; it is left as it is.
@@ -74,7 +74,7 @@ def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     """
     probe = deepcopy(model).to("meta")
     watched = _remove_hooks(probe)
-    seen = {id(t): name for name, t in [*_named(probe.named_parameters), *_named(probe.named_buffers)]}
+    seen = {id(tensor): name for name, tensor in [*probe.named_parameters(), *probe.named_buffers()]}
     dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
     for channels, height, width in _sizes(model):
         flows = []
@@ -124,13 +124,14 @@ def _run(probe: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, images:
 
 
 def _remove_hooks(probe: nn.Module) -> list[nn.Module]:
-    """Take other people's forward hooks away, which may not know what to do with a tensor without values."""
-    watched = []
-    for module in probe.modules():
-        if has_foreign_hooks(module):
-            watched.append(module)
+    """Take other people's hooks away, which may not know what to do with a tensor without values."""
+    watched = [module for module in probe.modules() if has_foreign_hooks(module)]
+    for module in watched:
         for key in [key for key in module._forward_hooks if not _is_inserted(module, key)]:
             del module._forward_hooks[key]
+        for key, hook in [*module._forward_pre_hooks.items()]:
+            if not type(hook).__module__.startswith("torch.nn.utils."):  # those compute weights: norms, pruning
+                del module._forward_pre_hooks[key]
     return watched
 
 
@@ -153,10 +154,6 @@ def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
         yield channels, told[1], told[2]
     for side in _USUAL_SIDES:
         yield channels, side, side
-
-
-def _named(members: Any) -> list[tuple[str, Tensor]]:
-    return list(members(remove_duplicate=False))
 
 
 def _tensors(values: Any) -> list[Tensor]:
