@@ -7,6 +7,7 @@ from convattn.bench.count import count
 from convattn.data.transforms import transforms_for
 from convattn.deploy.export import export
 from convattn.deploy.fuse import fuse
+from convattn.deploy.load import load_exported
 from convattn.deploy.prepack import prepack
 from convattn.surgery import attach, detach, replace
 from convattn.weights.official import load_official, to_official
@@ -20,6 +21,7 @@ __all__ = [
     "export",
     "fuse",
     "list_models",
+    "load_exported",
     "load_official",
     "prepack",
     "replace",

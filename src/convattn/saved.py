@@ -21,10 +21,11 @@ from torch import nn
 from convattn.atomic import write_atomically
 from convattn.backbones.pyramid import Pyramid
 from convattn.backbones.registry import create_model
+from convattn.deploy.load import exported_suffixes, load_exported
 from convattn.surgery import replay
 from convattn.weights.read import CheckpointError
 
-__all__ = ["FORMAT", "label_names", "load_model", "open_model", "read_metadata", "save_model"]
+__all__ = ["FORMAT", "label_names", "load_model", "open_classifier", "open_model", "read_metadata", "save_model"]
 
 FORMAT = 1
 
@@ -86,14 +87,18 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
     """A model from wherever it is, in eval mode.
 
     Args:
-        source: a run folder, a model file, or a model's name (`timm:NAME` for timm's).
+        source: a run folder, a model file, an exported file (`load_exported`), or a model's name (`timm:NAME` for
+            timm's).
         num_classes: give the model a fresh head of so many classes, if it has another number.
         pretrained: with a name, load the published weights.
 
     Raises:
-        CheckpointError: if a file cannot be read, or is missing. ValueError: for an unknown name, naming the nearest.
+        CheckpointError, UnreadableFile: if a file cannot be read, or is missing. ValueError: for an unknown name,
+            naming the nearest; for a fresh head on an exported file.
     """
     path = Path(source)
+    if path.suffix in exported_suffixes():
+        return _open_exported(path, num_classes)
     is_name = str(source).startswith("timm:") or (len(path.parts) == 1 and path.suffix != ".safetensors")
     if is_name and not path.exists():
         return create_model(str(source), pretrained, num_classes).eval()
@@ -103,6 +108,18 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
         model.built_as["options"]["num_classes"] = num_classes
         model.pretrained_cfg["num_classes"] = num_classes
         model.pretrained_cfg.pop("label_names", None)
+    return model
+
+
+def open_classifier(source: str | Path) -> nn.Module:
+    """A model that has classes, from wherever it is (`open_model`), in eval mode.
+
+    Raises:
+        ValueError: if it has none, being a backbone alone or a pyramid. As `open_model` otherwise.
+    """
+    model = open_model(source)
+    if not model.num_classes:
+        raise ValueError(f"{source}: outputs no classes; take a model with a classifier")
     return model
 
 
@@ -197,6 +214,16 @@ def _describe_input(model: nn.Module, described: Mapping[str, Any]) -> None:
     cfg = {**(model.pretrained_cfg or {}), **{key: _as_tuple(value) for key, value in described.items()}}  # type: ignore[dict-item]
     cfg["num_classes"] = getattr(model, "num_classes", 0)
     model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
+
+
+def _open_exported(path: Path, num_classes: int | None) -> nn.Module:
+    model = load_exported(path)
+    if num_classes is not None and num_classes != model.num_classes:
+        raise ValueError(
+            f"{path}: an exported file keeps its {model.num_classes} classes and cannot take {num_classes}; "
+            "take the model that it was made from"
+        )
+    return model
 
 
 def _model_file(path: Path) -> Path:

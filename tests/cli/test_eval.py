@@ -126,7 +126,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def colour_reader(monkeypatch):
-    monkeypatch.setattr("convattn.cli.eval.open_model", lambda name: ColourReader())
+    monkeypatch.setattr("convattn.cli.eval.open_classifier", lambda name: ColourReader())
 
 
 @pytest.mark.parametrize("layout", ["flat", "val", ""])

@@ -25,7 +25,8 @@ from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
-from convattn.saved import open_model
+from convattn.deploy.load import ExportedModel
+from convattn.saved import open_classifier
 from convattn.training.output import holds_run, stored_config
 from convattn.weights.records import OfficialWeights
 
@@ -39,6 +40,7 @@ Examples:
     convattn eval smt_tiny --data imagenet --batch-size 64 --workers 8
     convattn eval smt_large.in22k_ft_in1k_384 --data imagenet --real-labels real.json --precision bf16
     convattn eval timm:resnet50 --data imagenet/val --json
+    convattn eval pictures.onnx --data pictures/test
 """
 
 _SYNSETS = ImageNetInfo("imagenet-1k").label_names()
@@ -47,7 +49,8 @@ _SYNSETS = ImageNetInfo("imagenet-1k").label_names()
 @dataclass(frozen=True)
 class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
+    """A run folder, a model file, an exported file (.onnx, .xml, .pt2, …; a .pt2 runs code of whoever wrote it), or the
+    name of a model with published weights (`timm:NAME` for timm's)."""
     data: str | None = None
     """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for
     scikit-learn's test split. By default the validation images of the run."""
@@ -62,7 +65,7 @@ class Options:
     workers: int = 0
     """Processes that load images; 0 loads in this one."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the model; bf16 by autocast."""
+    """Of the model; bf16 by autocast. An exported file has the precision that it was written in."""
     device: Literal["auto", "cpu"] = "auto"
     """`auto` takes the GPU if there is one."""
     json: bool = False
@@ -74,6 +77,7 @@ class Findings:
     """What is printed, as text or JSON."""
 
     options: Options
+    precision: str
     protocol: dict[str, Any]
     result: Evaluation
     class_names: Sequence[str]
@@ -91,13 +95,15 @@ def command(args: list[str]) -> int:
     if options.workers < 0:
         raise UsageError(f"--workers {options.workers} must be 0 or more")
     source, labels = _source(options)
-    model = open_model(options.model)
+    model = open_classifier(options.model)
+    precision = _precision(options, model)
     dataset = _open(source, labels, model)
     real_labels = _real_labels(options.real_labels, model, dataset) if options.real_labels else None
     published, no_published = _published(options.model, dataset)
     result = _evaluate(options, model, dataset)
     found = Findings(
         options=options,
+        precision=precision,
         protocol=_protocol(model),
         result=result,
         class_names=dataset.classes,
@@ -124,6 +130,18 @@ def _source(options: Options) -> tuple[str, Path | None]:
     data = stored_config(Path(options.model)).data
     labels = Path(data.validation_labels) if data.validation_labels else None
     return data.validation or data.source, options.labels or labels
+
+
+def _precision(options: Options, model: nn.Module) -> str:
+    if not isinstance(model, ExportedModel) or model.metadata is None:
+        return options.precision
+    own = model.metadata.precision
+    if options.precision != "fp32":
+        raise UsageError(
+            f"--precision {options.precision} has no effect on {options.model}, which is in {own}; "
+            f"export the model in {options.precision}"
+        )
+    return own
 
 
 def _open(source: str, labels: Path | None, model: nn.Module) -> ImageDataset:
@@ -184,7 +202,7 @@ def _as_json(found: Findings) -> dict:
     result, topk = found.result, f"top{found.result.topk_size}"
     content = {
         "model": found.options.model,
-        "precision": found.options.precision,
+        "precision": found.precision,
         "protocol": found.protocol,
         "images": len(result.labels),
         "top1": result.top1,
@@ -224,7 +242,7 @@ def _print(found: Findings) -> None:
     result, protocol, published = found.result, found.protocol, found.published
     _, height, width = protocol["input_size"]
     crop = "squashed to the square" if protocol["crop_mode"] == "squash" else f"crop ratio {protocol['crop_pct']:g}"
-    print(f"{'input':<13}{height} x {width}, {crop}, {protocol['interpolation']}, {found.options.precision}")
+    print(f"{'input':<13}{height} x {width}, {crop}, {protocol['interpolation']}, {found.precision}")
     lines = [
         ("top-1", result.top1, len(result.labels), published and published.top1),
         (f"top-{result.topk_size}", result.top5, len(result.labels), published and published.top5),

@@ -14,7 +14,7 @@ from convattn.classification.labels import class_names
 from convattn.cli.arguments import UsageError, parse
 from convattn.data.images import ImageError, read_image
 from convattn.data.transforms import Transform, transforms_for
-from convattn.saved import open_model
+from convattn.saved import open_classifier
 
 __all__ = ["command"]
 
@@ -23,13 +23,15 @@ _DESCRIPTION = """Classify images. A file that cannot be read is named on standa
 Examples:
     convattn predict runs/pictures cat.jpg dog.jpg
     convattn predict smt_tiny cat.jpg --top 3 --json
+    convattn predict pictures.onnx cat.jpg
 """
 
 
 @dataclass(frozen=True)
 class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, or the name of a model with published weights (`timm:NAME` for timm's)."""
+    """A run folder, a model file, an exported file (.onnx, .xml, .pt2, …; a .pt2 runs code of whoever wrote it), or the
+    name of a model with published weights (`timm:NAME` for timm's)."""
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
     """Image files."""
     top: int = 5
@@ -45,7 +47,7 @@ def command(args: list[str]) -> int:
         raise UsageError("no image given; write convattn predict MODEL IMAGE...")
     if options.top < 1:
         raise UsageError(f"--top {options.top} must be 1 or more")
-    model = open_model(options.model)
+    model = open_classifier(options.model)
     transform, names = transforms_for(model), class_names(model)
     results, failed = [], False
     for path in options.images:

@@ -96,7 +96,7 @@ def describe(
     precision: Precision,
     dynamic: Dynamic,
     format: str,
-    batch: int = 2,
+    batch: int,
 ) -> Metadata:
     """The metadata of a file that is to hold `model`.
 
