@@ -152,6 +152,17 @@ def test_fused_form_agrees_in_either_layout(kind, fusion, size):
     assert all(torch.equal(tensor, before[key]) for key, tensor in mixer.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [dict(), dict(kernel_size=5), dict(fusion="sum"), dict(fusion="dynamic")], ids=str)
+@pytest.mark.parametrize("size", [(7, 5), (1, 1)])
+def test_form_for_graph_runtimes_agrees(kind, options, size):
+    mixer, x = build(kind, **options), maps(2, 32, *size)
+    form = mixer.fused().graph_form()
+    assert not [module for module in form.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        assert relative_error(form(x), mixer(x)) < 1e-12
+
+
 def test_the_aggregation_is_a_layer_of_its_own_in_both_forms():
     for mixer in (CoTAttention(32), CoTAttention(32).eval().fused()):
         assert len([module for module in mixer.modules() if isinstance(module, LocalAggregation)]) == 1

@@ -17,3 +17,12 @@ def test_the_result_is_channels_last_and_reads_such_a_map_in_place():
     x = torch.randn(2, 6, 3, 5).to(memory_format=torch.channels_last)
     assert Linear2d(6, 4)(x).is_contiguous(memory_format=torch.channels_last)
     assert Linear2d(6, 4)(x.contiguous()).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_form_for_graph_runtimes_is_the_convolution_again(bias):
+    conv = nn.Conv2d(6, 4, 1, bias=bias).double()
+    again = Linear2d.from_conv1x1(conv).graph_form()
+    assert type(again) is nn.Conv2d
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    assert torch.equal(again(x), conv(x))

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from convattn.ops.local_aggregation import LocalAggregation, local_aggregation, local_aggregation_reference
+from convattn.ops.local_aggregation import (
+    LocalAggregation,
+    aggregate_planes,
+    local_aggregation,
+    local_aggregation_reference,
+)
 from toys import relative_error
 
 GEOMETRIES = [
@@ -51,6 +56,15 @@ def test_equals_a_direct_loop(geometry):
     want = loop(value, weight, **geometry)
     assert relative_error(local_aggregation(value, weight, **geometry), want) < 1e-12
     assert relative_error(local_aggregation_reference(value, weight, **geometry), want) < 1e-12
+
+
+@pytest.mark.parametrize("size", [(9, 7), (1, 1), (1, 4), (2, 1)])
+@pytest.mark.parametrize("geometry", [dict(), dict(groups=2), dict(kernel_size=5), dict(kernel_size=1)], ids=str)
+def test_the_form_on_planes_equals_the_reference(geometry, size):
+    value, weight = operands(*size, **geometry)
+    got = aggregate_planes(value, weight[:, 0].transpose(1, 2), groups=geometry.get("groups", 1))
+    assert got.is_contiguous()
+    assert relative_error(got, local_aggregation_reference(value, weight, **geometry)) < 1e-12
 
 
 @every_geometry

@@ -17,11 +17,13 @@ figure, nor do the norms of value and result.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.ops.chain import as_linear, fold_chain
-from convattn.ops.local_aggregation import LocalAggregation
+from convattn.ops.linear import Linear2d
+from convattn.ops.local_aggregation import LocalAggregation, aggregate_planes
 
 __all__ = ["FUSIONS", "CoTAttention", "CoXtAttention"]
 
@@ -177,13 +179,17 @@ class FusedCoTAttention(nn.Module):
         embedded, value = self.input_proj(x).unflatten(1, (self.groups, -1)).tensor_split([self.hidden], 2)
         hidden = (embedded.flatten(1, 2) + self.key_proj(key)).relu_()
         y = self.aggregation(value.flatten(1, 2), self._normalise(self.weights(hidden)))
-        y = nn.functional.silu(y + self.shift, inplace=True)
+        y = F.silu(y + self.shift, inplace=True)
         if self.fusion == "dynamic":
             return y
         if self.fusion == "sum":
             return y + key
         mean = y.mean((2, 3), keepdim=True) + key.mean((2, 3), keepdim=True)
         return torch.lerp(key, y, self.gate(mean).sigmoid())
+
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: everything as convolutions of channels-first maps."""
+        return GraphCoTAttention(self)
 
     def _normalise(self, weights: Tensor) -> Tensor:
         """Group norm over taps and positions: (B, groups·taps·Q, H, W) -> (B, 1, taps, groups, Q, H, W)."""
@@ -203,6 +209,58 @@ class FusedCoTAttention(nn.Module):
     def _tap_major(self, rows: Tensor) -> Tensor:
         """Rows in the order (group, kernel, tap) in the order (group, tap, kernel)."""
         return rows.unflatten(0, (self.groups, -1, self.taps)).transpose(1, 2).flatten(0, 2)
+
+
+class GraphCoTAttention(nn.Module):
+    """Form of `FusedCoTAttention` for graph runtimes: 1×1 convolutions in place of linear layers, maps channels-first.
+
+    Values and embedding come from a convolution each: the sum with the key's then happens as that one writes, and no
+    map is cut in two. Weights leave their convolution kernel by kernel, as the group norm reads them.
+    """
+
+    @torch.no_grad()
+    def __init__(self, block: FusedCoTAttention):
+        super().__init__()
+        self.fusion, self.groups, self.eps = block.fusion, block.groups, block.eps
+        self.key, self.key_proj, self.shift = block.key, _as_conv(block.key_proj), block.shift
+        both: Any = block.input_proj
+        weight, bias = (rows.unflatten(0, (self.groups, -1)) for rows in (_kernel(both), both.bias))
+        for name, part in (("embed", slice(block.hidden)), ("value", slice(block.hidden, None))):
+            layer = _pointwise(weight[:, part].flatten(0, 1), bias[:, part].flatten(), self.groups)
+            self.add_module(name, _as_conv(layer))
+
+        weights: Any = block.weights
+        rows = (_kernel(weights), weights.bias, block.tap_scale.flatten(), block.tap_shift.flatten())
+        by_tap = (self.groups, block.taps, -1)
+        kernel, bias, scale, shift = (row.unflatten(0, by_tap).transpose(1, 2).flatten(0, 2) for row in rows)
+        self.weights = _as_conv(_pointwise(kernel, bias, self.groups))
+        self.num_weights = len(scale) // block.taps
+        self.tap_scale, self.tap_shift = nn.Parameter(scale), nn.Parameter(shift)
+        if self.fusion == "attention":
+            self.gate = nn.Sequential(*map(_as_conv, block.gate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        key = self.key(x)
+        hidden = (self.key_proj(key) + self.embed(x)).relu()
+        weights = F.group_norm(self.weights(hidden), self.num_weights, self.tap_scale, self.tap_shift, self.eps)
+        y = aggregate_planes(self.value(x), weights.unflatten(1, (self.num_weights, -1)), groups=self.groups)
+        y = F.silu(y + self.shift)
+        if self.fusion == "dynamic":
+            return y
+        if self.fusion == "sum":
+            return y + key
+        mean = y.mean((2, 3), keepdim=True) + key.mean((2, 3), keepdim=True)
+        return key + self.gate(mean).sigmoid() * (y - key)
+
+
+def _kernel(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """The weight of a 1×1 convolution, also where it is a linear layer."""
+    return layer.weight[..., None, None] if isinstance(layer, nn.Linear) else layer.weight
+
+
+def _as_conv(layer: nn.Module) -> nn.Module:
+    return layer.graph_form() if isinstance(layer, Linear2d) else layer
 
 
 def _pointwise(weight: Tensor, bias: Tensor | None, groups: int) -> nn.Module:

@@ -19,6 +19,15 @@ class Linear2d(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
+    @torch.no_grad()
+    def graph_form(self) -> nn.Conv2d:
+        """For graph runtimes: the 1×1 convolution it is, which leaves the map in the layout of those around it."""
+        conv = nn.Conv2d(self.in_features, self.out_features, 1, bias=self.bias is not None).to(self.weight)
+        conv.weight.copy_(self.weight[:, :, None, None])
+        if conv.bias is not None:
+            conv.bias.copy_(self.bias)
+        return conv.requires_grad_(False).eval()
+
     @classmethod
     @torch.no_grad()
     def from_conv1x1(cls, conv: nn.Conv2d) -> Self:

@@ -15,13 +15,15 @@ values and by the weights, each one loop over taps on the layout above. A kernel
 on its device; autograd around the three stays as it is. Until then a GPU runs the loops as they are.
 """
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LocalAggregation", "local_aggregation", "local_aggregation_reference"]
+__all__ = ["LocalAggregation", "aggregate_planes", "local_aggregation", "local_aggregation_reference"]
 
 
 class _Stencil(NamedTuple):
@@ -83,6 +85,43 @@ def local_aggregation(
     packed_weight = weight.to(wide)[:, :, :, :, None].permute(0, 1, 2, 3, 4, 6, 7, 5).contiguous()
     out = _Gather.apply(packed_value, packed_weight, stencil)  # (B, heads, groups, sharers, H', W', Q)
     return out.to(value.dtype).permute(0, 4, 5, 1, 2, 3, 6).flatten(3).permute(0, 3, 1, 2)
+
+
+def aggregate_planes(value: Tensor, weight: Tensor, *, groups: int = 1) -> Tensor:
+    """`local_aggregation` of stride 1 and one head on channels-first maps, for graph runtimes.
+
+    Those copy what they shift, so the sum over taps is taken apart: the map is shifted by columns, once a column of the
+    kernel; rows are shifted in the weights, of which there are fewer, and back in the partial sums. That is 2·k shifts
+    of whole maps and k² of weights where tap by tap it would be k² of maps.
+
+    Args:
+        value: (B, C, H, W).
+        weight: (B, Cw, kernel_size², H, W), taps row by row; Cw divides C, and `groups` divides Cw.
+        groups: as in `local_aggregation`.
+
+    Returns:
+        (B, C, H, W), contiguous.
+    """
+    kernel_size = math.isqrt(weight.shape[2])
+    reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    taps = weight.unflatten(1, (groups, 1, -1)).unbind(4)  # each (B, groups, 1, Q, H, W)
+    value = value.unflatten(1, (groups, -1, taps[0].shape[3]))  # (B, groups, sharers, Q, H, W)
+    columns = [_shift(value, step, (-1, 1)) for step in reach]
+    rows = []
+    for row, step in enumerate(reach):
+        of_row = [_shift(tap, -step, (0, 0, -1, 1)) for tap in taps[row * kernel_size :][:kernel_size]]
+        partial = columns[0] * of_row[0]
+        for column, tap in zip(columns[1:], of_row[1:], strict=True):
+            partial = partial + column * tap
+        rows.append(_shift(partial, step, (0, 0, -1, 1)))
+    return functools.reduce(torch.add, rows).flatten(1, 3)
+
+
+def _shift(x: Tensor, steps: int, one: tuple[int, ...]) -> Tensor:
+    """`x` read `steps` positions further on, zeros outside; `one` is the padding that moves it by one."""
+    for _ in range(abs(steps)):  # by one at a time: no map is too small to lose a row
+        x = F.pad(x, one if steps > 0 else [-side for side in one])
+    return x
 
 
 def local_aggregation_reference(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.graph_form import graph_form
 from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 from convattn.extras import require
 
@@ -43,6 +44,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as one ONNX file of opset 20, input `images`, outputs `output` or `level_0`, `level_1`, …"""
     for module in ("onnx", "onnxscript"):
         require(module, "onnx")
+    model = graph_form(model)
     with torch.inference_mode():
         outputs = model(request.images)
     names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
