@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -83,6 +84,8 @@ def command(args: Sequence[str]) -> int:
         folder = train(config, resume=options.resume is not None, on_epoch=write_run_report)
     except Interrupted as stop:  # it has said how to go on
         return 128 + stop.signal
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # NCCL warns of one that is left
     if is_main_process():
         print(folder)
     return 0
