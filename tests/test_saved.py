@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 import convattn
-from convattn.saved import load_model, open_model, read_metadata, save_model
+from convattn.deploy.load import ExportedModel
+from convattn.saved import load_model, open_classifier, open_model, read_metadata, save_model
 from convattn.weights.read import CheckpointError
+from tiny_exports import write_sealed
 from tiny_runs import TINY_OPTIONS
+from toys import build_toy
 
 
 @pytest.fixture
@@ -110,6 +113,23 @@ def test_a_model_of_timm_survives_its_file(tmp_path):
         torch.equal(value, model.state_dict()[name])
         for name, value in load_model(tmp_path / "m.safetensors").state_dict().items()
     )
+
+
+def test_open_model_takes_exported_files_as_they_are(tmp_path):
+    path = write_sealed(tmp_path, "torch_export")
+    assert isinstance(open_model(path), ExportedModel)
+    assert open_model(path, num_classes=3).num_classes == 3
+    with pytest.raises(ValueError, match=r".pt2: an exported file keeps its 3 classes and cannot take 5; take the"):
+        open_model(path, num_classes=5)
+    with pytest.raises(ValueError, match=r"gone.onnx: no such file"):
+        open_model("gone.onnx")
+
+
+def test_open_classifier_wants_classes(file, tmp_path):
+    assert open_classifier(file).num_classes == 3
+    save_model(build_toy("smt_nano", num_classes=0), tmp_path / "backbone.safetensors")
+    with pytest.raises(ValueError, match=r"backbone.safetensors: outputs no classes; take a model with a classifier"):
+        open_classifier(tmp_path / "backbone.safetensors")
 
 
 def test_open_model_takes_files_folders_and_names(file, tmp_path):

@@ -6,11 +6,13 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import nn
 
+from convattn.backbones.registry import create_model
 from convattn.classification.evaluate import wilson_interval
 from convattn.cli.main import main
-from convattn.saved import save_model
+from convattn.saved import load_model, save_model
 from convattn.training.loop import train
-from tiny_runs import tiny_config, write_pictures
+from tiny_exports import write_sealed
+from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +233,54 @@ def test_predict_knows_the_names_of_imagenet(pictures, tmp_path, capsys):
     assert not any(entry["class"].isdigit() for entry in result["predictions"])
 
 
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """The run's model as a file for ONNX Runtime, for one image at a time."""
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("exported")
+    return write_sealed(folder, "onnx", "none", batch=1, model=load_model(run), size=(3, 16, 16))
+
+
+def test_an_exported_file_is_evaluated_like_the_run_it_is_of(run, exported, pictures, capsys):
+    found = []
+    for model in (run, exported):
+        assert main(["eval", str(model), "--data", str(pictures), "--per-class", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    for key in ("images", "top1", "protocol", "precision", "classes"):
+        assert found[1][key] == found[0][key]
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=1e-4)
+
+
+def test_an_exported_file_classifies_like_the_run_it_is_of(run, exported, pictures, capsys):
+    results = []
+    for model in (run, exported):
+        assert main(["predict", str(model), str(pictures / "val" / "dark" / "000.png"), "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out)[0]["predictions"])
+    assert [entry["class"] for entry in results[1]] == ["dark", "bright"]
+    for got, want in zip(*results, strict=True):
+        assert got == {"class": want["class"], "probability": pytest.approx(want["probability"], abs=1e-5)}
+
+
+def test_an_exported_file_has_its_own_precision(exported, pictures, capsys):
+    assert main(["eval", str(exported), "--data", str(pictures), "--precision", "bf16"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("which is in fp32; export the model in bf16")
+
+
+def test_a_pyramid_is_no_classifier(tmp_path, capsys):
+    pyramid = create_model("smt_nano", features_only=True, **TINY_OPTIONS).eval()
+    path = write_sealed(tmp_path, "torch_export", "none", model=pyramid, size=(3, 16, 16))
+    for command, *rest in (["predict", "a.png"], ["eval", "--data", "digits"]):
+        assert main([command, str(path), *rest]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(".pt2: outputs no classes; take a model with a classifier")
+
+
 @pytest.mark.parametrize(
     ("status", "args", "message"),
     [
         (1, ["predict", "gone.safetensors", "a.png"], "gone.safetensors: no such file"),
+        (1, ["predict", "gone.onnx", "a.png"], "gone.onnx: no such file"),
         (2, ["predict", "{run}"], "no image given; write convattn predict MODEL IMAGE..."),
         (2, ["predict", "{run}", "a.png", "--top", "0"], "--top 0 must be 1 or more"),
         (1, ["eval", "{run}", "--data", "nowhere"], "nowhere: no such folder"),

@@ -1,0 +1,174 @@
+"""An exported file is a model like any other, as far as it can be."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import convattn
+from convattn.classification.labels import class_names
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.load import ExportedModel, load_exported
+from convattn.deploy.runtimes.runtime import UnreadableFile
+from convattn.training.loop import train
+from tiny_exports import SIZE, tiny_net, write, write_sealed
+from tiny_runs import tiny_config, write_pictures
+from toys import build_toy, relative_error
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_exported(write_sealed(folder, "onnx"))
+
+
+@pytest.fixture(scope="module")
+def foreign(folder):
+    return load_exported(write(folder, "torch_export"))
+
+
+def test_it_runs_and_says_what_it_is(model):
+    images = torch.randn(3, *SIZE)
+    assert relative_error(model(images), tiny_net()(images)) < 1e-5
+    assert not model.training
+    assert (model.num_classes, model.in_chans) == (3, 3)
+    assert (model.metadata.model, model.format) == ("tiny", "onnx")
+    assert "onnx, tiny" in repr(model)
+    assert len(model.feature_info) == 0
+
+
+def test_layout_precision_and_gradient_of_the_images_do_not_matter(model):
+    images = torch.randn(2, *SIZE, dtype=torch.float64, requires_grad=True)
+    output = model(images.to(memory_format=torch.channels_last))
+    assert output.dtype is torch.float32
+    assert relative_error(output, tiny_net()(images.float())) < 1e-5
+
+
+def test_it_is_fed_and_read_like_the_model_it_was_made_from(model):
+    original = tiny_net()
+    original.pretrained_cfg["input_size"] = SIZE
+    image = Image.effect_noise((50, 40), 90).convert("RGB")
+    prepared = convattn.transforms_for(model)(image)
+    assert prepared.shape == SIZE
+    assert torch.equal(prepared, convattn.transforms_for(original)(image))
+    assert class_names(model) == ["ant", "bee", "cat"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+@pytest.mark.parametrize("name", ["onnx", "torch_export"])
+def test_a_file_of_one_batch_size_takes_any_number_of_images(folder, name, count):
+    path = folder / f"{name}_none_fp32_2{FORMATS[name].SUFFIX}"
+    loaded = load_exported(path if path.exists() else write_sealed(folder, name, "none"))
+    images = torch.randn(count, *SIZE)
+    output = loaded(images)
+    assert output.shape == (count, 3)
+    assert relative_error(output, tiny_net()(images)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 20, 24), r"onnx: takes images of 16 x 12, not 20 x 24; resize them, or export with dynamic='all'"),
+        ((1, 1, 16, 12), "onnx: takes images of 3 channels, not 1"),
+        ((3, 16, 12), r"onnx: images of shape \(3, 16, 12\) are not \(B, C, H, W\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(model, shape, message):
+    with pytest.raises(ValueError, match=message):
+        model(torch.randn(shape))
+
+
+def test_a_file_of_free_size_takes_any_that_the_model_takes(folder):
+    loaded = load_exported(write_sealed(folder, "torch_export", "all"))
+    images = torch.randn(1, 3, 31, 40)
+    assert relative_error(loaded(images), tiny_net()(images)) < 1e-5
+    with pytest.raises(ValueError, match=r"does not run on images of shape \(1, 3, 2, 2\) \(.+\)$") as caught:
+        loaded(torch.randn(1, 3, 2, 2))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("indices", [(1, 3), (2,)])
+def test_a_pyramid_gives_its_levels(tmp_path, indices):
+    model = build_toy("smt_nano", features_only=True, out_indices=indices)
+    images = torch.randn(2, 3, 32, 32)
+    loaded = load_exported(write_sealed(tmp_path, "torch_export", "none", model=model, size=(3, 32, 32)))
+    levels, wanted = loaded(images), model(images)
+    assert isinstance(levels, list)
+    assert len(levels) == len(indices)
+    assert all(relative_error(got, want) < 1e-5 for got, want in zip(levels, wanted, strict=True))
+    assert loaded.feature_info.channels() == model.feature_info.channels()
+    assert loaded.feature_info.reduction() == model.feature_info.reduction()
+    assert loaded.num_classes == 0
+
+
+def test_a_file_of_another_origin_runs_and_knows_nothing(foreign):
+    images = torch.randn(2, *SIZE)
+    assert foreign.metadata is None
+    assert relative_error(foreign(images), tiny_net()(images)) < 1e-5
+    for ask in (convattn.transforms_for, class_names, lambda model: model.num_classes, lambda model: model.in_chans):
+        with pytest.raises(ValueError, match=r"was not written by convattn, so its preprocessing and its classes are"):
+            ask(foreign)
+
+
+def test_a_model_that_did_not_say_how_it_is_fed_does_not_say_it_exported(tmp_path):
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.randn(2, 3, 8, 8)
+    loaded = load_exported(write_sealed(tmp_path, "torch_export", model=model, size=(3, 8, 8)))
+    assert relative_error(loaded(images), model(images)) < 1e-5
+    with pytest.raises(ValueError, match=r"the model that was exported did not say how its images are prepared"):
+        convattn.transforms_for(loaded)
+
+
+def test_it_can_only_run(model, tmp_path):
+    for use in (deepcopy, convattn.fuse, convattn.count, lambda model: convattn.export(model, tmp_path / "again.onnx")):
+        with pytest.raises(ValueError, match=r"onnx: an exported file runs only; to fuse, count or export, take"):
+            use(model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_file_is_refused_before_it_is_run(folder, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(write_sealed(tmp_path, "onnx"))
+    proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
+    onnx.save(proto, tmp_path / "changed.onnx")
+    monkeypatch.setattr(FORMATS["onnx"], "open_file", lambda path: pytest.fail("it was run"))
+    with pytest.raises(UnreadableFile, match=r"changed.onnx: its contents were changed after export"):
+        load_exported(tmp_path / "changed.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone.onnx", "gone.onnx: no such file"),
+        ("model.bin", r"model.bin: no exported file ends in '.bin'; known: .onnx, .pt2"),
+        ("model.pt2", "model.pt2: is no .pt2 file, or damaged or cut short"),
+    ],
+)
+def test_what_is_no_exported_file_is_refused(tmp_path, name, message):
+    if not name.startswith("gone"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(UnreadableFile, match=message):
+        load_exported(tmp_path / name)
+
+
+def test_a_run_takes_an_exported_teacher(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    teacher = build_toy("smt_nano", num_classes=2)
+    teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("bright", "dark")}
+    path = write_sealed(tmp_path, "torch_export", model=teacher, size=(3, 16, 16))
+    config = tiny_config(pictures, tmp_path / "run", distillation=dict(teacher=str(path)))
+    assert (train(config) / "best.safetensors").is_file()
+
+
+def test_it_is_a_module(model):
+    assert isinstance(model, ExportedModel)
+    assert list(model.parameters()) == []
+    assert model.to("cpu").eval() is model

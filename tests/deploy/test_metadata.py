@@ -1,0 +1,112 @@
+"""What an exported file says of itself."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.metadata import _LIBRARIES, NoMetadata, Preprocessing, describe, read, seal
+from convattn.deploy.runtimes import onnx, torch_export
+from convattn.deploy.runtimes.runtime import UnreadableFile
+from tiny_exports import SIZE, tiny_net, write, write_sealed
+from toys import build_toy
+
+FILE = dict(input_size=(3, 32, 48), precision="fp32", dynamic="batch", format="onnx", batch=2)
+
+
+def test_a_classifier_is_described():
+    found = describe(tiny_net(), **FILE)
+    assert (found.model, found.format, found.precision, found.dynamic) == ("tiny", "onnx", "fp32", "batch")
+    assert (found.input_size, found.batch) == ((3, 32, 48), None)
+    assert (found.outputs, found.num_classes, found.channels) == ("logits", 3, ())
+    assert found.label_names == ("ant", "bee", "cat")
+    assert found.preprocessing == Preprocessing((0.5, 0.4, 0.3), (0.1, 0.2, 0.3), "bilinear", 0.8, "squash")
+    assert found.opset == onnx.OPSET
+    assert found.versions["torch"] == torch.__version__.partition("+")[0]
+    assert {"convattn", "timm", "onnxruntime"} <= found.versions.keys()
+
+
+def test_a_model_by_name_a_pyramid_and_a_backbone_alone_are_told_apart():
+    model = build_toy("smt_nano")
+    assert describe(model, **FILE).model == "smt_nano"
+    assert describe(model, **FILE).label_names == ()
+    levels = describe(build_toy("smt_nano", features_only=True, out_indices=(1, 3)), **FILE)
+    assert (levels.outputs, levels.num_classes) == ("pyramid", 0)
+    assert (levels.channels, levels.reductions) == ((16, 24), (4, 16))
+    assert describe(build_toy("smt_nano", num_classes=0), **FILE).outputs == "features"
+    other = describe(nn.Sequential(nn.ReLU()), **{**FILE, "format": "torch_export", "dynamic": "none"})
+    assert (other.model, other.outputs, other.preprocessing, other.opset) == ("Sequential", "tensors", None, None)
+    assert other.batch == 2
+
+
+def test_names_of_other_classes_are_left_out():
+    model = tiny_net()
+    model.num_classes = 5
+    assert describe(model, **FILE).label_names == ()
+
+
+def test_every_format_names_the_libraries_that_it_needs():
+    assert FORMATS.keys() - {"torch_export", "aot_inductor"} <= _LIBRARIES.keys()
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch_export"])
+def test_what_is_sealed_is_read(tmp_path, name):
+    path = write(tmp_path, name)
+    with pytest.raises(NoMetadata, match=r": says nothing about its model, as convattn did not write it"):
+        read(name, path)
+    described = describe(tiny_net(), **{**FILE, "format": name, "input_size": SIZE})
+    seal(name, path, described)
+    found = read(name, path)
+    assert found == dataclasses.replace(described, checksum=FORMATS[name].digest(path))
+    assert len(found.checksum) == 64
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    return write_sealed(tmp_path_factory.mktemp("sealed"), "torch_export")
+
+
+def with_text(sealed, folder, text):
+    path = folder / "m.pt2"
+    path.write_bytes(sealed.read_bytes())
+    torch_export.write_metadata(path, text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "its description has version 2 and this convattn reads 1; update convattn or export"),
+        ({"format": "onnx"}, "describes itself as 'onnx' and is 'torch_export'; export it again"),
+        ({"checksum": "0" * 64}, "its contents were changed after export, the checksum does not fit; export it again"),
+        ({"precision": "fp7"}, r"its description is damaged \(ValueError: 'fp7' is none of fp32, bf16, fp16, int8\)"),
+        ({"input_size": [3, 224]}, r"its description is damaged \(ValueError: not enough values to unpack"),
+        ({"model": 5}, r"its description is damaged \(TypeError: 5 is no text\)"),
+        ({"versions": []}, r"its description is damaged \(AttributeError: "),
+        ({"preprocessing": {}}, r"its description is damaged \(KeyError: 'mean'\)"),
+        ({"label_names": None}, r"its description is damaged \(TypeError: "),
+    ],
+)
+def test_a_description_that_does_not_hold_is_refused_in_one_line(sealed, tmp_path, change, message):
+    entry = json.loads(torch_export.read_metadata(sealed))
+    path = with_text(sealed, tmp_path, json.dumps({**entry, **change}))
+    with pytest.raises(UnreadableFile, match=rf"m.pt2: {message}") as caught:
+        read("torch_export", path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["version", "model", "outputs", "checksum"])
+def test_a_description_without_a_field_is_refused(sealed, tmp_path, field):
+    entry = json.loads(torch_export.read_metadata(sealed))
+    del entry[field]
+    with pytest.raises(UnreadableFile, match=r"m.pt2: its description is damaged"):
+        read("torch_export", with_text(sealed, tmp_path, json.dumps(entry)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00\xff"])
+def test_what_is_no_description_is_refused(sealed, tmp_path, text):
+    with pytest.raises(UnreadableFile, match=r"m.pt2: its description is damaged; export it again"):
+        read("torch_export", with_text(sealed, tmp_path, text))

@@ -1,0 +1,239 @@
+"""PyTorch's two kinds of `.pt2` and ONNX: what is written runs, is described, and is refused when it is damaged."""
+
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from convattn.deploy.formats import FORMATS, format_of
+from convattn.deploy.runtimes import aot_inductor, onnx, torch_export
+from convattn.deploy.runtimes.pt2_archive import contents
+from convattn.deploy.runtimes.runtime import CannotRunHere, Request, UnreadableFile
+from tiny_exports import SIZE, tiny_net, write
+from toys import build_toy, relative_error, toy_images
+
+NAMES = ("onnx", "torch_export", "aot_inductor")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One file of each format, batch free; the tests copy what they change."""
+    folder = tmp_path_factory.mktemp("files")
+    return {name: write(folder, name) for name in NAMES}
+
+
+def changed(path, folder, change):
+    """A copy of an archive with the bytes of each entry put through `change(name, content)`."""
+    copy = folder / path.name
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(copy, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry, change(entry.filename, source.read(entry)))
+    return copy
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_gives_the_models_numbers_for_any_batch(files, name):
+    run = FORMATS[name].open_file(files[name])
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, *SIZE)
+        (output,) = run(images)
+        assert relative_error(output, tiny_net()(images)) < 1e-5
+
+
+def test_a_bf16_program_rounds_what_it_computes_and_takes_half_the_room(files, tmp_path):
+    path = write(tmp_path, "torch_export", precision="bf16")
+    images = torch.randn(3, *SIZE)
+    (output,) = torch_export.open_file(path)(images)
+    assert output.dtype is torch.float32
+    assert 1e-5 < relative_error(output, tiny_net()(images)) < 2e-2
+    with zipfile.ZipFile(path) as small, zipfile.ZipFile(files["torch_export"]) as large:
+        sizes = [sum(i.file_size for i in a.infolist() if "/weights/weight_" in i.filename) for a in (small, large)]
+    assert sizes[0] * 2 == sizes[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_are_replaced_and_no_part_of_the_digest(files, tmp_path, name):
+    runtime, path = FORMATS[name], tmp_path / files[name].name
+    path.write_bytes(files[name].read_bytes())
+    before = runtime.digest(path)
+    assert runtime.read_metadata(path) is None
+    for text in ("first", "zweite\nZeile ü"):
+        runtime.write_metadata(path, text)
+        assert runtime.read_metadata(path) == text
+        assert runtime.digest(path) == before
+    images = torch.randn(2, *SIZE)
+    assert relative_error(runtime.open_file(path)(images)[0], tiny_net()(images)) < 1e-5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_digest_is_of_the_contents(files, tmp_path):
+    def other_weights(name, content):
+        return content[:-1] + bytes([content[-1] ^ 1]) if name.endswith("weight_0") else content
+
+    copy = changed(files["torch_export"], tmp_path, lambda name, content: content)
+    assert torch_export.digest(copy) == torch_export.digest(files["torch_export"])
+    copy = changed(files["torch_export"], tmp_path, other_weights)
+    assert torch_export.digest(copy) != torch_export.digest(files["torch_export"])
+
+    library = pytest.importorskip("onnx")
+    proto = library.load(files["onnx"])
+    proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
+    library.save(proto, tmp_path / "changed.onnx")
+    assert onnx.digest(tmp_path / "changed.onnx") != onnx.digest(files["onnx"])
+
+
+def test_operators_are_counted(files):
+    assert onnx.operators(files["onnx"])["Conv"] == 1
+    assert onnx.operators(files["onnx"])["Gelu"] == 1
+    assert torch_export.operators(files["torch_export"])["aten.linear.default"] == 2
+
+
+def test_aot_inductor_has_oneDNN_lay_out_its_weights_and_asks_for_the_threads(files):  # noqa: N802
+    found = aot_inductor.operators(files["aot_inductor"])
+    assert found["_linear_pointwise"] == 2  # not addmm_out, which lays out the weight at every call
+    assert found["mkldnn__convolution_pointwise"] == 1
+    assert any(name.startswith("cpp_fused") for name in found)
+    with zipfile.ZipFile(files["aot_inductor"]) as package:
+        kernels = [package.read(name).decode() for name in package.namelist() if name.endswith("kernel.cpp")]
+    assert "#pragma omp parallel\n" in kernels[0]  # num_threads(N) would be that of the machine that compiled it
+
+
+def test_onnx_says_its_opset_and_leaves_the_batch_free(files):
+    library = pytest.importorskip("onnx")
+    proto = library.load(files["onnx"])
+    assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [onnx.OPSET]
+    (images,) = proto.graph.input
+    dims = images.type.tensor_type.shape.dim
+    assert images.name == "images"
+    assert dims[0].dim_param
+    assert [dim.dim_value for dim in dims][1:] == list(SIZE)
+
+
+def test_onnx_keeps_what_others_have_put_beside_our_metadata(files, tmp_path):
+    library = pytest.importorskip("onnx")
+    proto = library.load(files["onnx"])
+    proto.metadata_props.add(key="author", value="somebody")
+    library.save(proto, tmp_path / "m.onnx")
+    onnx.write_metadata(tmp_path / "m.onnx", "ours")
+    found = {entry.key: entry.value for entry in library.load(tmp_path / "m.onnx").metadata_props}
+    assert found == {"author": "somebody", "convattn": "ours"}
+
+
+def test_onnx_refuses_a_model_of_more_than_images(tmp_path):
+    class Pair(torch.nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "pair.onnx"
+    torch.onnx.export(
+        Pair().eval(), (torch.ones(2), torch.ones(2)), path, dynamo=True, verbose=False, external_data=False
+    )
+    with pytest.raises(UnreadableFile, match=r"pair.onnx: has the inputs a, b; a model of images has one"):
+        onnx.open_file(path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "noise", "cut", "text"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_file_is_named_in_one_line(files, tmp_path, capfd, name, damage):
+    runtime, path = FORMATS[name], tmp_path / f"broken{FORMATS[name].SUFFIX}"
+    whole = files[name].read_bytes()
+    content = {"empty": b"", "noise": bytes(range(256)) * 9, "cut": whole[: len(whole) // 2], "text": b"a model\n" * 99}
+    if damage != "missing":
+        path.write_bytes(content[damage])
+    for read in (runtime.open_file, runtime.operators, runtime.read_metadata, runtime.digest):
+        with pytest.raises(
+            UnreadableFile, match=r"broken\.(onnx|pt2): (no such file|is no|ONNX Runtime cannot)"
+        ) as got:
+            read(path)
+        assert "\n" not in str(got.value)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_flipped_bit_is_found(files, tmp_path):
+    path, content = tmp_path / "flipped.pt2", bytearray(files["torch_export"].read_bytes())
+    with zipfile.ZipFile(files["torch_export"]) as archive:
+        entry = next(entry for entry in archive.infolist() if entry.filename.endswith("weight_0"))
+    content[content.index(b"weight_0", entry.header_offset) + 100] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(UnreadableFile, match=r"flipped.pt2: is no .pt2 file, or damaged or cut short \(Bad CRC-32"):
+        torch_export.digest(path)
+
+
+def test_a_program_that_torch_does_not_understand_is_refused_quietly(files, tmp_path, capfd):
+    copy = changed(
+        files["torch_export"], tmp_path, lambda name, content: b"{}" if name.endswith("models/model.json") else content
+    )
+    with pytest.raises(UnreadableFile, match=r": PyTorch 2\..* cannot read its program \(.*\); export it again$"):
+        torch_export.open_file(copy)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_two_kinds_of_pt2_are_told_apart(files, tmp_path):
+    assert contents(files["torch_export"]) == "torch_export"
+    assert contents(files["aot_inductor"]) == "aot_inductor"
+    with pytest.raises(UnreadableFile, match="is an AOTInductor package, not an exported program"):
+        torch_export.open_file(files["aot_inductor"])
+    with pytest.raises(UnreadableFile, match="is an exported program, not an AOTInductor package"):
+        aot_inductor.open_file(files["torch_export"])
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("photographs/cat.txt", pickle.dumps("a cat"))
+    with pytest.raises(UnreadableFile, match=r"other.pt2: is an archive without an exported program or an AOTInductor"):
+        contents(tmp_path / "other.pt2")
+
+
+def test_aot_inductor_does_not_read_past_the_end_of_smaller_images(files):
+    run = aot_inductor.open_file(files["aot_inductor"])
+    with pytest.raises(ValueError, match=r"takes images of shape \(any, 3, 16, 12\), not \(2, 3, 8, 12\)"):
+        run(torch.randn(2, 3, 8, 12))
+    with pytest.raises(ValueError, match=r"not \(3, 16, 12\)"):
+        run(torch.randn(3, 16, 12))
+
+
+@pytest.mark.parametrize(
+    ("noted", "message"),
+    [
+        ({"AOTI_MACHINE": "riscv64"}, r"compiled for \('linux', 'riscv64'\), and this is \('linux', '.*'\)"),
+        ({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, r"compiled for AVX512, which this processor lacks; export it here"),
+    ],
+)
+def test_aot_inductor_refuses_the_code_of_another_machine(files, tmp_path, monkeypatch, noted, message):
+    def elsewhere(name, content):
+        return json.dumps({**json.loads(content), **noted}) if name.endswith("_metadata.json") else content
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.raises(CannotRunHere, match=message):
+        aot_inductor.open_file(changed(files["aot_inductor"], tmp_path, elsewhere))
+
+
+def test_aot_inductor_needs_a_compiler_and_its_suffix(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"m.bin: an AOTInductor package ends in .pt2; write to .*m.pt2"):
+        aot_inductor.write(tiny_net(), Request(torch.randn(2, *SIZE)), tmp_path / "m.bin")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(CannotRunHere, match=r"there is no compiler; install g\+\+ or clang\+\+, or name one in CXX"):
+        aot_inductor.write(tiny_net(), Request(torch.randn(2, *SIZE)), tmp_path / "m.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_suffix_names_the_first_format_that_has_it(tmp_path):
+    assert format_of(tmp_path / "m.pt2") == "torch_export"
+    assert format_of(tmp_path / "m.pt2", "aot_inductor") == "aot_inductor"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["smt_nano", "groupmixformer_nano", "nextvit_nano", "cotnet_nano", "resnet18_das_cifar"]
+)
+def test_every_family_compiles_ahead_of_time(tmp_path, name, precision):
+    from convattn.deploy.fuse import fuse
+
+    model, images = build_toy(name), toy_images(name)
+    aot_inductor.write(fuse(model), Request(images, "batch", precision), tmp_path / "m.pt2")
+    run = aot_inductor.open_file(tmp_path / "m.pt2")
+    for batch in (1, 3):
+        images = toy_images(name, batch)
+        assert relative_error(run(images)[0], model(images)) < {"fp32": 1e-4, "bf16": 5e-2}[precision]
