@@ -1,14 +1,48 @@
 """An exported file is kept only when it gives the model's numbers."""
 
 import json
+import os
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 import convattn
-from convattn.deploy.export import ExportError
+from convattn.deploy.export import ExportError, resolve
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.gate import TOLERANCES
+from convattn.deploy.load import load_exported
+from convattn.deploy.metadata import read
 from convattn.deploy.runtimes import onnx, torch_export
+from convattn.deploy.runtimes.runtime import CannotRunHere
 from toys import build_toy, relative_error
+
+
+def tiny(outputs: int = 5) -> nn.Module:
+    """A classifier that is exported in a moment."""
+    network = [nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs)]
+    return nn.Sequential(*network).eval()
+
+
+def off_by(monkeypatch, factor: float) -> None:
+    """Let every `.pt2` file give numbers that are too large."""
+    honest = torch_export.open_file
+
+    def open_file(file):
+        run = honest(file)
+        return lambda images: [output * factor for output in run(images)]
+
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
 
 
 @pytest.mark.parametrize("dynamic", ["none", "batch", "all"])
@@ -19,15 +53,17 @@ def test_a_file_agrees_at_every_size_it_promises(tmp_path, suffix, room, dynamic
     report = convattn.export(model, path, input_size=(33, 47), dynamic=dynamic)
     assert model.training
     assert report.max_relative_error < 1e-5
-    assert report.fused_parts > 0
+    assert report.fused_parts == len(report.fused) > 0
     assert report.file_mib == path.stat().st_size / 2**20
-    batches = {check.input_shape[0] for check in report.checks}
-    sizes = {check.input_shape[2:] for check in report.checks}
-    assert batches == ({2} if dynamic == "none" else {1, 2, 3})
-    assert len(sizes) == (3 if dynamic == "all" else 1)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    for kind in ("photographs", "random"):
+        checks = [check for check in report.checks if check.images == kind]
+        batches = {check.input_shape[0] for check in checks}
+        assert batches == ({1} if dynamic == "none" else {1, 2} if kind == "photographs" else {1, 2, 3})
+        assert len({check.input_shape[2:] for check in checks}) == (3 if dynamic == "all" else 1)
+        assert all(check.outputs[0].top1_agreement == 1.0 and check.cosine > 0.9999 for check in checks)
+    assert names(tmp_path) == [path.name]
 
-    images = torch.randn(2, 3, 33, 47)
+    images = torch.randn(1 if dynamic == "none" else 2, 3, 33, 47)
     with torch.inference_mode():
         assert relative_error(room.open_file(path)(images)[0], model.eval()(images)) < 1e-5
 
@@ -36,64 +72,153 @@ def test_levels_of_a_features_only_model(tmp_path):
     model = build_toy("smt_nano", features_only=True, out_indices=(1, 3))
     report = convattn.export(model, tmp_path / "levels.onnx", input_size=(32, 32))
     assert report.max_relative_error < 1e-5
+    assert [output.name for output in report.checks[0].outputs] == ["level_0", "level_1"]
     levels = onnx.open_file(tmp_path / "levels.onnx")(torch.randn(2, 3, 32, 32))
     assert [level.shape[1] for level in levels] == [16, 24]
+
+
+def test_the_file_that_was_proven_is_sealed(tmp_path):
+    model = build_toy("smt_nano")
+    report = convattn.export(model, tmp_path / "m.pt2", input_size=(32, 40), dynamic="none")
+    metadata = read("torch_export", tmp_path / "m.pt2")
+    assert metadata.checksum == report.checksum == torch_export.digest(tmp_path / "m.pt2")
+    assert (metadata.input_size, metadata.batch, metadata.model) == ((3, 32, 40), 1, "smt_nano")
+    assert report.versions == metadata.versions
+    images = torch.randn(3, 3, 32, 40)  # a file for one image is given three one by one
+    with torch.inference_mode():
+        assert relative_error(load_exported(tmp_path / "m.pt2")(images), model(images)) < 1e-5
 
 
 def test_a_file_that_disagrees_is_not_kept_and_the_older_one_survives(tmp_path, monkeypatch):
     path = tmp_path / "model.pt2"
     path.write_bytes(b"older")
-    honest = torch_export.open_file
-
-    def off_by_a_little(file):
-        run = honest(file)
-        return lambda images: [output * 1.001 for output in run(images)]
-
-    monkeypatch.setattr(torch_export, "open_file", off_by_a_little)
-    with pytest.raises(ExportError, match=r"differs from the eager one by 1.00e-03 \(relative\) at input .*not kept"):
-        convattn.export(build_toy("smt_nano"), path, input_size=(32, 32), dynamic="none")
+    off_by(monkeypatch, 1.001)
+    with pytest.raises(ExportError, match=r"differs from the eager one by 1.00e-03 \(relative\) on ") as caught:
+        convattn.export(tiny(), path, input_size=(32, 32), dynamic="none")
+    message = str(caught.value)
+    assert "1 x 3 x 32 x 32, more than the tolerance 1e-04; the file was not kept; the first layer" in message
+    assert "the first layer whose output differs is 0 (aten.conv2d.default): relative error 1.0e-03" in message
     assert path.read_bytes() == b"older"
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert names(tmp_path) == ["model.pt2"]
+    report = caught.value.report
+    assert not report.kept
+    assert report.first_difference.first.layer == "0"
+    assert json.loads(report.to_json())["first_difference"]["first"]["operation"] == "aten.conv2d.default"
+
+
+def test_the_difference_is_told_where_its_place_is_not_found(tmp_path, monkeypatch):
+    opened, honest = [], torch_export.open_file
+
+    def open_file(file):
+        opened.append(file)
+        run = honest(file)
+        return (lambda images: [2 * output for output in run(images)]) if len(opened) == 1 else run
+
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+    with pytest.raises(
+        ExportError, match=r"differs .* by 1.00e\+00 .* not kept; the first .* could not be found \(dyn"
+    ):
+        convattn.export(tiny(), tmp_path / "m.pt2", input_size=(32, 32), dynamic="none")
+    assert names(tmp_path) == []
 
 
 def test_not_a_number_never_agrees(tmp_path, monkeypatch):
+    off_by(monkeypatch, float("nan"))
+    with pytest.raises(ExportError, match="differs from the eager one by inf") as caught:
+        convattn.export(tiny(), tmp_path / "model.pt2", input_size=(32, 32), dynamic="none")
+    assert json.loads(caught.value.report.to_json())["max_relative_error"] is None
+
+
+def test_a_file_that_does_not_run_at_a_size_it_promises_is_not_kept(tmp_path, monkeypatch):
     honest = torch_export.open_file
-    monkeypatch.setattr(
-        torch_export,
-        "open_file",
-        lambda file: lambda images: [output * float("nan") for output in honest(file)(images)],
-    )
-    with pytest.raises(ExportError, match="inf"):
-        convattn.export(build_toy("smt_nano"), tmp_path / "model.pt2", input_size=(32, 32), dynamic="none")
+
+    def open_file(file):
+        run = honest(file)
+
+        def run_pairs(images):
+            if len(images) == 3:
+                raise RuntimeError("three is\na crowd")
+            return run(images)
+
+        return run_pairs
+
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+    with pytest.raises(ExportError, match=r"does not run at input 3 x 3 x 16 x 16: .*three is a crowd.*not kept"):
+        convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    assert names(tmp_path) == []
+
+
+def test_a_tolerance_of_ones_own_takes_the_place_of_the_precisions(tmp_path, monkeypatch):
+    off_by(monkeypatch, 1.001)
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), dynamic="none", tolerance=0.01)
+    assert report.tolerance == 0.01 > report.max_relative_error > TOLERANCES["fp32"].relative_error
 
 
 def test_the_report_is_json(tmp_path):
-    report = convattn.export(build_toy("smt_nano"), tmp_path / "m.pt2", input_size=(32, 32), dynamic="none")
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(32, 32), dynamic="none")
     found = json.loads(report.to_json())
     assert found["format"] == "torch_export"
     assert found["max_relative_error"] == max(check["relative_error"] for check in found["checks"])
+    assert found["operators"]["aten.conv2d.default"] == 1
+    assert found["files"] == ["m.pt2"]
+    assert found["kept"] is True
+    assert (found["opset"], found["metric"], found["not_checked"], found["quantisation"]) == (None, None, None, None)
+
+
+def test_an_onnx_report_has_the_opset(tmp_path):
+    report = convattn.export(tiny(), tmp_path / "m.onnx", input_size=(32, 32), dynamic="none")
+    assert report.opset == onnx.OPSET
+    assert report.operators["Conv"] == 1
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("model.bin", {}, r"no format has the suffix '.bin'; known: .onnx \(onnx\), .pt2 \(torch_export\)"),
-        ("model.bin", {"format": "caffe"}, "format 'caffe' is unknown; choose one of onnx, torch_export"),
+        ("model.bin", {}, r"no format has the suffix '.bin'; known: .onnx \(onnx\)"),
+        ("model.bin", {"format": "caffe"}, "format 'caffe' is unknown; choose one of onnx,"),
         ("model.pt2", {"dynamic": "width"}, "dynamic 'width' is unknown; choose none, batch or all"),
+        ("model.pt2", {"precision": "fp8"}, "precision 'fp8' is unknown; choose fp32, bf16, fp16 or int8"),
+        ("model.pt2", {"precision": "fp16"}, "torch_export cannot be in fp16, only in fp32"),
         ("model.pt2", {"tolerance": 0}, "tolerance 0 must be above 0"),
+        ("model.pt2", {"tolerance": float("nan")}, "tolerance nan must be above 0"),
         ("model.pt2", {"input_size": (2, 32)}, "2 x 32 pixels is too small"),
+        ("model.pt2", {"input_size": (0, 32)}, "input_size 0 x 32 must be at least 1 x 1"),
+        (
+            "model.pt2",
+            {"calibration": "photos"},
+            "calibration has no effect in fp32; leave it out, or choose precision",
+        ),
+        ("model.pt2", {"metric": len}, "metric and max_drop belong together"),
+        ("model.pt2", {"max_drop": 1.0}, "metric and max_drop belong together"),
+        ("model.pt2", {"photographs": "nowhere"}, "nowhere: no such folder"),
     ],
 )
 def test_bad_requests_are_refused(tmp_path, name, options, message):
     with pytest.raises(ValueError, match=message):
-        convattn.export(build_toy("smt_nano"), tmp_path / name, **options)
+        convattn.export(build_toy("smt_nano"), tmp_path / "new" / name, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_format_cannot_do_is_refused_with_what_can(monkeypatch):
+    stiff = SimpleNamespace(SUFFIX=".stiff", PRECISIONS=("fp16", "int8"), DYNAMIC=("none",))
+    monkeypatch.setitem(FORMATS, "stiff", stiff)
+    path = Path("model.stiff")
+    with pytest.raises(ValueError, match="stiff cannot leave the batch size free; dynamic can be none"):
+        resolve(path, precision="fp16", dynamic="batch")
+    with pytest.raises(ValueError, match="stiff cannot be in fp32, only in fp16, int8; fp32 can be had in onnx,"):
+        resolve(path)
+    with pytest.raises(ValueError, match="int8 needs calibration: a folder of images like those to come"):
+        resolve(path, precision="int8")
+    found = resolve(path, precision="int8", has_calibration=True)
+    assert (found.format, found.dynamic, found.tolerance) == ("stiff", "none", TOLERANCES["int8"])
+    assert resolve(Path("m.onnx")).dynamic == "batch"
 
 
 def test_any_module_of_images_is_exported_when_its_size_is_given(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     report = convattn.export(model, tmp_path / "m.pt2", input_size=(8, 8), dynamic="none")
-    assert report.checks[0].input_shape == (2, 3, 8, 8)
+    assert report.checks[0].input_shape == (1, 3, 8, 8)
+    assert report.checks[0].outputs[0].top1_agreement is None
     with pytest.raises(ValueError, match=r"Sequential does not say what input it expects; give input_size="):
         convattn.export(model, tmp_path / "n.pt2")
 
@@ -104,3 +229,204 @@ def test_another_precision_and_a_folder_are_refused(tmp_path):
     (tmp_path / "folder.pt2").mkdir()
     with pytest.raises(ValueError, match=r"folder.pt2: is a folder; name a file"):
         convattn.export(build_toy("smt_nano"), tmp_path / "folder.pt2")
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_model_with_hooks_is_refused_naming_the_module(tmp_path, register):
+    model = tiny()
+    getattr(model[2], register)(lambda *args: None)
+    with pytest.raises(ValueError, match="2 has a forward hook, which no file can hold; remove it, or make a module"):
+        convattn.export(model, tmp_path / "m.pt2", input_size=(16, 16))
+    assert names(tmp_path) == []
+
+
+def test_what_attach_inserts_is_exported_although_a_hook_runs_it(tmp_path):
+    model = convattn.attach(tiny(), "se", where=["0"], input_size=(3, 16, 16), init="paper")
+    report = convattn.export(model, tmp_path / "m.pt2", input_size=(16, 16), dynamic="none")
+    assert report.max_relative_error < 1e-5
+    assert report.operators["aten.sigmoid.default"] == 1
+    model[0].register_forward_hook(lambda *args: None)
+    with pytest.raises(ValueError, match="0 has a forward hook"):
+        convattn.export(model, tmp_path / "m.pt2", input_size=(16, 16))
+
+
+def test_a_compiled_model_and_an_exported_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="the model is compiled; export the one that it was made from"):
+        convattn.export(torch.compile(tiny()), tmp_path / "m.pt2", input_size=(16, 16))
+    convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    with pytest.raises(ValueError, match="an exported file runs only"):
+        convattn.export(load_exported(tmp_path / "m.pt2"), tmp_path / "n.pt2", input_size=(16, 16))
+
+
+def test_photographs_of_ones_own_are_compared_too(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (50, 40), (200, 10, 10)).save(folder / "red.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), dynamic="none", photographs=folder)
+    assert report.checks[0].count == 5
+    assert report.set_aside == (f"{folder}/broken.png: not an image of a known format",)
+
+
+def test_a_metric_is_taken_before_and_after(tmp_path):
+    seen, images = [], torch.randn(3, 3, 16, 16)
+
+    def metric(model):
+        seen.append(model)
+        with torch.inference_mode():
+            return model(images).sum().item()
+
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), metric=metric, max_drop=0.1)
+    assert len(seen) == 2
+    assert report.metric.before == pytest.approx(report.metric.after, rel=1e-4)
+    assert report.metric.max_drop == 0.1
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.9, True), (0.7, False), (float("nan"), False)])
+def test_a_file_that_loses_too_much_of_the_metric_is_not_kept(tmp_path, after, kept):
+    values = iter((1.0, after))
+
+    def metric(model):
+        return next(values)
+
+    def run():
+        return convattn.export(
+            tiny(), tmp_path / "m.pt2", input_size=(16, 16), dynamic="none", metric=metric, max_drop=0.2
+        )
+
+    if kept:
+        assert run().metric.after == after
+    else:
+        with pytest.raises(
+            ExportError, match=r"m.pt2: the metric falls from 1 to .*, by more than 0.2; the file was not"
+        ):
+            run()
+    assert names(tmp_path) == (["m.pt2"] if kept else [])
+
+
+def test_a_file_that_cannot_run_here_is_kept_and_said_to_be_unchecked(tmp_path, monkeypatch):
+    def open_file(path):
+        raise CannotRunHere("Core ML runs on a Mac")
+
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), metric=lambda model: 1.0, max_drop=0.0)
+    assert report.not_checked == "Core ML runs on a Mac"
+    assert report.kept and report.checks == () and report.metric is None
+    assert names(tmp_path) == ["m.pt2"]
+    assert json.loads(report.to_json())["max_relative_error"] is None
+
+
+def with_companion(monkeypatch, *, as_folder: bool):
+    """Let a `.pt2` file be written in two files, or as a folder; and leave another one there when it is opened."""
+    honest = SimpleNamespace(**vars(torch_export))
+
+    def inner(path):
+        return path / "model.pt2" if as_folder else path
+
+    def write(model, request, path):
+        if as_folder:
+            path.mkdir()
+        honest.write(model, request, inner(path))
+        (path / "weights.bin" if as_folder else path.with_suffix(".bin")).write_bytes(b"weights")
+
+    def open_file(path):
+        path.with_suffix(".cache").write_bytes(b"compiled")
+        return honest.open_file(inner(path))
+
+    monkeypatch.setattr(torch_export, "write", write)
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+    if as_folder:
+        monkeypatch.setattr("convattn.deploy.load._format", lambda path: "torch_export")
+        for name in ("operators", "read_metadata", "digest"):
+            monkeypatch.setattr(torch_export, name, lambda path, name=name: getattr(honest, name)(inner(path)))
+        monkeypatch.setattr(torch_export, "write_metadata", lambda path, text: honest.write_metadata(inner(path), text))
+
+
+def test_a_format_may_write_two_files(tmp_path, monkeypatch):
+    with_companion(monkeypatch, as_folder=False)
+    (tmp_path / "m.bin").write_bytes(b"older")
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    assert report.files == ("m.bin", "m.pt2")
+    assert report.file_mib == ((tmp_path / "m.pt2").stat().st_size + len(b"weights")) / 2**20
+    assert (tmp_path / "m.bin").read_bytes() == b"weights"
+    assert names(tmp_path) == ["m.bin", "m.pt2"]  # what opening left behind is gone
+
+
+def test_a_format_may_be_a_folder_which_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
+    with_companion(monkeypatch, as_folder=True)
+    first = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    (tmp_path / "m.pt2" / "old").write_bytes(b"")
+    second = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    assert first.checksum != second.checksum
+    assert names(tmp_path) == ["m.pt2"]
+    assert names(tmp_path / "m.pt2") == ["model.pt2", "weights.bin"]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_if_the_files_cannot_be_moved_in_the_older_ones_are_there_again(tmp_path, monkeypatch, as_folder):
+    with_companion(monkeypatch, as_folder=as_folder)
+    convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    honest = os.replace
+
+    def replace(source, target):
+        if Path(target).name == "m.pt2" and Path(source).parent.name.endswith(".writing"):
+            raise OSError(28, "No space left on device")
+        honest(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="could not be written: No space left on device"):
+        convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def open_file(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch_export, "open_file", open_file)
+    with pytest.raises(KeyboardInterrupt):
+        convattn.export(tiny(), tmp_path / "a" / "b" / "m.pt2", input_size=(16, 16))
+    assert names(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    steps = []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=r"could not be written: (Not a directory|File exists)"):
+        convattn.export(tiny(), tmp_path / "file" / "m.pt2", input_size=(16, 16), on_step=steps.append)
+    with pytest.raises(OSError, match=r"could not be written: No such file or directory: '/proc/nothing/m\.pt2'"):
+        convattn.export(tiny(), "/proc/nothing/m.pt2", input_size=(16, 16), on_step=steps.append)
+    assert steps == []
+
+
+def test_a_disk_without_room_is_told_before_any_work(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match="could not be written: it takes about 0 MiB and 0 are free"):
+        convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), on_step=steps.append)
+    assert steps == []
+    assert names(tmp_path) == []
+
+
+@contextmanager
+def limited_file_size(bytes: int):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_is_told_in_one_line(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3)).eval()
+    with limited_file_size(50_000), pytest.raises(OSError, match=r"could not be written: .*m\.onnx"):
+        convattn.export(model, tmp_path / "m.onnx", input_size=(16, 16), dynamic="none")
+    assert names(tmp_path) == []
+
+
+def test_steps_are_told(tmp_path):
+    steps = []
+    convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), on_step=steps.append)
+    assert steps == ["reading images", "fusing", "writing torch_export", "comparing"]

@@ -1,27 +1,41 @@
 """`convattn export`: a model file for another runtime, with proof."""
 
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.table import Table
+from torch import nn
 
-from convattn.cli.arguments import parse
-from convattn.deploy.export import export
+from convattn.classification.evaluate import evaluate
+from convattn.classification.labels import in_model_order
+from convattn.cli.arguments import UsageError, parse
+from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.sources import open_evaluation
+from convattn.data.transforms import transforms_for
+from convattn.deploy.export import ExportError, ExportReport, export, resolve
 from convattn.saved import open_model
 
 __all__ = ["command"]
 
 _DESCRIPTION = """Write a model to a file for another runtime, read it back and compare the numbers.
 
-The format follows the suffix: .onnx or .pt2. The file is kept only if it agrees with the model.
+The format follows the suffix, or --format. The file is kept only if it agrees with the model: outputs on photographs
+and on random numbers at every size that it promises to take, and, with --evaluate, the accuracy on labelled images.
 
 Examples:
     convattn export runs/photos photos.onnx
     convattn export smt_tiny smt_tiny.pt2 --pretrained --dynamic all
-    convattn export runs/photos photos.onnx --image-size 64 96 --json
+    convattn export runs/photos photos.onnx --image-size 64 96 --photographs holiday --json
+    convattn export runs/photos photos.xml --precision bf16 --evaluate photos/val --max-drop 1
+    convattn export runs/photos photos.xml --precision int8 --calibration photos/train --evaluate photos/val
 """
+
+_BATCH = 32  # images, for the accuracy
 
 
 @dataclass(frozen=True)
@@ -30,35 +44,168 @@ class Options:
     """A run folder, a model file, or a model's name (`timm:NAME` for timm's)."""
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """File to write; its suffix says the format."""
+    format: str | None = None
+    """Name of the format, where the suffix does not tell."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Of the file's arithmetic; which of them a format can have stands on the export page."""
+    calibration: Path | None = None
+    """For int8: folder of images like those to come."""
     pretrained: bool = False
     """Load the authors' weights when MODEL is a name."""
     image_size: tuple[int, int] | None = None
     """Height and width to trace and check at; by default what the model's weights expect."""
-    dynamic: Literal["none", "batch", "all"] = "batch"
-    """What may change when the file is used: nothing, the batch size, or batch, height and width."""
-    tolerance: float = 1e-4
-    """Largest relative error that counts as agreement."""
+    dynamic: Literal["none", "batch", "all"] | None = None
+    """What may change when the file is used: nothing, the batch size, or batch, height and width. By default the batch
+    size where the format can leave it free."""
+    photographs: Path | None = None
+    """Folder of images to compare on, beside those of this package."""
+    tolerance: float | None = None
+    """Largest relative error that counts as agreement; by default that of the precision, see the export page."""
+    evaluate: str | None = None
+    """Labelled images, in any layout that `convattn eval` takes: top-1 of the model and of the file."""
+    max_drop: float | None = None
+    """With --evaluate: by how many percentage points top-1 may fall; 0.5 by default."""
     json: bool = False
-    """Print the report as JSON."""
+    """Print the report as JSON, also of a file that was not kept."""
 
 
 def command(args: list[str]) -> int:
-    """Run `convattn export` with these arguments."""
+    """Run `convattn export` with these arguments; returns the exit status."""
     options = parse(Options, args, command="export", description=_DESCRIPTION)
-    model = open_model(options.model, pretrained=options.pretrained)
-    with Console(stderr=True).status(f"exporting {options.model} to {options.path} and comparing"):
-        report = export(
-            model,
-            options.path,
-            input_size=options.image_size,
-            dynamic=options.dynamic,
-            tolerance=options.tolerance,
-        )
+    _check_usage(options)
+    console = Console(stderr=True)
+    with console.status(f"opening {options.model}") as status:
+        model = open_model(options.model, pretrained=options.pretrained)
+        if options.image_size is not None:
+            _expect(model, options.image_size)
+        measured: dict[str, Any] = {}
+        if options.evaluate is not None:
+            max_drop = 0.5 if options.max_drop is None else options.max_drop
+            measured = {"metric": _top1(options.evaluate, model), "max_drop": max_drop}
+        try:
+            report = export(
+                model,
+                options.path,
+                options.format,
+                input_size=options.image_size,
+                dynamic=options.dynamic,
+                tolerance=options.tolerance,
+                precision=options.precision,
+                calibration=options.calibration,
+                photographs=options.photographs,
+                on_step=lambda words: status.update(f"{options.path}: {words}"),
+                **measured,
+            )
+        except ExportError as error:
+            if options.json:
+                print(error.report.to_json())
+            raise
     if options.json:
         print(report.to_json())
-        return 0
-    print(f"{report.path}: {report.format}, {report.file_mib:.1f} MiB, {report.fused_parts} parts fused")
-    for check in report.checks:
-        print(f"  input {' x '.join(map(str, check.input_shape))}: relative error {check.relative_error:.1e}")
-    print(f"largest relative error {report.max_relative_error:.1e}, tolerance {report.tolerance:.0e}")
+    else:
+        _print(report)
+    for reason in report.set_aside:
+        print(f"left out: {reason}", file=sys.stderr)
+    if report.not_checked is not None:
+        print(f"not checked: {report.not_checked}", file=sys.stderr)
     return 0
+
+
+def _check_usage(options: Options) -> None:
+    """Refuse what can be refused without looking at the model."""
+    if options.max_drop is not None and options.evaluate is None:
+        raise UsageError("--max-drop has no effect without --evaluate DIR")
+    if options.max_drop is not None and not options.max_drop >= 0:
+        raise UsageError(f"--max-drop {options.max_drop:g} must be 0 or more")
+    try:
+        resolve(
+            options.path,
+            options.format,
+            dynamic=options.dynamic,
+            precision=options.precision,
+            tolerance=options.tolerance,
+            has_calibration=options.calibration is not None,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _expect(model: nn.Module, image_size: tuple[int, int]) -> None:
+    """Let images be prepared for another size."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    channels = cfg.get("input_size", (3,))[0]
+    model.pretrained_cfg = {**cfg, "input_size": (channels, *image_size)}  # type: ignore[assignment]
+
+
+def _top1(source: str, model: Any) -> Callable[[nn.Module], float]:
+    """Percent of the labelled images that a module gets right."""
+    size = (model.pretrained_cfg or {}).get("input_size", (3, 32, 32))[1]
+    samples = Samples(in_model_order(open_evaluation(source, size), model), transforms_for(model))
+
+    def top1(classifier: nn.Module) -> float:
+        return evaluate(classifier, evaluation_loader(samples, batch_size=_BATCH)).top1
+
+    return top1
+
+
+def _print(report: ExportReport) -> None:
+    opset = f", opset {report.opset}" if report.opset else ""
+    print(f"{'file':<12}{report.path}: {report.format}{opset}, {report.precision}, {report.file_mib:.1f} MiB")
+    if len(report.files) > 1:
+        print(f"{'with':<12}{', '.join(name for name in report.files if name != Path(report.path).name)}")
+    free = {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[report.dynamic]
+    print(f"{'input':<12}{_times(report.input_shape)}; free: {free}")
+    print(f"{'fused':<12}{report.fused_parts} parts")
+    print(f"{'operators':<12}{_operators(report.operators)}")
+    print(f"{'checksum':<12}{report.checksum}")
+    if report.quantisation is not None:
+        print(f"{'quantised':<12}{_quantisation(report.quantisation)}")
+    if report.not_checked is not None:
+        print(f"{'NOT CHECKED':<12}{report.not_checked}")
+        return
+    _print_checks(report)
+    cosine = "" if report.least_cosine is None else f", cosine at least {report.least_cosine:g}"
+    print(
+        f"{'agrees':<12}largest relative error {report.max_relative_error:.1e}; allowed {report.tolerance:.0e}{cosine}"
+    )
+    if report.metric is not None:
+        before, after = report.metric.before, report.metric.after
+        print(f"{'top-1':<12}{before:.2f} % before, {after:.2f} % after; may fall by {report.metric.max_drop:g} points")
+
+
+def _print_checks(report: ExportReport) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("compared on")
+    for title in ("images", "shape", "output", "relative error", "cosine", "same top-1"):
+        table.add_column(title, justify="right")
+    for check in report.checks:
+        for output in check.outputs:
+            agreement = "-" if output.top1_agreement is None else f"{100 * output.top1_agreement:.0f} %"
+            table.add_row(
+                check.images,
+                str(check.count),
+                _times(check.input_shape),
+                output.name,
+                f"{output.relative_error:.1e}",
+                f"{output.cosine:.6f}",
+                agreement,
+            )
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False).print("", table, "", sep="\n")
+
+
+def _operators(counts: dict[str, int]) -> str:
+    """The operators, the most frequent first."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _quantisation(layers: Sequence[Any]) -> str:
+    """How many layers compute with 8 bits, and the three that cost most in it."""
+    quantised = [layer for layer in layers if not layer.kept]
+    dearest = sorted(quantised, key=lambda layer: -layer.output_error)[:3]
+    named = ", ".join(f"{layer.name} {layer.output_error:.1e}" for layer in dearest)
+    return f"{len(quantised)} of {len(layers)} layers; the largest errors of the output by one: {named or 'none'}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -173,7 +173,8 @@ def _cuts(graph: fx.Graph) -> list[_Cut]:
     nodes = [node for node in graph.nodes if node.op != "output"]
     position = {node: index for index, node in enumerate(graph.nodes)}
     last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
-    cuts, alive = [], []
+    cuts: list[_Cut] = []
+    alive: list[fx.Node] = []
     for index, node in enumerate(nodes):
         alive = [value for value in alive if last_use[value] > index]
         if node.op == "call_function" and last_use[node] > index:
@@ -203,7 +204,8 @@ def _is_compared(node: fx.Node) -> bool:
 
 def _network(whole: fx.GraphModule, cut: _Cut) -> fx.GraphModule:
     """The network up to a cut, a tuple of the values there as its output."""
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in whole.graph.nodes:
         if node.op == "call_module":  # torch's check of the input's shape
             continue
