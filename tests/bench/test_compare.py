@@ -41,6 +41,17 @@ def test_one_run():
     assert "batch 1, 32 px, fp32, cpu: preparing smt_nano, fused (2 of 4)" in told
 
 
+def test_the_reference_is_measured_in_what_the_forms_are_compared_with():
+    table = convattn.benchmark(["smt_nano"], runtimes=["fused"], **QUICK | dict(reference="timm:test_resnet"))
+    assert [(row.model, row.runtime) for row in table.rows] == [
+        ("smt_nano", "fused"),
+        ("timm:test_resnet", "eager"),
+        ("timm:test_resnet", "fused"),
+    ]
+    assert table.per_mac(table.rows[0]) > 0
+    assert table.per_mac(table.rows[1]) == 1
+
+
 def test_accuracies_are_the_published_ones_of_that_size():
     def published(name, size):
         found = convattn.backbones.registry.published_accuracy(name, size)

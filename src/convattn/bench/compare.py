@@ -18,6 +18,7 @@ from convattn.bench.latency import Interrupted, Latency, measure_latency
 from convattn.bench.memory import MemoryMeter, cuda_peak_bytes
 from convattn.bench.runtimes import (
     PYTORCH,
+    RUNTIMES,
     Call,
     Setting,
     check_precision,
@@ -26,7 +27,7 @@ from convattn.bench.runtimes import (
     pytorch_calls,
     write_file,
 )
-from convattn.bench.table import BenchmarkRow, BenchmarkTable, NotMeasured
+from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
 
 __all__ = ["benchmark", "describe_machine", "measure_settings", "pytorch_threads"]
 
@@ -142,10 +143,10 @@ def measure_settings(
             for setting in settings:
                 run = _Run(setting, repeats, warmup, meter, progress, rows, gaps)
                 for group in _groups(runtimes):
-                    _measure_group(models, group, run)
+                    _measure_group(_candidates(models, group, reference), run)
         except KeyboardInterrupt:
             interrupted = True
-    rows.sort(key=lambda row: (settings.index(row.setting), models.index(row.model), runtimes.index(row.runtime)))
+    rows.sort(key=lambda row: (settings.index(row.setting), models.index(row.model), RUNTIMES.index(row.runtime)))
     table = BenchmarkTable(tuple(rows), environment, reference, tuple(gaps), interrupted)
     if interrupted:
         raise Interrupted(table)
@@ -200,19 +201,27 @@ def _groups(runtimes: Sequence[str]) -> list[list[str]]:
     return ([own] if own else []) + [[runtime] for runtime in runtimes if runtime not in PYTORCH]
 
 
-def _measure_group(models: Sequence[str], runtimes: Sequence[str], run: _Run) -> None:
-    """Prepare, time and weigh every model in these runtimes; what fails becomes a gap."""
+def _candidates(models: Sequence[str], runtimes: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
+    """Every model in every runtime, and the reference in what its inference forms are compared with."""
+    wanted = list(product(models, runtimes))
+    compared = [(reference, COMPARED_WITH[runtime]) for runtime in runtimes if reference and runtime in COMPARED_WITH]
+    return list(dict.fromkeys([*wanted, *compared]))
+
+
+def _measure_group(wanted: Sequence[tuple[str, str]], run: _Run) -> None:
+    """Prepare, time and weigh these models in their runtimes; what fails becomes a gap."""
     with tempfile.TemporaryDirectory(prefix="convattn-bench-") as folder:
         candidates = []
-        for number, (name, runtime) in enumerate(product(models, runtimes), start=1):
-            run.progress(f"{run.setting}: preparing {name}, {runtime} ({number} of {len(models) * len(runtimes)})")
+        for number, (name, runtime) in enumerate(wanted, start=1):
+            run.progress(f"{run.setting}: preparing {name}, {runtime} ({number} of {len(wanted)})")
             own = Path(folder) / str(number)
             own.mkdir()
             try:
                 candidates.append(_prepare(name, runtime, run.setting, own))
             except Exception as error:  # whatever a model, a converter or a runtime raises: the others are measured
                 run.gaps.append(NotMeasured(name, runtime, run.setting, _one_line(error)))
-        _time_and_weigh(candidates, run)
+        _time(candidates, run)
+        _weigh(candidates, run)
     torch.compiler.reset()  # its limit of variants is for the whole process
 
 
@@ -229,38 +238,43 @@ def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candid
     return _Candidate(name, runtime, cost, calls, path)
 
 
-def _time_and_weigh(candidates: Sequence[_Candidate], run: _Run) -> None:
-    calls = {
-        (candidate, layout): call
-        for candidate, prepared in enumerate(candidates)
-        for layout, call in prepared.calls.items()
+def _time(candidates: Sequence[_Candidate], run: _Run) -> None:
+    """A row for every candidate, in its faster layout; at Ctrl-C for those that were timed until then."""
+    named = {
+        f"{index} {layout}": call
+        for index, candidate in enumerate(candidates)
+        for layout, call in candidate.calls.items()
     }
-    named = {f"{candidate} {layout}": call for (candidate, layout), call in calls.items()}
-    own_threads = any(candidate.path is not None for candidate in candidates)
+    has_own_threads = any(candidate.path is not None for candidate in candidates)
     run.progress(f"{run.setting}: timing {len(named)} candidates in turns, {run.repeats} times each")
-    interrupted = False
     try:
         latencies = measure_latency(
-            named, repeats=run.repeats, warmup=run.warmup, rest=_REST if own_threads and len(named) > 1 else 0.0
+            named, repeats=run.repeats, warmup=run.warmup, rest=_REST if has_own_threads and len(named) > 1 else 0.0
         )
     except Interrupted as stop:
-        latencies, interrupted = stop.measured, True
+        run.rows += _rows(candidates, stop.measured, run.setting)
+        raise
+    run.rows += _rows(candidates, latencies, run.setting)
+
+
+def _weigh(candidates: Sequence[_Candidate], run: _Run) -> None:
+    """The peak memory of every candidate, into the rows that were timed last."""
+    if run.meter is None:
+        return
+    for place, candidate in enumerate(candidates, start=len(run.rows) - len(candidates)):
+        row = run.rows[place]
+        run.progress(f"{run.setting}: memory of {row.model}, {row.runtime}")
+        run.rows[place] = replace(row, peak_bytes=_peak_bytes(candidate, row.layout, run.setting, run.meter))
+
+
+def _rows(candidates: Sequence[_Candidate], latencies: Sequence[Latency], setting: Setting) -> list[BenchmarkRow]:
     fastest: dict[int, tuple[str, Latency]] = {}
     for latency in latencies:
         number, _, layout = latency.name.partition(" ")
         index = int(number)
         if index not in fastest or latency.median_ms < fastest[index][1].median_ms:
             fastest[index] = layout, latency
-    start = len(run.rows)
-    for index, (layout, latency) in fastest.items():
-        candidate = candidates[index]
-        run.rows.append(_row(candidate, layout, latency, run.setting))
-    if interrupted:
-        raise KeyboardInterrupt
-    for place, index in enumerate(fastest, start=start):
-        row = run.rows[place]
-        run.progress(f"{run.setting}: memory of {row.model}, {row.runtime}")
-        run.rows[place] = replace(row, peak_bytes=_peak_bytes(candidates[index], row.layout, run))
+    return [_row(candidates[index], layout, latency, setting) for index, (layout, latency) in fastest.items()]
 
 
 def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting) -> BenchmarkRow:
@@ -278,13 +292,11 @@ def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting)
     )
 
 
-def _peak_bytes(candidate: _Candidate, layout: str, run: _Run) -> int | None:
-    if run.meter is None:
-        return None
-    if run.setting.device == "cuda":
-        size = 4 if run.setting.precision == "fp32" else 2
+def _peak_bytes(candidate: _Candidate, layout: str, setting: Setting, meter: MemoryMeter) -> int | None:
+    if setting.device == "cuda":
+        size = 4 if setting.precision == "fp32" else 2
         return cuda_peak_bytes(candidate.calls[layout], size * candidate.cost.parameters)
-    return run.meter.peak_bytes(candidate.model, candidate.runtime, run.setting, layout=layout, path=candidate.path)
+    return meter.peak_bytes(candidate.model, candidate.runtime, setting, layout=layout, path=candidate.path)
 
 
 @contextmanager

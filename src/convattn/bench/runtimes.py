@@ -9,7 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +109,7 @@ def pytorch_form(model: nn.Module, runtime: str, setting: Setting, layout: str) 
     form = deepcopy(model) if runtime == "eager" else fuse(model)
     if runtime == "fused" and not form.fusion_report:
         raise Unavailable("nothing to fuse: no block of this model offers an inference form")
-    to = dict(device=setting.device, dtype=_DTYPES[setting.precision], memory_format=_LAYOUTS[layout])
+    to: dict[str, Any] = dict(device=setting.device, dtype=_DTYPES[setting.precision], memory_format=_LAYOUTS[layout])
     form, images = form.to(**to), setting.images().to(**to)
     return (_prepacked(form, images) if runtime == "prepacked" else form), images
 
@@ -132,7 +132,7 @@ def _call(model: nn.Module, runtime: str, setting: Setting, layout: str) -> Call
 def _compiled(form: nn.Module, setting: Setting) -> Callable[[Tensor], object]:
     # Frozen weights are constants, which oneDNN lays out once; with weights that may change, Inductor hands linear
     # layers to another library, in the plain layout.
-    options = {"freezing": True} if setting.device == "cpu" else None
+    options: dict[str, Any] | None = {"freezing": True} if setting.device == "cpu" else None
     return torch.compile(form, fullgraph=True, dynamic=False, options=options)
 
 
@@ -161,7 +161,7 @@ def write_file(model: nn.Module, runtime: str, setting: Setting, folder: Path) -
     images = setting.images()
     calibration = tuple(torch.randn(_CALIBRATION_IMAGES, 1, *images.shape[1:])) if setting.precision == "int8" else ()
     path = folder / f"model{format.SUFFIX}"
-    request = Request(images, "none", setting.precision, calibration)  # type: ignore[arg-type]
+    request = Request(images, "none", setting.precision, calibration)
     format.write(fuse(model), request, path)
     return path
 

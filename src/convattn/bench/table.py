@@ -7,10 +7,10 @@ from typing import Any
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
 
-__all__ = ["BenchmarkRow", "BenchmarkTable", "NotMeasured"]
+__all__ = ["COMPARED_WITH", "BenchmarkRow", "BenchmarkTable", "NotMeasured"]
 
 # The inference forms run in eager mode too: what they gain shows against the reference as it is.
-_COMPARED_WITH = {"fused": "eager", "prepacked": "eager"}
+COMPARED_WITH = {"fused": "eager", "prepacked": "eager"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BenchmarkTable:
         `fused` and `prepacked` are compared with the reference in `eager`, its better layout. None where the reference
         was not measured.
         """
-        runtime = _COMPARED_WITH.get(row.runtime, row.runtime)
+        runtime = COMPARED_WITH.get(row.runtime, row.runtime)
         for other in self.rows:
             if (other.model, other.runtime, other.setting) == (self.reference, runtime, row.setting):
                 return row.nanoseconds_per_mmac / other.nanoseconds_per_mmac

@@ -77,6 +77,8 @@ class Options:
 def command(args: list[str]) -> int:
     """Run `convattn bench` with these arguments."""
     options = parse(Options, args, command="bench", description=_DESCRIPTION)
+    if not options.names:
+        raise UsageError("missing NAME, a model; see convattn bench --help")
     settings = _settings(options)
     profiled = _profiled(options, settings) if options.profile else None
     if options.html is not None:
