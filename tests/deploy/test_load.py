@@ -87,6 +87,13 @@ def test_images_of_another_shape_are_refused(model, shape, message):
         model(torch.randn(shape))
 
 
+@pytest.mark.parametrize("name", ["onnx", "torch_export"])
+def test_a_head_behind_a_file_learns(folder, model, foreign, name):
+    head = nn.Linear(3, 2)
+    head({"onnx": model, "torch_export": foreign}[name](torch.randn(2, *SIZE))).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
 def test_a_file_of_free_size_takes_any_that_the_model_takes(folder):
     loaded = load_exported(write_sealed(folder, "torch_export", "all"))
     images = torch.randn(1, 3, 31, 40)

@@ -98,7 +98,7 @@ def open_file(path: Path) -> Run:
             if len(images.shape) != len(expected) or not all(fits):
                 takes = ", ".join("any" if size is None else str(size) for size in expected)
                 raise ValueError(f"{path}: takes images of shape ({takes}), not {tuple(images.shape)}")
-        with torch.inference_mode():
+        with torch.no_grad():  # what is behind the file may learn
             outputs = model(images.contiguous())
         return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
