@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convattn.deploy.runtimes import aot_inductor, onnx, torch_export
+from convattn.deploy.runtimes import aot_inductor, onnx, openvino, torch_export
 from convattn.deploy.runtimes.runtime import Runtime
 
 __all__ = ["FORMATS", "format_of"]
@@ -11,6 +11,7 @@ FORMATS: dict[str, Runtime] = {
     "onnx": onnx,
     "torch_export": torch_export,
     "aot_inductor": aot_inductor,
+    "openvino": openvino,
 }
 
 

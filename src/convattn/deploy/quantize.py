@@ -1,0 +1,226 @@
+"""INT8 after training, by NNCF, with what it costs layer by layer, and the layers that are too dear left in float32.
+
+Eight bits are used where there are weights, in convolutions and products with a constant matrix: there the arithmetic
+is. Sums of residual branches, products of attention, norms and pools gain little and stay in float32.
+
+What each layer costs is measured, not guessed from its kind: a probe, the same graph with a switch beside every layer,
+gives the error of the model's outputs when that layer alone computes with 8 bits. Such errors are small and next to
+independent, so their squares add up; the dearest layers stay in float32 until those of the others keep to a budget.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convattn.extras import require
+
+__all__ = ["BUDGET", "QuantisedLayer", "quantise"]
+
+BUDGET = 0.02  # of the outputs' relative error, all quantised layers together
+
+_PROBED = 4  # images that the layers are measured on
+_CALIBRATION_BATCH = 10  # images
+
+# Without weights, or not arithmetic: never quantised.
+_IN_FLOAT = (
+    "Add", "Subtract", "Multiply", "Divide", "AvgPool", "MaxPool", "ReduceMean", "Interpolate", "MVN", "Softmax",
+    "GridSample", "ScaledDotProductAttention",
+)  # fmt: skip
+
+# What only moves numbers may stand between a quantiser and the layer that it is for.
+_MOVES = {
+    "Broadcast", "Concat", "Gather", "Pad", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose",
+    "Unsqueeze", "VariadicSplit",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QuantisedLayer:
+    """What 8 bits cost in one layer of a graph, on calibration images; errors are |got - want| / |want|, 2-norms."""
+
+    name: str  # in the graph
+    kind: str  # operator
+    own_error: float  # of its own output, from exact inputs rounded to 8 bits and weights of 8 bits
+    output_error: float  # of the model's outputs, when this layer alone is quantised; the worst of several
+    kept: bool  # left in float32
+
+
+def quantise(
+    graph: Any, calibration: Sequence[Tensor], budget: float = BUDGET
+) -> tuple[Any, tuple[QuantisedLayer, ...]]:
+    """An 8-bit form of an OpenVINO model, and what each of its layers costs.
+
+    Ranges reach from the least to the greatest value seen. NNCF's defaults, the mean over the images of each one's
+    extremes and a correction of biases, cut off what half of the images hold, and err by 2 to 5 times as much.
+
+    Args:
+        graph: an `openvino.Model` of images (B, C, H, W); left as it is.
+        calibration: preprocessed images (1, C, H, W) like those to come.
+        budget: relative error of the outputs that all quantised layers together may cause. The layers that cause most
+            are left in float32 until the others keep to it.
+
+    Raises:
+        MissingExtra: if NNCF is not installed.
+    """
+    batches = _batches(graph, calibration)
+    layers = _costs(graph, _nncf_quantised(graph, batches, (), compressed=False), batches)
+    kept = _dearest([layer.output_error for layer in layers], budget)
+    layers = [QuantisedLayer(**{**vars(layer), "kept": index in kept}) for index, layer in enumerate(layers)]
+    names = tuple(layer.name for layer in layers if layer.kept)
+    return _nncf_quantised(graph, batches, names, compressed=True), tuple(layers)
+
+
+def _batches(graph: Any, images: Sequence[Tensor]) -> list[np.ndarray]:
+    """The images in batches that the graph takes; the first ones again where the last batch would be short."""
+    size = graph.input(0).partial_shape[0]
+    batch = min(_CALIBRATION_BATCH, len(images)) if size.is_dynamic else size.get_length()
+    starts = range(0, len(images), batch)
+    return [torch.cat([images[(start + i) % len(images)] for i in range(batch)]).numpy() for start in starts]
+
+
+def _nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...], *, compressed: bool) -> Any:
+    """NNCF's form of the graph; with `compressed` the weights are stored in 8 bits, else they are only rounded."""
+    nncf = require("nncf", "deploy")
+    from nncf.openvino.quantization.backend_parameters import BackendParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    advanced = nncf.AdvancedQuantizationParameters(
+        disable_bias_correction=True,
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        backend_params={BackendParameters.COMPRESS_WEIGHTS: compressed},
+    )
+    names = [*kept, *_products_of_maps(graph)]
+    in_float = nncf.IgnoredScope(types=list(_IN_FLOAT), names=names, validate=False)
+    with _quiet():
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            ignored_scope=in_float,
+            advanced_parameters=advanced,
+        )
+
+
+def _products_of_maps(graph: Any) -> list[str]:
+    """The matrix products of which neither factor is constant."""
+    constant: dict[str, bool] = {}
+    found = []
+    for node in graph.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        sources = [constant[value.get_source_output().get_node().get_friendly_name()] for value in node.inputs()]
+        constant[name] = kind == "Constant" or (bool(sources) and all(sources))
+        if kind == "MatMul" and not any(sources):
+            found.append(name)
+    return found
+
+
+def _costs(graph: Any, quantised: Any, batches: list[np.ndarray]) -> list[QuantisedLayer]:
+    """Every quantised layer on a few images, each alone."""
+    probe = _Probe(graph, quantised)
+    size = len(batches[0])
+    few = [batches[0][:_PROBED]] if graph.input(0).partial_shape[0].is_dynamic else batches[: math.ceil(_PROBED / size)]
+    off = np.zeros(len(probe.layers), np.float32)
+    exact = [probe.run(images, off) for images in few]
+    costs = []
+    for index, (name, kind) in enumerate(probe.layers):
+        alone = off.copy()
+        alone[index] = 1
+        outputs = [probe.run(images, alone)[0] for images in few]
+        error = max(
+            _relative_error([got[place] for got in outputs], [want[0][place] for want in exact])
+            for place in range(probe.outputs)
+        )
+        own = math.sqrt(sum(float(layers[index]) for _, layers in exact) / len(exact))
+        costs.append(QuantisedLayer(name, kind, own, error, kept=False))
+    return costs
+
+
+def _relative_error(got: list[np.ndarray], want: list[np.ndarray]) -> float:
+    difference = sum(float(np.square(g - w, dtype=np.float64).sum()) for g, w in zip(got, want, strict=True))
+    return math.sqrt(difference / max(sum(float(np.square(w, dtype=np.float64).sum()) for w in want), 1e-300))
+
+
+def _dearest(errors: list[float], budget: float) -> set[int]:
+    """The fewest layers without which the squared errors of the others add up to no more than the budget's square."""
+    kept: set[int] = set()
+    left = sum(error**2 for error in errors)
+    for index in sorted(range(len(errors)), key=lambda index: -errors[index]):
+        if left <= budget**2:
+            break
+        kept.add(index)
+        left = sum(error**2 for other, error in enumerate(errors) if other not in kept)
+    return kept
+
+
+class _Probe:
+    """A graph whose quantised layers can be switched on one by one, compiled once.
+
+    The exact graph and the quantised one are woven together: every quantised layer has a twin in the exact graph, and
+    both are followed by `exact + switch * (quantised - exact)`.
+    """
+
+    def __init__(self, graph: Any, quantised: Any) -> None:
+        openvino = require("openvino", "deploy")
+        ops = openvino.opset13
+        graph, quantised = graph.clone(), quantised.clone()
+        twins = {node.get_friendly_name(): node for node in graph.get_ordered_ops()}
+        for theirs, ours in zip(quantised.get_parameters(), graph.get_parameters(), strict=True):
+            for user in theirs.output(0).get_target_inputs():
+                user.replace_source_output(ours.output(0))
+        switches = ops.parameter([-1], np.float32)
+        losses = []
+        pairs = [(node, twins[node.get_friendly_name()]) for node in _quantised_layers(quantised)]
+        for index, (rounded, exact) in enumerate(pairs):
+            users = [user for node in (rounded, exact) for user in node.output(0).get_target_inputs()]
+            difference = ops.subtract(rounded.output(0), exact.output(0))
+            switch = ops.gather(switches, ops.constant(np.int64(index)), ops.constant(np.int64(0)))
+            mixed = ops.add(exact.output(0), ops.multiply(difference, switch))
+            for user in users:
+                user.replace_source_output(mixed.output(0))
+            axes = ops.constant(np.arange(exact.get_output_partial_shape(0).rank.get_length(), dtype=np.int64))
+            power = (ops.reduce_mean(ops.multiply(x, x), axes) for x in (difference, exact.output(0)))
+            losses.append(ops.result(ops.divide(*power)))
+        self.layers = [(node.get_friendly_name(), node.get_type_name()) for node, _ in pairs]
+        self.outputs = len(graph.get_results())
+        woven = openvino.Model([*graph.get_results(), *losses], [*graph.get_parameters(), switches])
+        options = {"INFERENCE_PRECISION_HINT": openvino.Type.f32, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        self._request = openvino.Core().compile_model(woven, "CPU", options).create_infer_request()
+
+    def run(self, images: np.ndarray, switches: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The model's outputs, and the squared relative error of every layer's own output."""
+        found = self._request.infer([images, switches])
+        values = [found[index] for index in range(len(found))]
+        return values[: self.outputs], values[self.outputs :]
+
+
+def _quantised_layers(graph: Any) -> Iterator[Any]:
+    """The nodes that compute with what a quantiser gives, in order."""
+    rounded = set()
+    for node in graph.get_ordered_ops():
+        sources = {value.get_source_output().get_node().get_friendly_name() for value in node.inputs()}
+        kind = node.get_type_name()
+        if kind == "FakeQuantize" or (kind in _MOVES and sources & rounded):
+            rounded.add(node.get_friendly_name())
+        elif sources & rounded and node.get_output_element_type(0).is_real():
+            yield node
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF shows no progress and says nothing below errors inside the block."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

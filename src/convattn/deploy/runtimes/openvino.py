@@ -1,0 +1,198 @@
+"""OpenVINO's own files (`.xml` beside a `.bin` of weights), run by its CPU plug-in (extra `deploy`)."""
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import torch
+from torch import Tensor, nn
+
+from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.graph_form import graph_form
+from convattn.deploy.quantize import QuantisedLayer, quantise
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.extras import require
+
+__all__ = [
+    "DYNAMIC",
+    "PRECISIONS",
+    "SUFFIX",
+    "digest",
+    "executed",
+    "open_file",
+    "operators",
+    "quantisation_report",
+    "read_metadata",
+    "write",
+    "write_metadata",
+]
+
+SUFFIX = ".xml"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+
+_OURS = "convattn"  # the entry of the model's rt_info that holds all of ours
+
+
+def write(model: nn.Module, request: Request, path: Path) -> None:
+    """Write `model` as `path` and the weights beside it, input `images`, outputs `output` or `level_0`, `level_1`, …
+
+    fp32 and bf16 files differ in a note alone: in bf16 it is the plug-in that converts, when the file is opened. fp16
+    halves the weights on disk, the arithmetic stays float32. int8 quantises as `convattn.deploy.quantize` says.
+    """
+    openvino = require("openvino", "deploy")
+    if request.precision == "int8" and not request.calibration:
+        raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        form, shapes = graph_form(model), dynamic_shapes(request.dynamic)
+        program = torch.export.export(form, (request.images,), dynamic_shapes=shapes)
+        graph = openvino.convert_model(program)
+    _name(graph)
+    batch, channels, height, width = request.images.shape
+    free = {"none": (), "batch": (0,), "all": (0, 2, 3)}[request.dynamic]
+    graph.reshape([-1 if axis in free else size for axis, size in enumerate((batch, channels, height, width))])
+    if request.precision == "int8":
+        graph, layers = quantise(graph, request.calibration)
+        graph.set_rt_info(json.dumps([vars(layer) for layer in layers]), [_OURS, "quantisation"])
+    graph.set_rt_info(request.precision, [_OURS, "precision"])
+    openvino.save_model(graph, path, compress_to_fp16=request.precision == "fp16")
+
+
+def open_file(path: Path) -> Run:
+    """The model on the CPU in the precision it was written in, with as many threads as PyTorch uses.
+
+    Raises:
+        CannotRunHere: for a bf16 file on a processor without bf16.
+        UnreadableFile: if it is missing or damaged, or the weights beside it are missing or shorter than it says.
+    """
+    openvino, compiled = require("openvino", "deploy"), _compiled(path)
+    request = compiled.create_infer_request()
+    expected = compiled.input(0).partial_shape
+
+    def run(images: Tensor) -> list[Tensor]:
+        if not expected.compatible(openvino.PartialShape(list(images.shape))):
+            raise ValueError(f"images of shape {tuple(images.shape)} given; the file takes {expected}")
+        outputs = request.infer([images.contiguous().numpy()], share_inputs=True)
+        return [torch.from_numpy(outputs[index]) for index in range(len(outputs))]
+
+    return run
+
+
+def operators(path: Path) -> dict[str, int]:
+    """The operators of the graph, without constants."""
+    kinds = (layer.get("type", "") for layer in _tree(path).iter("layer"))
+    return dict(sorted(Counter(kind for kind in kinds if kind not in ("Const", "Parameter", "Result")).items()))
+
+
+def executed(path: Path) -> dict[tuple[str, str], int]:
+    """What the plug-in makes of the file on this machine: (kind, precision) of its nodes, and how often each occurs."""
+    nodes = (node.get_rt_info() for node in _compiled(path).get_runtime_model().get_ops())
+    found = Counter((node["layerType"].astype(str), node["runtimePrecision"].astype(str)) for node in nodes)
+    return dict(sorted((kind, count) for kind, count in found.items() if kind[0] != "Const"))
+
+
+def quantisation_report(path: Path) -> tuple[QuantisedLayer, ...]:
+    """The layers of an int8 file in order, with what each one's quantisation costs; empty for other precisions."""
+    text = _ours(_tree(path), "quantisation")
+    return tuple(QuantisedLayer(**row) for row in json.loads(text)) if text else ()
+
+
+def write_metadata(path: Path, text: str) -> None:
+    """Put `text` into the entry `convattn` of the model's information."""
+    tree = _tree(path)
+    _drop_metadata(tree)
+    ElementTree.SubElement(_entry(tree), "metadata", value=text)
+    path.write_bytes(ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True))
+
+
+def read_metadata(path: Path) -> str | None:
+    """What stands in the entry `convattn` of the model's information."""
+    return _ours(_tree(path), "metadata")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the graph without its metadata, and of the weights."""
+    tree = _tree(path)
+    _drop_metadata(tree)
+    total = hashlib.sha256(ElementTree.tostring(tree))
+    _check_weights(path, tree)
+    with open(path.with_suffix(".bin"), "rb") as weights:
+        while block := weights.read(1 << 24):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _name(graph: Any) -> None:
+    graph.input(0).get_tensor().set_names({"images"})
+    if len(graph.outputs) == 1:
+        graph.output(0).get_tensor().set_names({"output"})
+        return
+    for index, output in enumerate(graph.outputs):
+        output.get_tensor().set_names({f"level_{index}"})
+
+
+def _compiled(path: Path) -> Any:
+    openvino = require("openvino", "deploy")
+    tree = _tree(path)
+    _check_weights(path, tree)
+    precision = _ours(tree, "precision")
+    hint = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32  # unset, the plug-in picks bf16 by itself
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise CannotRunHere(f"{path}: is to run in bf16, which this processor has not; export it as fp32")
+    options = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return core.compile_model(core.read_model(path), "CPU", options)
+
+
+def _tree(path: Path) -> Element:
+    try:
+        tree = ElementTree.fromstring(path.read_bytes())
+    except FileNotFoundError:
+        raise UnreadableFile(f"{path}: no such file") from None
+    except ElementTree.ParseError as error:
+        raise UnreadableFile(f"{path}: is no OpenVINO file, or damaged or cut short ({error})") from None
+    if tree.tag != "net" or tree.find("layers") is None:
+        raise UnreadableFile(f"{path}: is no OpenVINO file; its root is <{tree.tag}>, not <net>")
+    return tree
+
+
+def _check_weights(path: Path, tree: Element) -> None:
+    """What the graph reads must be there: the library itself says of a short file only that reading failed."""
+    weights = path.with_suffix(".bin")
+    constants = [data for data in tree.iter("data") if data.get("offset") is not None]
+    needed = max((int(data.get("offset", 0)) + int(data.get("size", 0)) for data in constants), default=0)
+    if not weights.is_file():
+        raise UnreadableFile(f"{path}: the weights {weights.name} are not beside it; copy both files together")
+    if weights.stat().st_size < needed:
+        size = weights.stat().st_size
+        raise UnreadableFile(f"{weights}: has {size} bytes where {path.name} needs {needed}; copy it again")
+
+
+def _entry(tree: Element) -> Element:
+    """The element of our entry in the model's information, made if there is none."""
+    parent = tree
+    for name in ("rt_info", _OURS):
+        found = parent.find(name)
+        parent = ElementTree.SubElement(parent, name) if found is None else found
+    return parent
+
+
+def _ours(tree: Element, name: str) -> str | None:
+    found = tree.find(f"rt_info/{_OURS}/{name}")
+    return None if found is None else found.get("value")
+
+
+def _drop_metadata(tree: Element) -> None:
+    entry = _entry(tree)
+    for old in entry.findall("metadata"):
+        entry.remove(old)
