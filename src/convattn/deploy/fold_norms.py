@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from convattn.deploy.fold_trace import Dataflow, Step, has_foreign_hooks, trace_dataflow
 from convattn.ops.linear import Linear2d
 
-__all__ = ["Fold", "batch_norms", "fold_norms"]
+__all__ = ["Fold", "fold_norms"]
 
 # Those that do what their class says and no more; a subclass with a forward of its own may use its weights otherwise.
 _LAYERS = (
@@ -45,7 +45,7 @@ class Fold:
     is_behind: bool  # whether the norm stood behind its layer; else in front of them
 
 
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Dotted name -> batch norm, for each in `model`."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
@@ -61,11 +61,11 @@ def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
     """
     folds: list[Fold] = []
     while True:  # again after a success: two norms may stand one behind the other
-        if not batch_norms(model):
+        if not _batch_norms(model):
             return folds, {}
         flows = trace_dataflow(model)
         if not flows:
-            return folds, dict.fromkeys(batch_norms(model), "the network does not run on an image alone")
+            return folds, dict.fromkeys(_batch_norms(model), "the network does not run on an image alone")
         made, left = _fold_once(model, flows)
         folds += made
         if not made or not left:
@@ -74,7 +74,7 @@ def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
 
 def _fold_once(model: nn.Module, flows: Sequence[Dataflow]) -> tuple[list[Fold], dict[str, str]]:
     found = [_Search(model, flow).folds() for flow in flows]
-    in_order = {**found[0], **batch_norms(model)}
+    in_order = {**found[0], **_batch_norms(model)}
     made: list[Fold] = []
     left: dict[str, str] = {}
     for name in in_order:
@@ -100,7 +100,7 @@ class _Search:
 
     def folds(self) -> dict[str, Fold | str]:
         """Name of each batch norm that ran -> its fold, or why there is none."""
-        norms = batch_norms(self.model)
+        norms = _batch_norms(self.model)
         found: dict[str, Fold | str] = {}
         for step in self.flow.steps:
             if step.operator != "batch_norm":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Dataflow", "Step", "trace_dataflow"]
+__all__ = ["Dataflow", "Step", "has_foreign_hooks", "trace_dataflow"]
 
 # For a model that does not say what it takes; the heads of small networks often fit one size alone.
 _USUAL_SIDES = (224, 256, 64, 32, 28)
