@@ -222,7 +222,8 @@ def _measure_group(wanted: Sequence[tuple[str, str]], run: _Run) -> None:
                 run.gaps.append(NotMeasured(name, runtime, run.setting, _one_line(error)))
         _time(candidates, run)
         _weigh(candidates, run)
-    torch.compiler.reset()  # its limit of variants is for the whole process
+    if any(runtime == "compile" for _, runtime in wanted):
+        torch.compiler.reset()  # its limit of variants is for the whole process
 
 
 def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candidate:
