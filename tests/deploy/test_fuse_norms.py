@@ -8,6 +8,7 @@ import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 import convattn
 from convattn.ops.linear import Linear2d
@@ -21,7 +22,9 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 def norms_of(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm | FrozenBatchNorm2d)
+    ]
 
 
 @torch.no_grad()
@@ -77,6 +80,7 @@ FOLDED: dict[str, Callable[[], nn.Module]] = {
     "no affine": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False)),
     "other epsilon": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=0.1)),
     "with activation": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, act_layer=nn.SiLU)),
+    "frozen": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8, eps=1e-3)),
     "synchronised": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.SyncBatchNorm(8)),
     "in front": lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 1, 2)),
     "in front, 2x2": lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 9, 2, 2, groups=3, bias=False)),

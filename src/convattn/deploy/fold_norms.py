@@ -18,6 +18,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
 
 from convattn.deploy.fold_trace import Dataflow, Step, has_foreign_hooks, trace_dataflow
 from convattn.ops.linear import Linear2d
@@ -59,6 +60,7 @@ def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
     Returns:
         The folds made, in the order of the forward pass; and for each batch norm that is left, by name, why.
     """
+    _thaw(model)
     folds: list[Fold] = []
     while True:  # again after a success: two norms may stand one behind the other
         if not _batch_norms(model):
@@ -70,6 +72,15 @@ def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
         folds += made
         if not made or not left:
             return folds, left
+
+
+def _thaw(model: nn.Module) -> None:
+    """torchvision's frozen norms, which do their sums by hand, as batch norms."""
+    for name, frozen in [*model.named_modules()]:
+        if type(frozen) is FrozenBatchNorm2d and name and not has_foreign_hooks(frozen) and not frozen._forward_hooks:
+            norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps).to(frozen.weight).eval().requires_grad_(False)
+            norm.load_state_dict(frozen.state_dict(), strict=False)  # it counts no batches
+            model.set_submodule(name, norm)
 
 
 def _fold_once(model: nn.Module, flows: Sequence[Dataflow]) -> tuple[list[Fold], dict[str, str]]:
