@@ -19,6 +19,7 @@ from toys import build_toy, relative_error
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytest.importorskip("openvino")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_it_is_fed_and_read_like_the_model_it_was_made_from(model):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-@pytest.mark.parametrize("name", ["onnx", "torch_export"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch_export"])
 def test_a_file_of_one_batch_size_takes_any_number_of_images(folder, name, count):
     path = folder / f"{name}_none_fp32_2{FORMATS[name].SUFFIX}"
     loaded = load_exported(path if path.exists() else write_sealed(folder, name, "none"))
