@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from convattn.deploy.runtimes import aot_inductor, onnx, openvino, torch_export
+from convattn.deploy.runtimes import (
+    aot_inductor,
+    core_ml,
+    executorch,
+    onnx,
+    openvino,
+    tensor_rt,
+    torch_export,
+)
 from convattn.deploy.runtimes.runtime import Runtime
 
 __all__ = ["FORMATS", "format_of"]
@@ -12,6 +20,9 @@ FORMATS: dict[str, Runtime] = {
     "torch_export": torch_export,
     "aot_inductor": aot_inductor,
     "openvino": openvino,
+    "core_ml": core_ml,
+    "executorch": executorch,
+    "tensor_rt": tensor_rt,
 }
 
 

@@ -1,0 +1,168 @@
+"""Core ML (`.mlpackage`, an ML program for iOS 16, macOS 13 and later), run by macOS (extra `mobile`).
+
+A package is converted anywhere and runs on a Mac only. Its numbers have never been compared with PyTorch's here: no
+machine of this project is a Mac, and coremltools has no interpreter of its own. What is checked is that the conversion
+goes through, with the shapes of the outputs.
+"""
+
+import hashlib
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from convattn.deploy.dynamic import Dynamic
+from convattn.deploy.graph_form import graph_form
+from convattn.deploy.runtimes.decompositions import decompositions
+from convattn.deploy.runtimes.low_rank import LowRank
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.extras import require
+
+__all__ = [
+    "DYNAMIC",
+    "MAX_BATCH",
+    "PRECISIONS",
+    "SUFFIX",
+    "digest",
+    "open_file",
+    "operators",
+    "read_metadata",
+    "write",
+    "write_metadata",
+]
+
+SUFFIX = ".mlpackage"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
+
+MAX_BATCH = 64  # Core ML wants a limit
+
+_MOST_DIMENSIONS = 5  # of a tensor in Core ML
+_KEY = "convattn"
+
+
+def write(model: nn.Module, request: Request, path: Path) -> None:
+    """Write `model` as an ML program with input `images`, outputs `output` or `level_0`, `level_1`, …, all float32.
+
+    In fp16 weights and arithmetic are half precision, which is what Apple's neural engine takes. With a free batch the
+    package takes 1 to `MAX_BATCH` images.
+
+    Raises:
+        ValueError: if Core ML has no equivalent of an operator, or not with as many dimensions.
+    """
+    converter = _coremltools()
+    model = graph_form(model).to(memory_format=torch.contiguous_format)
+    with torch.inference_mode():
+        outputs = model(request.images)
+    names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
+    free = ({0: Dim("batch", min=1, max=MAX_BATCH)},) if request.dynamic == "batch" else None
+    shape = tuple(request.images.shape)
+    batch = converter.RangeDim(1, MAX_BATCH, shape[0]) if request.dynamic == "batch" else shape[0]
+    precision = converter.precision.FLOAT16 if request.precision == "fp16" else converter.precision.FLOAT32
+    single = torch.empty(0).numpy().dtype
+    with _quiet():
+        program = torch.export.export(model, (request.images,), dynamic_shapes=free)
+        try:
+            program = torch.export.export(
+                LowRank(program.run_decompositions(decompositions()), _MOST_DIMENSIONS),
+                (request.images,),
+                dynamic_shapes=free,
+            ).run_decompositions(decompositions())
+            package = converter.convert(
+                program,
+                convert_to="mlprogram",
+                inputs=[converter.TensorType("images", shape=(batch, *shape[1:]), dtype=single)],
+                outputs=[converter.TensorType(name, dtype=single) for name in names],
+                minimum_deployment_target=converter.target.iOS16,
+                compute_precision=precision,
+                skip_model_load=True,
+            )
+        except (NotImplementedError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"Core ML cannot express this model: {reason}; choose another format") from error
+        package.save(str(path))
+
+
+def open_file(path: Path) -> Run:
+    """The package in Core ML, on a Mac; unchecked, as no machine of this project is one."""
+    if sys.platform != "darwin":
+        raise CannotRunHere(f"{path} runs on macOS and iOS only; here it was converted, and its numbers are unchecked")
+    package = _coremltools().models.MLModel(str(path))
+    names = [output.name for output in package.get_spec().description.output]
+
+    def run(images: Tensor) -> list[Tensor]:
+        outputs = package.predict({"images": images.numpy()})
+        return [torch.from_numpy(outputs[name]).float() for name in names]
+
+    return run
+
+
+def operators(path: Path) -> dict[str, int]:
+    """The operators of the program, constants left out."""
+    functions = _read(path).mlProgram.functions.values()
+    blocks = [block for function in functions for block in function.block_specializations.values()]
+    types = (operation.type for block in blocks for operation in block.operations)
+    return dict(sorted(Counter(name for name in types if name != "const").items()))
+
+
+def write_metadata(path: Path, text: str) -> None:
+    """Put `text` under `convattn` among what a package says of itself."""
+    spec = _read(path)
+    spec.description.metadata.userDefined[_KEY] = text
+    _spec_file(path).write_bytes(spec.SerializeToString())
+
+
+def read_metadata(path: Path) -> str | None:
+    """What stands under `convattn`."""
+    return _read(path).description.metadata.userDefined.get(_KEY)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the program without its metadata, and of the weights."""
+    spec = _read(path)
+    spec.description.ClearField("metadata")
+    total = hashlib.sha256(spec.SerializeToString(deterministic=True))
+    for weights in sorted(path.rglob("*.bin")):
+        total.update(weights.read_bytes())
+    return total.hexdigest()
+
+
+def _spec_file(path: Path) -> Path:
+    return path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+
+
+def _read(path: Path) -> Any:
+    _coremltools()
+    spec = require("coremltools.proto.Model_pb2", "mobile").Model()
+    try:
+        spec.ParseFromString(_spec_file(path).read_bytes())
+    except OSError as error:
+        raise UnreadableFile(f"{path}: is no Core ML package: {error.strerror} ({error.filename})") from None
+    return spec
+
+
+def _coremltools() -> Any:
+    with _quiet():
+        return require("coremltools", "mobile")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar, no warning and no log message below an error inside the block."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # coremltools says which versions it was not tried with, and what is only on a Mac
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,190 @@
+"""TensorRT engines (`.engine`), built and run on an NVIDIA GPU (extra `tensorrt`).
+
+Unchecked: no engine has been built with this code. Every call was compared with the signatures of TensorRT 11.4's
+Python bindings, and the tests check the ONNX file that an engine is built from. An engine runs with the version of
+TensorRT and the kind of GPU that built it.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convattn.deploy.dynamic import Dynamic
+from convattn.deploy.runtimes import onnx
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.trailer import read_trailer, without_trailer, write_trailer
+from convattn.extras import require
+
+__all__ = [
+    "DYNAMIC",
+    "MAX_BATCH",
+    "PRECISIONS",
+    "SUFFIX",
+    "digest",
+    "open_file",
+    "operators",
+    "read_metadata",
+    "time_engine",
+    "write",
+    "write_metadata",
+    "write_onnx",
+]
+
+SUFFIX = ".engine"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
+
+MAX_BATCH = 64  # an engine is built for a range of shapes
+
+
+def write(model: nn.Module, request: Request, path: Path) -> None:
+    """Build an engine from the ONNX form of `model`. TF32 is off: what is asked for in fp32 is computed in it.
+
+    With a free batch the engine takes 1 to `MAX_BATCH` images and is tuned for the batch of `request`.
+
+    Raises:
+        CannotRunHere: without a GPU, before anything is done.
+        ValueError: if TensorRT's parser refuses the model.
+    """
+    trt = _tensorrt(path)
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    # Types as in the ONNX file; TensorRT 11 knows no other way, 10 has to be told.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "model.onnx")
+        write_onnx(model, request, source)
+        if not parser.parse_from_file(str(source)):
+            raise ValueError(f"TensorRT cannot take this model: {parser.get_error(0).desc()}; choose another format")
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `operators`
+    if request.dynamic == "batch":
+        batch, *rest = request.images.shape
+        profile = builder.create_optimization_profile()
+        profile.set_shape("images", (1, *rest), (batch, *rest), (MAX_BATCH, *rest))
+        config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise RuntimeError(f"{path}: TensorRT built no engine; its messages are on standard error")
+    path.write_bytes(bytes(engine))
+
+
+def write_onnx(model: nn.Module, request: Request, path: Path) -> None:
+    """The ONNX file that the engine is built from: in fp16 weights and operators are, images and outputs are not."""
+    half = request.precision == "fp16"
+    onnx.write(_InHalf(model) if half else model, replace(request, precision="fp32"), path)
+
+
+def open_file(path: Path) -> Run:
+    """The engine on the current GPU; images and outputs are copied to and from it."""
+    loaded = _Engine(path)
+
+    def run(images: Tensor) -> list[Tensor]:
+        outputs = loaded.bind(images.to("cuda"))
+        loaded.start()
+        return [output.float().cpu() for output in outputs]  # waits for the stream
+
+    return run
+
+
+def time_engine(path: Path, images: Tensor, repeats: int = 100) -> list[float]:
+    """Seconds of each of `repeats` runs on `images` (B, C, H, W) that lie on the GPU already, after ten to warm up."""
+    loaded = _Engine(path)
+    kept = loaded.bind(images.to("cuda"))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    for _ in range(10):
+        loaded.start()
+    marks[0].record()
+    for mark in marks[1:]:
+        loaded.start()
+        mark.record()
+    torch.cuda.synchronize()
+    del kept  # the engine has written there
+    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
+
+
+def operators(path: Path) -> dict[str, int]:
+    """The layers of the engine by TensorRT's types, after it has joined what it joins."""
+    loaded = _Engine(path)
+    inspector = loaded.engine.create_engine_inspector()
+    text = inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
+    layers = json.loads(text)["Layers"]
+    return dict(sorted(Counter(layer["LayerType"] for layer in layers).items()))
+
+
+def write_metadata(path: Path, text: str) -> None:
+    """Put `text` behind the engine; it is taken off before TensorRT reads the rest."""
+    write_trailer(path, text)
+
+
+def read_metadata(path: Path) -> str | None:
+    """What stands behind the engine."""
+    return read_trailer(path)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the engine."""
+    return hashlib.sha256(without_trailer(path.read_bytes())).hexdigest()
+
+
+class _InHalf(nn.Module):
+    """A model in half precision between float32 images and outputs."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = deepcopy(model).half()
+
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        outputs = self.model(images.half())
+        return outputs.float() if isinstance(outputs, Tensor) else [output.float() for output in outputs]
+
+
+class _Engine:
+    """An engine in memory, and its bindings to tensors."""
+
+    def __init__(self, path: Path):
+        self.trt = _tensorrt(path)
+        self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
+        self.engine = self.runtime.deserialize_cuda_engine(without_trailer(path.read_bytes()))
+        if self.engine is None:
+            raise UnreadableFile(
+                f"{path}: is no engine of this version of TensorRT ({self.trt.__version__}) and this GPU"
+            )
+        self.context = self.engine.create_execution_context()
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        is_output = self.trt.TensorIOMode.OUTPUT
+        self.outputs = [name for name in names if self.engine.get_tensor_mode(name) == is_output]
+
+    def bind(self, images: Tensor) -> list[Tensor]:
+        """Tensors on the GPU for the outputs of `images`, which has to live until the run has ended."""
+        self.images = images.contiguous()
+        if not self.context.set_input_shape("images", tuple(images.shape)):
+            raise ValueError(f"images {tuple(images.shape)} are outside the shapes that the engine was built for")
+        shapes = [tuple(self.context.get_tensor_shape(name)) for name in self.outputs]
+        tensors = [torch.empty(shape, device="cuda") for shape in shapes]
+        for name, tensor in zip(("images", *self.outputs), (self.images, *tensors), strict=True):
+            self.context.set_tensor_address(name, tensor.data_ptr())
+        return tensors
+
+    def start(self) -> None:
+        """One run on PyTorch's current stream."""
+        if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine; its messages are on standard error")
+
+
+def _tensorrt(path: Path) -> Any:
+    trt = require("tensorrt", "tensorrt")
+    if not torch.cuda.is_available():
+        raise CannotRunHere(f"{path}: TensorRT builds and runs engines on an NVIDIA GPU; none is visible here")
+    return trt
