@@ -10,6 +10,8 @@ SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
     "MALLOC_TOP_PAD_": str(2**28),
+    # oneDNN's too: many models in turns use more kernels than the 1024 that it keeps, and would build them every time.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(2**14),
 }
 
 
