@@ -91,10 +91,12 @@ def operators(path: Path) -> dict[str, int]:
 
 
 def executed(path: Path) -> dict[tuple[str, str], int]:
-    """What the plug-in makes of the file on this machine: (kind, precision) of its nodes, and how often each occurs."""
-    nodes = (node.get_rt_info() for node in _compiled(path).get_runtime_model().get_ops())
-    found = Counter((node["layerType"].astype(str), node["runtimePrecision"].astype(str)) for node in nodes)
-    return dict(sorted((kind, count) for kind, count in found.items() if kind[0] != "Const"))
+    """What the plug-in makes of the file on this machine: (kind, precision of the kernel) and how often each occurs."""
+    nodes = [node.get_rt_info() for node in _compiled(path).get_runtime_model().get_ops()]
+    kinds = [(node["layerType"].astype(str), node["primitiveType"].astype(str)) for node in nodes]
+    # A kernel is called brgconv_avx512_f32 or the like. The node's own precision is that of the weights in the file.
+    found = Counter((kind, kernel.rpartition("_")[2].lower()) for kind, kernel in kinds if kind != "Const")
+    return dict(sorted(found.items()))
 
 
 def quantisation_report(path: Path) -> tuple[QuantisedLayer, ...]:
