@@ -10,7 +10,9 @@ from convattn.ops.linear import Linear2d
 from toys import build_toy, relative_error
 
 
-@pytest.mark.parametrize("name", ["cotnet_nano", "cotnext_50", "nextvit_nano", "resnet18_das"])
+@pytest.mark.parametrize(
+    "name", ["cotnet_nano", "cotnext_50", "nextvit_nano", "resnet18_das", "smt_nano", "groupmixformer_nano"]
+)
 def test_agrees_with_the_model_and_leaves_the_fused_one(name):
     model = build_toy(name).double()
     fused = convattn.fuse(model)

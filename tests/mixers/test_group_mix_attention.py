@@ -308,6 +308,27 @@ def test_fused_form_exports_with_dynamic_sizes_and_compiles_as_one_graph():
             assert relative_error(compiled(x), fused(x)) < 1e-12
 
 
+@pytest.mark.parametrize("dim", [20, 80, 200])
+@pytest.mark.parametrize("options", [{}, dict(kernels=(5, 3, 3), non_attention_kernel=7)])
+def test_graph_form_agrees_and_exports_with_dynamic_sizes(dim, options):
+    block = built(GroupMixAttention(dim, **options)).eval()
+    form = block.fused().graph_form()
+    dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
+    exported = torch.export.export(form, (maps(2, dim, 8, 12),), dynamic_shapes=dynamic).module()
+    with torch.no_grad():
+        for x in (maps(1, dim, 5, 7), maps(3, dim, 12, 4)):
+            assert relative_error(form(x), block(x)) < 1e-12
+            assert relative_error(exported(x), block(x)) < 1e-12
+
+
+def test_graph_form_convolves_no_taps_that_are_zero_in_the_branch_beside():
+    form = GroupMixAttention(20, kernels=(3, 5, 9)).fused().graph_form()
+    convs = [module for module in form.modules() if isinstance(module, nn.Conv2d)]
+    depthwise = [(conv.in_channels, conv.kernel_size) for conv in convs if conv.groups == conv.in_channels]
+    assert sorted(depthwise) == [(12, (3, 3)), (16, (7, 7)), (16, (9, 9))]
+    assert not any(isinstance(module, nn.Linear) for module in form.modules())
+
+
 def test_fused_form_keeps_the_precision_of_the_weights():
     block = GroupMixAttention(20, aggregators=("identity", "identity", "dwconv", "identity", "identity"))
     fused = block.to(torch.bfloat16).eval().fused()

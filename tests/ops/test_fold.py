@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from convattn.ops.fold import add_identity_tap, merge_depthwise
+from convattn.ops.fold import add_identity_tap, merge_depthwise, widen_groups
 from toys import relative_error
 
 
@@ -28,3 +28,24 @@ def test_merged_depthwise_equals_the_separate_ones(kernels):
     want = torch.cat([conv(part) for conv, part in zip(convs, x.split(4, 1), strict=True)], 1)
     got = nn.functional.conv2d(x, weight, bias, padding=largest // 2, groups=dim)
     assert relative_error(got, want) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs", "expected"),
+    [(8, 4, 8, 2), (4, 16, 32, 4), (4, 40, 40, 2), (3, 4, 4, 3), (4, 4, 1, 4)],
+)
+def test_widened_groups_give_the_same_map(groups, inputs, outputs, expected):
+    """Joined to sixteen channels and more at either end; as they are where they do not divide so."""
+    conv = nn.Conv2d(groups * inputs, groups * outputs, 3, 2, 1, groups=groups).double()
+    wide = widen_groups(conv, 16)
+    assert wide.groups == expected
+    x = torch.randn(2, groups * inputs, 5, 7, dtype=torch.float64)
+    assert relative_error(wide(x), conv(x)) < 1e-12
+
+
+def test_widened_groups_of_a_convolution_without_bias():
+    conv = nn.Conv2d(16, 16, 1, groups=4, bias=False).double()
+    wide = widen_groups(conv, 8)
+    x = torch.randn(1, 16, 2, 3, dtype=torch.float64)
+    assert wide.groups == 2 and wide.bias is None
+    assert relative_error(wide(x), conv(x)) < 1e-12

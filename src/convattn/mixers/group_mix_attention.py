@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from convattn.ops.factorised_attention import factorised_attention
-from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise
+from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise, widen_groups
 from convattn.ops.linear import Linear2d
 
 __all__ = ["AGGREGATORS", "GroupAggregator", "GroupMixAttention", "SegmentConvs", "aggregator_kinds"]
@@ -306,6 +306,7 @@ class FusedGroupMixAttention(nn.Module):
         self.qkv = deepcopy(block.qkv)
         self.qkv.weight, self.qkv.bias = nn.Parameter(block.qkv.weight[rows]), nn.Parameter(block.qkv.bias[rows])
         self.mix = depthwise_of([*map(as_conv, branches)] * 3 + [as_conv(last)])
+        self.kernel_beside = as_conv(last).kernel_size[0]
         weights, biases = zip(*map(pointwise_and_norm, branches), strict=True)
         self.weight = nn.Parameter(torch.stack(weights).transpose(1, 2).repeat(3, 1, 1))
         self.bias = nn.Parameter(torch.stack(biases).unsqueeze(1).repeat(3, 1, 1))
@@ -330,6 +331,58 @@ class FusedGroupMixAttention(nn.Module):
         beside = self.beside(maps[:, 12 * self.width :]).permute(0, 2, 3, 1).flatten(1, 2)
         joined = torch.cat([*mixed.unbind(), beside], 2)
         return self.proj(joined.view(batch, height, width, -1).permute(0, 3, 1, 2))
+
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: everything but the products of heads as convolutions of channels-first maps."""
+        return GraphGroupMixAttention(self)
+
+
+class GraphGroupMixAttention(nn.Module):
+    """Form of `FusedGroupMixAttention` for graph runtimes: convolutions of channels-first maps, none cut or joined.
+
+    Queries, keys, values and the branch beside leave a convolution each, in place of slices of one map; the last
+    convolution is one on the attention's result plus one on the branch, in place of one on both joined. Attention runs
+    with positions last, so that no head is transposed. A segment's 1×1 convolution shares a group with its neighbours
+    where that gives the group whole vectors of channels.
+    """
+
+    @torch.no_grad()
+    def __init__(self, block: FusedGroupMixAttention):
+        super().__init__()
+        width, inner = block.width, 4 * block.width
+        self.scale = float(block.heads[0, 0])
+        qkv, proj = block.qkv.graph_form(), block.proj.graph_form()
+        rows = [slice(start, start + inner) for start in (0, inner, 2 * inner)]
+        self.query, self.key, self.value = (part_of_conv(qkv, row) for row in rows)
+        self.mix = part_of_conv(block.mix, rows[0])
+        pointwise = nn.Conv2d(inner, inner, 1, groups=4)
+        pointwise.weight = nn.Parameter(block.weight[:4].transpose(1, 2).reshape(inner, width, 1, 1))
+        pointwise.bias = nn.Parameter(block.bias[:4].flatten())
+        self.pointwise = widen_groups(pointwise, 16)
+        self.act = block.act
+        self.position = block.position
+        self.proj = nn.Conv2d(inner, proj.out_channels, 1)
+        self.proj.weight, self.proj.bias = nn.Parameter(proj.weight[:, :inner]), proj.bias
+
+        beside = slice(3 * inner, None)
+        mix = part_of_conv(block.mix, beside)
+        border = (mix.kernel_size[0] - block.kernel_beside) // 2
+        kernel = mix.weight[:, :, border:, border:][:, :, : block.kernel_beside, : block.kernel_beside]
+        mix.weight, mix.kernel_size = nn.Parameter(kernel.contiguous()), (block.kernel_beside,) * 2
+        mix.padding = (block.kernel_beside // 2,) * 2
+        dense, norm, act = block.beside
+        assert isinstance(dense, Linear2d)
+        last = nn.Conv2d(width, proj.out_channels, 1, bias=False)
+        last.weight = nn.Parameter(proj.weight[:, inner:])
+        self.beside = nn.Sequential(part_of_conv(qkv, beside), mix, dense.graph_form(), norm, act, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        query, key, value = (self.act(self.pointwise(self.mix(part(x)))) for part in (self.query, self.key, self.value))
+        queries, keys, values = (part.flatten(2).unflatten(1, (NUM_HEADS, -1)) for part in (query, key, value))
+        context = keys.softmax(3) @ values.transpose(2, 3) * self.scale  # (B, heads, head_dim, head_dim)
+        mixed = (context.transpose(2, 3) @ queries).flatten(1, 2).unflatten(2, x.shape[2:])
+        return self.proj(mixed + query * self.position(value)) + self.beside(x)
 
 
 def aggregator_kinds(aggregators: str | Sequence[str], count: int) -> tuple[str, ...]:
@@ -400,6 +453,17 @@ def depthwise_of(convs: Iterable[nn.Module]) -> nn.Conv2d:
     merged = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
     merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
     return merged
+
+
+def part_of_conv(conv: nn.Conv2d, rows: slice) -> nn.Conv2d:
+    """The convolution that gives these channels of what `conv` gives; dense, or depthwise and of the same channels."""
+    part = deepcopy(conv)
+    part.weight = nn.Parameter(conv.weight[rows].clone())
+    part.bias = None if conv.bias is None else nn.Parameter(conv.bias[rows].clone())
+    part.out_channels = len(part.weight)
+    if conv.groups > 1:
+        part.in_channels = part.groups = part.out_channels
+    return part
 
 
 def as_conv(branch: SegmentAggregator | NonAttentionAggregator) -> nn.Conv2d:

@@ -1,5 +1,6 @@
-"""Exact folding of depthwise convolutions at inference. (Batch norm: `torch.nn.utils.fusion.fuse_conv_bn_eval`.)"""
+"""Exact folding of grouped convolutions at inference. (Batch norm: `torch.nn.utils.fusion.fuse_conv_bn_eval`.)"""
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["add_identity_tap", "batch_norm_to_depthwise", "merge_depthwise"]
+__all__ = ["add_identity_tap", "batch_norm_to_depthwise", "merge_depthwise", "widen_groups"]
 
 
 @torch.no_grad()
@@ -36,6 +37,30 @@ def merge_depthwise(convs: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
         weights.append(F.pad(conv.weight, ((largest - conv.kernel_size[0]) // 2,) * 4))
         biases.append(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
     return torch.cat(weights), torch.cat(biases)
+
+
+@torch.no_grad()
+def widen_groups(conv: nn.Conv2d, multiple: int) -> nn.Conv2d:
+    """The same convolution with neighbouring groups joined, zeros between what they were.
+
+    Args:
+        conv: a grouped convolution.
+        multiple: a group of the result has a multiple of so many channels at either end.
+
+    Returns:
+        The convolution with as many groups as that allows; `conv` itself if the channels do not divide so.
+    """
+    groups, inputs, outputs = conv.groups, conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    joined = math.lcm(math.lcm(inputs, multiple) // inputs, math.lcm(outputs, multiple) // outputs)
+    if joined == 1 or groups % joined:
+        return conv
+    blocks = conv.weight.new_zeros(groups // joined, joined, outputs, joined, inputs, *conv.kernel_size)
+    for index in range(joined):
+        blocks[:, index, :, index] = conv.weight.view(-1, joined, outputs, inputs, *conv.kernel_size)[:, index]
+    wide = deepcopy(conv)
+    wide.groups = groups // joined
+    wide.weight = nn.Parameter(blocks.reshape(conv.out_channels, joined * inputs, *conv.kernel_size))
+    return wide
 
 
 @torch.no_grad()
