@@ -89,13 +89,12 @@ def _batches(graph: Any, images: Sequence[Tensor]) -> list[np.ndarray]:
 def _nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...], *, compressed: bool) -> Any:
     """NNCF's form of the graph; with `compressed` the weights are stored in 8 bits, else they are only rounded."""
     nncf = require("nncf", "deploy")
-    from nncf.openvino.quantization.backend_parameters import BackendParameters
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
+    ranges = require("nncf.quantization.range_estimator", "deploy").RangeEstimatorParametersSet
+    backend = require("nncf.openvino.quantization.backend_parameters", "deploy").BackendParameters
     advanced = nncf.AdvancedQuantizationParameters(
         disable_bias_correction=True,
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        backend_params={BackendParameters.COMPRESS_WEIGHTS: compressed},
+        activations_range_estimator_params=ranges.MINMAX,
+        backend_params={backend.COMPRESS_WEIGHTS: compressed},
     )
     names = [*kept, *_products_of_maps(graph)]
     in_float = nncf.IgnoredScope(types=list(_IN_FLOAT), names=names, validate=False)
@@ -203,7 +202,7 @@ class _Probe:
 
 def _quantised_layers(graph: Any) -> Iterator[Any]:
     """The nodes that compute with what a quantiser gives, in order."""
-    rounded = set()
+    rounded: set[str] = set()
     for node in graph.get_ordered_ops():
         sources = {value.get_source_output().get_node().get_friendly_name() for value in node.inputs()}
         kind = node.get_type_name()
