@@ -430,3 +430,30 @@ def test_steps_are_told(tmp_path):
     steps = []
     convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), on_step=steps.append)
     assert steps == ["reading images", "fusing", "writing torch_export", "comparing"]
+
+
+def rows(start: str) -> dict[str, list[str]]:
+    """The table of the export page that begins with a column of this name: first cell -> the others."""
+    lines = (Path(__file__).parents[2] / "docs" / "export.md").read_text().splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith(f"| {start} |")) + 2
+    end = next(index for index, line in enumerate(lines) if index > begin and not line.startswith("|"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[begin:end]]
+    return {first.strip("`"): rest for first, *rest in cells}
+
+
+def test_the_page_states_what_each_format_can_do():
+    table = rows("format")
+    for name, runtime in FORMATS.items():
+        suffix, precisions, free = table[name][:3]
+        assert suffix.startswith(f"`{runtime.SUFFIX}`"), name
+        assert precisions.split(", ") == list(runtime.PRECISIONS), name
+        assert free.split(", ") == list(runtime.DYNAMIC), name
+
+
+def test_the_page_states_the_tolerances():
+    table = rows("precision")
+    assert table.keys() == TOLERANCES.keys()
+    for precision, tolerance in TOLERANCES.items():
+        error, cosine = table[precision][:2]
+        assert float(error) == tolerance.relative_error
+        assert (None if cosine == "–" else float(cosine)) == tolerance.least_cosine

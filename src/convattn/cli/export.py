@@ -18,6 +18,7 @@ from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.deploy.export import ExportError, ExportReport, export, resolve
+from convattn.deploy.quantize import QuantisedLayer
 from convattn.saved import open_model
 
 __all__ = ["command"]
@@ -199,7 +200,7 @@ def _operators(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def _quantisation(layers: Sequence[Any]) -> str:
+def _quantisation(layers: Sequence[QuantisedLayer]) -> str:
     """How many layers compute with 8 bits, and the three that cost most in it."""
     quantised = [layer for layer in layers if not layer.kept]
     dearest = sorted(quantised, key=lambda layer: -layer.output_error)[:3]

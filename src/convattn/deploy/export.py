@@ -20,6 +20,7 @@ from convattn.deploy.gate import TOLERANCES, Comparison, ParityCheck, Tolerance,
 from convattn.deploy.inputs import random_images, read_calibration, read_photographs
 from convattn.deploy.load import load_exported
 from convattn.deploy.metadata import Metadata, describe, read, seal
+from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, Runtime
 from convattn.deploy.staging import move_in, require_space, staging
 
@@ -48,7 +49,7 @@ class ExportReport:
     input_shape: tuple[int, int, int, int]  # (B, C, H, W) of the trace
     opset: int | None  # of ONNX
     operators: dict[str, int]  # in the file, and how often each occurs
-    quantisation: tuple[Any, ...] | None  # what 8 bits cost in each layer of an int8 file; None of others
+    quantisation: tuple[QuantisedLayer, ...] | None  # what 8 bits cost in each layer of an int8 file; None of others
     fused: tuple[FusedPart, ...]  # modules that were exported in their inference form
     checksum: str  # SHA-256 of what decides the numbers
     versions: dict[str, str]  # of the packages that wrote it
@@ -279,7 +280,7 @@ class _Job:
         try:
             self.exported = load_exported(self.unproven)
         except CannotRunHere as error:
-            self.not_checked = str(error)
+            self.not_checked = str(error).replace(str(self.unproven), str(self.path))
             return
 
         def run(images: Tensor) -> list[Tensor]:
@@ -347,7 +348,7 @@ class _Job:
         return found
 
     def _refusal(self, trial: Trial, error: Exception) -> str:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).removeprefix(f"{self.unproven}: ") or type(error).__name__
         return (
             f"{self.path}: the exported model does not run at input {_times(trial.batches[0].shape)}: {reason}; "
             "the file was not kept"

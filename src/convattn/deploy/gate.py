@@ -43,7 +43,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(1e-4),
     "bf16": Tolerance(5e-2, 0.999),
     "fp16": Tolerance(2e-2, 0.999),
-    "int8": Tolerance(2e-1, 0.98),
+    "int8": Tolerance(1e-1, 0.99),
 }
 
 
