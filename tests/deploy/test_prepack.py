@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import convattn
+from convattn.ops.linear import Linear2d
 from toys import build_toy, relative_error
 
 
@@ -17,6 +18,15 @@ def test_agrees_with_the_fused_model(size):
         assert relative_error(packed(images), model(images)) < 1e-5
         other = torch.randn(1, 3, 41, 35)  # a shape it was not packed for
         assert relative_error(packed(other), model(other)) < 1e-5
+
+
+def test_a_linear_layer_over_every_other_position():
+    model = nn.Sequential(Linear2d(5, 7, stride=2), nn.ReLU()).eval()
+    packed = convattn.prepack(model, torch.randn(2, 5, 9, 6))
+    with torch.inference_mode():
+        for size in ((9, 6), (1, 1), (4, 5)):
+            images = torch.randn(2, 5, *size)
+            assert relative_error(packed(images), model(images)) < 1e-5
 
 
 def test_activations_become_part_of_the_kernel_only_where_they_follow():

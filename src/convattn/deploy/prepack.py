@@ -90,7 +90,7 @@ def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | Non
         return PackedConv2d(module, shape, *activation)
     assert isinstance(module, nn.Linear)
     if isinstance(module, Linear2d):
-        return PackedLinear2d(module, shape.numel() // shape[1], *activation)
+        return PackedLinear2d(module, shape, *activation)
     return PackedLinear(module, shape[:-1].numel(), *activation)
 
 
@@ -110,8 +110,14 @@ class PackedLinear(nn.Module):
 class PackedLinear2d(PackedLinear):
     """The same over the channels of a map (B, C, H, W)."""
 
+    def __init__(self, linear: Linear2d, shape: torch.Size, activation: str = "none", algorithm: str | None = None):
+        batch, _, height, width = shape
+        positions = batch * -(-height // linear.stride) * -(-width // linear.stride)
+        super().__init__(linear, positions, activation, algorithm)
+        self.rows = linear.rows
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(self.rows(x)).permute(0, 3, 1, 2)
 
 
 class PackedConv2d(nn.Module):

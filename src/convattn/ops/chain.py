@@ -26,7 +26,7 @@ def fold_chain(chain: nn.Sequential) -> nn.Sequential:
 
 
 def as_linear(layer: nn.Module) -> nn.Module:
-    """A dense 1×1 convolution of stride 1 as a `Linear2d`; any other layer itself."""
+    """A dense 1×1 convolution as a `Linear2d`; any other layer itself."""
     if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.padding != (0, 0):
         return layer
-    return Linear2d.from_conv1x1(layer) if layer.kernel_size == layer.stride == (1, 1) else layer
+    return Linear2d.from_conv1x1(layer) if layer.kernel_size == (1, 1) else layer

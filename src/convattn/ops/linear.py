@@ -10,19 +10,34 @@ __all__ = ["Linear2d"]
 
 
 class Linear2d(nn.Linear):
-    """`nn.Linear` over the channels of a map: (B, C, H, W) -> (B, C', H, W).
+    """`nn.Linear` over the channels of a map: (B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
 
     The value of a 1×1 convolution, as one matrix product. A channels-last map is read as it lies, and the result is
     channels-last whatever came in, so a network built from these settles in that layout by itself.
+
+    Args:
+        in_features, out_features: channels C and C'.
+        bias: as in `nn.Linear`.
+        stride: distance between the positions that are read.
     """
 
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, stride: int = 1):
+        super().__init__(in_features, out_features, bias)
+        self.stride = stride
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        return F.linear(self.rows(x), self.weight, self.bias).permute(0, 3, 1, 2)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """What the product reads, channels last: (B, C, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
+        x = x.permute(0, 2, 3, 1)
+        return x if self.stride == 1 else x[:, :: self.stride, :: self.stride]
 
     @torch.no_grad()
     def graph_form(self) -> nn.Conv2d:
         """For graph runtimes: the 1×1 convolution it is, which leaves the map in the layout of those around it."""
-        conv = nn.Conv2d(self.in_features, self.out_features, 1, bias=self.bias is not None).to(self.weight)
+        conv = nn.Conv2d(self.in_features, self.out_features, 1, self.stride, bias=self.bias is not None)
+        conv = conv.to(self.weight)
         conv.weight.copy_(self.weight[:, :, None, None])
         if conv.bias is not None:
             conv.bias.copy_(self.bias)
@@ -31,9 +46,11 @@ class Linear2d(nn.Linear):
     @classmethod
     @torch.no_grad()
     def from_conv1x1(cls, conv: nn.Conv2d) -> Self:
-        """The linear layer equal to a 1×1 convolution (stride 1, no padding, ungrouped); its weights are copied."""
-        assert conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0), conv
-        linear = cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None).to(conv.weight)
+        """The linear layer equal to a 1×1 convolution (no padding, ungrouped, one stride); its weights are copied."""
+        assert conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0), conv
+        stride, across = conv.stride
+        assert stride == across, conv
+        linear = cls(conv.in_channels, conv.out_channels, conv.bias is not None, stride=stride).to(conv.weight)
         linear.weight.copy_(conv.weight.flatten(1))
         if conv.bias is not None:
             linear.bias.copy_(conv.bias)

@@ -1,0 +1,36 @@
+"""A compiled model: same numbers, its convolutions and linear layers by oneDNN with packed weights."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from convattn.deploy.compile import compiled
+from convattn.ops.linear import Linear2d
+from toys import relative_error
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+def test_layers_over_maps_run_with_packed_weights_and_give_the_same_numbers():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), Linear2d(16, 32), nn.ReLU(), Linear2d(32, 16)).eval()
+    images = torch.randn(2, 3, 9, 8)
+    run = compiled(model, images)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        got = run(images)
+    with torch.no_grad():
+        assert relative_error(got, model(images)) < 1e-5
+    calls = Counter(event.name for event in seen.events())
+    assert calls["mkldnn::_convolution_pointwise"] == 3
+    assert not calls["aten::convolution"] + calls["aten::addmm"] + calls["mkl::_mkl_linear"] + calls["aten::relu"]
+    assert isinstance(model[2], Linear2d)
+
+
+def test_later_changes_of_the_model_do_not_reach_it():
+    model = nn.Conv2d(3, 4, 1).eval()
+    images = torch.ones(1, 3, 2, 2)
+    run, want = compiled(model, images), model(images).detach()
+    nn.init.zeros_(model.weight)
+    assert relative_error(run(images), want) < 1e-6
+    assert relative_error(run(2 * images), want) > 0.01
