@@ -12,7 +12,7 @@ from convattn.deploy.export import ExportError
 from convattn.deploy.first_difference import NotFound, first_difference
 from convattn.deploy.fuse import fuse
 from convattn.deploy.gate import Tolerance
-from convattn.deploy.runtimes import onnx, torch_export
+from convattn.deploy.runtimes import onnx, openvino, torch_export
 from convattn.deploy.runtimes.runtime import Request
 from toys import build_toy, lively
 
@@ -109,10 +109,11 @@ def test_free_sizes_are_cut_too(tmp_path, dynamic):
     assert steps[-1].startswith(f"looking for the first difference, {found.probes} of about")
 
 
-def test_a_layer_of_the_onnx_file_is_found(tmp_path):
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(("runtime", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
+def test_a_layer_is_found_in_other_runtimes(tmp_path, runtime, package):
+    pytest.importorskip(package)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
-    found = search(network, with_wrong_weight(onnx, "2.weight"), tmp_path, dynamic="batch")
+    found = search(network, with_wrong_weight(runtime, "2.weight"), tmp_path, dynamic="batch")
     assert (found.first.layer, found.first.operation) == ("2", "aten.conv2d.default")
     assert found.before.layer == "1"
 
