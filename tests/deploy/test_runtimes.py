@@ -90,14 +90,11 @@ def test_operators_are_counted(files):
     assert torch_export.operators(files["torch_export"])["aten.linear.default"] == 2
 
 
-def test_aot_inductor_has_oneDNN_lay_out_its_weights_and_asks_for_the_threads(files):  # noqa: N802
+def test_aot_inductor_has_the_weights_laid_out_once(files):
     found = aot_inductor.operators(files["aot_inductor"])
     assert found["_linear_pointwise"] == 2  # not addmm_out, which lays out the weight at every call
     assert found["mkldnn__convolution_pointwise"] == 1
     assert any(name.startswith("cpp_fused") for name in found)
-    with zipfile.ZipFile(files["aot_inductor"]) as package:
-        kernels = [package.read(name).decode() for name in package.namelist() if name.endswith("kernel.cpp")]
-    assert "#pragma omp parallel\n" in kernels[0]  # num_threads(N) would be that of the machine that compiled it
 
 
 def test_onnx_says_its_opset_and_leaves_the_batch_free(files):

@@ -3,9 +3,9 @@
 Writing takes a C++ compiler and a minute. The library is for the processor that it was compiled on, and for those that
 have its vector instructions. Opening a file runs the machine code in it: open those of people you trust.
 
-Inductor's options: `freezing`, so that weights are constants which oneDNN lays out once; `cpp.dynamic_threads`, so
-that the library uses the threads that PyTorch has where it runs and not as many as it had where it was compiled. SMT-T
-at 224, batch 1, two threads of an EPYC: 39 ms; with the batch left free 43, without `freezing` 46, fused in eager 53.
+Inductor's one option here is `freezing`, so that weights are constants which oneDNN lays out once. SMT-T at 224, batch
+1, two threads of an EPYC: 39 ms; with the batch left free 43, without `freezing` 46, fused in eager 53. Loops are cut
+for as many threads as PyTorch has when the file is written: write it with as many as it is to run on.
 """
 
 import json
@@ -47,7 +47,7 @@ __all__ = [
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
-_OPTIONS = {"freezing": True, "cpp.dynamic_threads": True}
+_OPTIONS = {"freezing": True}
 _SHAPE = "convattn_shape"  # of the images, JSON with null for what is free; the library itself does not check it
 _CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # of x86 processors, in PyTorch's words, each with those before it
 
