@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from convattn.deploy.graph_form import graph_form
 from convattn.mixers.deformable_conv import DeformableConv2d
 from convattn.mixers.deformable_gate import ABLATIONS, DeformableGate
 from convattn.mixers.sampled_grid import SampledFusion, SampledGate
@@ -238,7 +239,10 @@ def test_fused_form_agrees_and_leaves_the_gate_alone(options):
         fused = gate.fused()
         assert relative_error(fused(x), gate(x)) < 1e-12
         assert relative_error(fused(x.to(memory_format=torch.channels_last)), gate(x)) < 1e-12
-    assert all(module.sampling == "grid_sample" for module in fused.modules() if isinstance(module, DeformableConv2d))
+        form = graph_form(fused)
+        assert relative_error(form(x), gate(x)) < 1e-12
+    assert all(module.sampling == "grid_sample" for module in form.modules() if isinstance(module, DeformableConv2d))
+    assert all(module.sampling == "auto" for module in fused.modules() if isinstance(module, DeformableConv2d))
     left = [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
     assert not left or options.get("mixer") == "none"  # nothing linear stands in front of it there
     assert all(torch.equal(tensor, before[key]) for key, tensor in gate.state_dict().items())

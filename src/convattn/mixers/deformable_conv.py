@@ -82,12 +82,17 @@ class DeformableConv2d(nn.Module):
         return output.numel() * self.weight[0].numel()
 
     def fused(self, norm: nn.BatchNorm2d | None = None) -> "DeformableConv2d":
-        """The inference form: ordinary sampling operators, a batch norm behind it folded into the kernel."""
+        """The inference form: a batch norm behind it folded into the kernel."""
         form = deepcopy(self)
-        form.sampling = "grid_sample"
         if norm is not None:
             assert norm.running_mean is not None and norm.running_var is not None
             form.weight, form.bias = fuse_conv_bn_weights(
                 form.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
+        return form
+
+    def graph_form(self) -> "DeformableConv2d":
+        """For graph runtimes: sampling by an operator that they know."""
+        form = deepcopy(self)
+        form.sampling = "grid_sample"
         return form

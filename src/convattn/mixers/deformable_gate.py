@@ -129,12 +129,12 @@ class DeformableGate(nn.Module):
         return _gated(x, logits, self.gain) if self.gate else logits.to(x.dtype)
 
     def fused(self) -> nn.Module:
-        """The inference form: deformable sampling by ordinary operators, batch norms folded."""
+        """The inference form: batch norms folded."""
         return FusedDeformableGate(self)
 
 
 class FusedDeformableGate(nn.Module):
-    """Inference form of `DeformableGate`, of operators that every exporter knows.
+    """Inference form of `DeformableGate`.
 
     A batch norm of the compression folds into its 1×1, one in front of the sigmoid into the deformable kernel or the
     1×1 behind it. Other norms depend on the image and stay.

@@ -31,7 +31,9 @@ class Linear2d(nn.Linear):
     def rows(self, x: Tensor) -> Tensor:
         """What the product reads, channels last: (B, C, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
         x = x.permute(0, 2, 3, 1)
-        return x if self.stride == 1 else x[:, :: self.stride, :: self.stride]
+        if self.stride == 1:
+            return x
+        return x[:, :: self.stride, :: self.stride].contiguous()  # otherwise torch takes a product for every row
 
     @torch.no_grad()
     def graph_form(self) -> nn.Conv2d:
