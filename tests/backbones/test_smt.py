@@ -6,9 +6,10 @@ import timm.data
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
+from torch import nn
 
 import convattn
-from convattn.backbones.smt import LocalSelfAttention, SMTConfig
+from convattn.backbones.smt import EntryNorm, LocalSelfAttention, SMTConfig
 from convattn.mixers.scale_aware_modulation import ScaleAwareAggregation, ScaleAwareModulation
 from golden_file import golden_errors
 from toys import build_toy, relative_error
@@ -283,6 +284,29 @@ def test_local_self_attention_is_its_formula():
     mixed = mixed + local.flatten(2).transpose(1, 2)
     want = (mixed @ attention.proj.weight.T + attention.proj.bias).transpose(1, 2).unflatten(2, (4, 5))
     assert relative_error(attention(x), want) < 1e-12
+
+
+def test_local_self_attention_for_graph_runtimes_agrees_and_exports_with_dynamic_sizes():
+    block = LocalSelfAttention(12, 3).double().eval()
+    form = block.fused().graph_form()
+    dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
+    exported = torch.export.export(form, (torch.randn(2, 12, 4, 6).double(),), dynamic_shapes=dynamic).module()
+    with torch.no_grad():
+        for shape in ((1, 12, 5, 7), (3, 12, 6, 4)):
+            x = torch.randn(shape, dtype=torch.float64)
+            assert relative_error(form(x), block(x)) < 1e-12
+            assert relative_error(exported(x), block(x)) < 1e-12
+    assert not any(isinstance(module, nn.Linear) for module in form.modules())
+
+
+def test_entry_norm_for_graph_runtimes_agrees():
+    norm = EntryNorm(6).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    form = norm.graph_form()
+    assert relative_error(form(x), norm(x)) < 1e-12
+    assert isinstance(form[-1], nn.Conv2d)
 
 
 def test_local_self_attention_gradients():

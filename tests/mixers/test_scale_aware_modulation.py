@@ -135,6 +135,28 @@ def test_fused_form_agrees_in_the_layout_of_either_kind(options):
     assert all(torch.equal(tensor, before[key]) for key, tensor in mixer.state_dict().items())
 
 
+@pytest.mark.parametrize(("dim", "groups"), [(32, 2), (24, 6)])
+@pytest.mark.parametrize("options", [{}, dict(qkv_bias=False)])
+def test_graph_form_agrees_with_groups_as_wide_as_a_vector(dim, groups, options):
+    """Sixteen channels, where they divide so."""
+    mixer = ScaleAwareModulation(dim, **options).double().eval()
+    randomise_norms(mixer)
+    fused = mixer.fused()
+    form = fused.graph_form()
+    x = maps(2, dim, 7, 5)
+    with torch.no_grad():
+        assert relative_error(form(x), mixer(x)) < 1e-12
+        assert relative_error(fused(x), mixer(x)) < 1e-12
+    assert form.aggregation[0].groups == groups
+    assert not any(isinstance(module, torch.nn.Linear) for module in form.modules())
+
+
+def test_graph_form_without_aggregation():
+    mixer = ScaleAwareModulation(8, aggregation=False).double().eval()
+    x = maps(2, 8, 7, 5)
+    assert relative_error(mixer.fused().graph_form()(x), mixer(x)) < 1e-12
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

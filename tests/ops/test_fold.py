@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from convattn.ops.fold import add_identity_tap, merge_depthwise, widen_groups
+from convattn.ops.fold import add_identity_tap, merge_depthwise, rows_of_conv, widen_groups
 from toys import relative_error
 
 
@@ -49,3 +49,13 @@ def test_widened_groups_of_a_convolution_without_bias():
     x = torch.randn(1, 16, 2, 3, dtype=torch.float64)
     assert wide.groups == 2 and wide.bias is None
     assert relative_error(wide(x), conv(x)) < 1e-12
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(6, 8, 1), depthwise(8, 3), nn.Conv2d(6, 8, 3, padding=1, bias=False)])
+def test_rows_of_a_convolution_give_these_channels_of_its_map(conv):
+    conv = conv.double()
+    x = torch.randn(1, conv.in_channels, 5, 4, dtype=torch.float64)
+    part = rows_of_conv(conv, slice(2, 5))
+    read = x if conv.groups == 1 else x[:, 2:5]
+    assert relative_error(part(read), conv(x)[:, 2:5]) < 1e-12
+    assert part.out_channels == 3 and conv.out_channels == 8

@@ -27,7 +27,7 @@ from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
 from convattn.ops.attention import map_attention, map_tokens
-from convattn.ops.fold import add_identity_tap
+from convattn.ops.fold import add_identity_tap, rows_of_conv
 from convattn.ops.linear import Linear2d
 
 __all__ = ["SMT", "SMTConfig"]
@@ -83,6 +83,21 @@ class SMTConfig:
         return [self.stacking] * depth
 
 
+class EntryNorm(LayerNorm2d):
+    """The layer norm through which a map enters a stage, eps 1e-5; (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, eps=1e-5)
+
+    @torch.no_grad()
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: scale and shift as a depthwise convolution, which puts the stage in their layout."""
+        dim = len(self.weight)
+        scale = nn.Conv2d(dim, dim, 1, groups=dim)
+        scale.weight, scale.bias = nn.Parameter(self.weight.view(-1, 1, 1, 1)), self.bias
+        return nn.Sequential(LayerNorm2d(dim, eps=self.eps, affine=False), scale)
+
+
 class Stem(nn.Module):
     """Two convolutions with a ReLU between: (B, in_chans, H, W) -> (B, C, floor(ceil(H/2)/2), floor(ceil(W/2)/2)).
 
@@ -95,7 +110,7 @@ class Stem(nn.Module):
         self.norm1 = nn.BatchNorm2d(dim)
         self.act = nn.ReLU()
         self.conv2 = nn.Conv2d(dim, dim, 2, 2)
-        self.norm2 = LayerNorm2d(dim, eps=1e-5)
+        self.norm2 = EntryNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm1(self.conv1(x)))
@@ -113,7 +128,7 @@ class Downsample(nn.Module):
     def __init__(self, in_dim: int, dim: int):
         super().__init__()
         self.conv = nn.Conv2d(in_dim, dim, 3, 2, 1)
-        self.norm = LayerNorm2d(dim, eps=1e-5)
+        self.norm = EntryNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
@@ -163,6 +178,26 @@ class FusedLocalSelfAttention(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         query, key, value = self.query_key_value(x).chunk(3, 1)
         mixed = map_attention(query, map_tokens(key), map_tokens(value), self.num_heads)
+        return self.proj(mixed + self.local_conv(value))
+
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: 1×1 convolutions, one each for queries, keys and values, so that no map is cut."""
+        return GraphLocalSelfAttention(self)
+
+
+class GraphLocalSelfAttention(nn.Module):
+    """Form of `FusedLocalSelfAttention` for graph runtimes, of convolutions."""
+
+    def __init__(self, block: FusedLocalSelfAttention):
+        super().__init__()
+        self.num_heads, self.local_conv, self.proj = block.num_heads, block.local_conv, block.proj.graph_form()
+        dim, dense = block.proj.in_features, block.query_key_value.graph_form()
+        self.query, self.key, self.value = (rows_of_conv(dense, slice(i * dim, (i + 1) * dim)) for i in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        value = self.value(x)
+        mixed = map_attention(self.query(x), map_tokens(self.key(x)), map_tokens(value), self.num_heads)
         return self.proj(mixed + self.local_conv(value))
 
 

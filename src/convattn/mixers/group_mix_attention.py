@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from convattn.ops.factorised_attention import factorised_attention
-from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise, widen_groups
+from convattn.ops.fold import batch_norm_to_depthwise, merge_depthwise, rows_of_conv, widen_groups
 from convattn.ops.linear import Linear2d
 
 __all__ = ["AGGREGATORS", "GroupAggregator", "GroupMixAttention", "SegmentConvs", "aggregator_kinds"]
@@ -353,8 +353,8 @@ class GraphGroupMixAttention(nn.Module):
         self.scale = float(block.heads[0, 0])
         qkv, proj = block.qkv.graph_form(), block.proj.graph_form()
         rows = [slice(start, start + inner) for start in (0, inner, 2 * inner)]
-        self.query, self.key, self.value = (part_of_conv(qkv, row) for row in rows)
-        self.mix = part_of_conv(block.mix, rows[0])
+        self.query, self.key, self.value = (rows_of_conv(qkv, row) for row in rows)
+        self.mix = rows_of_conv(block.mix, rows[0])
         pointwise = nn.Conv2d(inner, inner, 1, groups=4)
         pointwise.weight = nn.Parameter(block.weight[:4].transpose(1, 2).reshape(inner, width, 1, 1))
         pointwise.bias = nn.Parameter(block.bias[:4].flatten())
@@ -365,7 +365,7 @@ class GraphGroupMixAttention(nn.Module):
         self.proj.weight, self.proj.bias = nn.Parameter(proj.weight[:, :inner]), proj.bias
 
         beside = slice(3 * inner, None)
-        mix = part_of_conv(block.mix, beside)
+        mix = rows_of_conv(block.mix, beside)
         border = (mix.kernel_size[0] - block.kernel_beside) // 2
         kernel = mix.weight[:, :, border:, border:][:, :, : block.kernel_beside, : block.kernel_beside]
         mix.weight, mix.kernel_size = nn.Parameter(kernel.contiguous()), (block.kernel_beside,) * 2
@@ -374,7 +374,7 @@ class GraphGroupMixAttention(nn.Module):
         assert isinstance(dense, Linear2d)
         last = nn.Conv2d(width, proj.out_channels, 1, bias=False)
         last.weight = nn.Parameter(proj.weight[:, inner:])
-        self.beside = nn.Sequential(part_of_conv(qkv, beside), mix, dense.graph_form(), norm, act, last)
+        self.beside = nn.Sequential(rows_of_conv(qkv, beside), mix, dense.graph_form(), norm, act, last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -453,17 +453,6 @@ def depthwise_of(convs: Iterable[nn.Module]) -> nn.Conv2d:
     merged = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
     merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
     return merged
-
-
-def part_of_conv(conv: nn.Conv2d, rows: slice) -> nn.Conv2d:
-    """The convolution that gives these channels of what `conv` gives; dense, or depthwise and of the same channels."""
-    part = deepcopy(conv)
-    part.weight = nn.Parameter(conv.weight[rows].clone())
-    part.bias = None if conv.bias is None else nn.Parameter(conv.bias[rows].clone())
-    part.out_channels = len(part.weight)
-    if conv.groups > 1:
-        part.in_channels = part.groups = part.out_channels
-    return part
 
 
 def as_conv(branch: SegmentAggregator | NonAttentionAggregator) -> nn.Conv2d:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.ops.fold import merge_depthwise
+from convattn.ops.fold import merge_depthwise, widen_groups
 from convattn.ops.linear import Linear2d
 
 __all__ = ["MultiHeadMixedConv", "ScaleAwareAggregation", "ScaleAwareModulation"]
@@ -166,3 +166,14 @@ class FusedScaleAwareModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return self.proj(self.aggregation(self.conv(self.context(x))) * self.value(x))
+
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: linear layers as 1×1 convolutions, groups as wide as a vector of channels."""
+        form = deepcopy(self)
+        for name in ("value", "context", "proj"):
+            form.set_submodule(name, getattr(self, name).graph_form())
+        if isinstance(self.aggregation, nn.Sequential):
+            group_mix, act, proj = self.aggregation
+            assert isinstance(group_mix, nn.Conv2d) and isinstance(proj, Linear2d)
+            form.aggregation = nn.Sequential(widen_groups(group_mix, 16), act, proj.graph_form())
+        return form

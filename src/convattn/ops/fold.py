@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["add_identity_tap", "batch_norm_to_depthwise", "merge_depthwise", "widen_groups"]
+__all__ = ["add_identity_tap", "batch_norm_to_depthwise", "merge_depthwise", "rows_of_conv", "widen_groups"]
 
 
 @torch.no_grad()
@@ -37,6 +37,18 @@ def merge_depthwise(convs: Iterable[nn.Module]) -> tuple[Tensor, Tensor]:
         weights.append(F.pad(conv.weight, ((largest - conv.kernel_size[0]) // 2,) * 4))
         biases.append(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
     return torch.cat(weights), torch.cat(biases)
+
+
+@torch.no_grad()
+def rows_of_conv(conv: nn.Conv2d, rows: slice) -> nn.Conv2d:
+    """The convolution that gives these channels of those that `conv` gives; `conv` is dense, or depthwise."""
+    part = deepcopy(conv)
+    part.weight = nn.Parameter(conv.weight[rows].clone())
+    part.bias = None if conv.bias is None else nn.Parameter(conv.bias[rows].clone())
+    part.out_channels = len(part.weight)
+    if conv.groups > 1:
+        part.in_channels = part.groups = part.out_channels
+    return part
 
 
 @torch.no_grad()
