@@ -1,7 +1,8 @@
 import pytest
 from torch import nn
 
-from convattn.classification.labels import class_names, in_model_order
+from convattn.classification.labels import in_model_order
+from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError
 from convattn.data.names import NumberedClasses
 

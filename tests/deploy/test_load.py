@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.classification.labels import class_names
+from convattn.data.class_names import class_names
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.runtimes.runtime import UnreadableFile

@@ -22,7 +22,7 @@ def test_a_classifier_is_described():
     assert (found.model, found.format, found.precision, found.dynamic) == ("tiny", "onnx", "fp32", "batch")
     assert (found.input_size, found.batch) == ((3, 32, 48), None)
     assert (found.outputs, found.num_classes, found.channels) == ("logits", 3, ())
-    assert found.label_names == ("ant", "bee", "cat")
+    assert found.label_names == found.class_names == ("ant", "bee", "cat")
     assert found.preprocessing == Preprocessing((0.5, 0.4, 0.3), (0.1, 0.2, 0.3), "bilinear", 0.8, "squash")
     assert found.opset == onnx.OPSET
     assert found.versions["torch"] == torch.__version__.partition("+")[0]
@@ -40,6 +40,15 @@ def test_a_model_by_name_a_pyramid_and_a_backbone_alone_are_told_apart():
     other = describe(nn.Sequential(nn.ReLU()), **{**FILE, "format": "torch_export", "dynamic": "none"})
     assert (other.model, other.outputs, other.preprocessing, other.opset) == ("Sequential", "tensors", None, None)
     assert other.batch == 2
+
+
+def test_the_classes_of_imagenet_are_named_for_people():
+    model = tiny_net()
+    model.num_classes, model.pretrained_cfg = 1000, {}
+    found = describe(model, **FILE)
+    assert found.label_names == ()
+    assert found.class_names[:2] == ("tench", "goldfish")
+    assert len(found.class_names) == 1000
 
 
 def test_names_of_other_classes_are_left_out():

@@ -1,29 +1,16 @@
-"""Names of a model's classes, and the labels of a data set in a model's order."""
+"""The labels of a data set in a model's order."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch import nn
 
+from convattn.data.class_names import own_names
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.names import NumberedClasses
 
-__all__ = ["RelabelledDataset", "class_names", "in_model_order"]
-
-
-def class_names(model: nn.Module) -> list[str] | None:
-    """What the outputs of a model mean: its own names, ImageNet's for a 1,000-class model, None if nothing is known.
-
-    Not told by their number are the 21,841 outputs of ImageNet-22k models, whose order differs between authors.
-    """
-    own = _own_names(model)
-    if own is not None:
-        return list(own)
-    if model.num_classes != 1000:
-        return None
-    return [text.split(",")[0] for text in ImageNetInfo("imagenet-1k").label_descriptions()]
+__all__ = ["RelabelledDataset", "in_model_order"]
 
 
 def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
@@ -36,7 +23,7 @@ def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
     Raises:
         DataError: if a class of the data set is unknown to the model, naming it.
     """
-    names = _own_names(model)
+    names = own_names(model)
     if names is None and model.num_classes == 1000:
         names = ImageNetInfo("imagenet-1k").label_names()
     if isinstance(dataset.classes, NumberedClasses) and names is not None:
@@ -83,9 +70,3 @@ class RelabelledDataset:
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB; raises ImageError if it cannot be read."""
         return self._dataset.read(index)
-
-
-def _own_names(model: nn.Module) -> Sequence[str] | None:
-    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    names = cfg.get("label_names")
-    return names if names and len(names) == model.num_classes else None

@@ -18,9 +18,10 @@ from torch import nn
 
 from convattn.backbones.registry import official_weights
 from convattn.classification.evaluate import Evaluation, evaluate, wilson_interval
-from convattn.classification.labels import class_names, in_model_order
+from convattn.classification.labels import in_model_order
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.cli.arguments import UsageError, parse
+from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation

@@ -10,8 +10,8 @@ import torch
 import tyro
 from torch import nn
 
-from convattn.classification.labels import class_names
 from convattn.cli.arguments import UsageError, parse
+from convattn.data.class_names import class_names
 from convattn.data.images import ImageError, read_image
 from convattn.data.transforms import Transform, transforms_for
 from convattn.saved import open_classifier

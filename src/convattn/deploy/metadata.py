@@ -3,7 +3,8 @@
     {"version": 1, "model": "smt_tiny", "format": "onnx", "precision": "fp32", "dynamic": "batch",
      "input_size": [3, 224, 224], "batch": null, "outputs": "logits", "num_classes": 1000, "channels": [],
      "reductions": [], "preprocessing": {"mean": […], "std": […], "interpolation": "bicubic", "crop_pct": 0.9,
-     "crop_mode": "center"}, "label_names": [], "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…"}
+     "crop_mode": "center"}, "label_names": [], "class_names": ["tench", …],
+     "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…"}
 
 The checksum covers all that decides the numbers, and not this text.
 """
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args
 from timm.data import resolve_data_config
 from torch import nn
 
+from convattn.data.class_names import class_names, own_names
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
@@ -76,7 +78,9 @@ class Metadata:
     preprocessing: Preprocessing | None
     """None if the model did not say."""
     label_names: tuple[str, ...]
-    """Names of the classes; empty if the model has none of its own."""
+    """Names of the classes as the training data called them; empty if the model has none of its own."""
+    class_names: tuple[str, ...]
+    """The same for people, ImageNet's too; empty if nothing is known."""
     versions: dict[str, str]
     """Of this package, torch and the runtime's libraries."""
     opset: int | None
@@ -114,7 +118,6 @@ def describe(
     outputs: Outputs = (
         "pyramid" if channels else "tensors" if num_classes is None else "logits" if num_classes else "features"
     )
-    names = tuple(cfg.get("label_names") or ())
     return Metadata(
         model=(getattr(model, "built_as", None) or {}).get("name") or cfg.get("architecture") or type(model).__name__,
         format=format,
@@ -127,7 +130,8 @@ def describe(
         channels=channels,
         reductions=reductions,
         preprocessing=_preprocessing(cfg) if cfg else None,
-        label_names=names if len(names) == num_classes else (),
+        label_names=tuple((own_names(model) or ()) if num_classes else ()),
+        class_names=tuple((class_names(model) or ()) if num_classes else ()),
         versions=_versions(format),
         opset=getattr(FORMATS[format], "OPSET", None),
     )
@@ -233,6 +237,7 @@ def _from_entry(entry: dict[str, Any]) -> Metadata:
         reductions=tuple(map(int, entry["reductions"])),
         preprocessing=preprocessing,
         label_names=tuple(map(_text, entry["label_names"])),
+        class_names=tuple(map(_text, entry["class_names"])),
         versions={_text(name): _text(number) for name, number in entry["versions"].items()},
         opset=None if entry["opset"] is None else int(entry["opset"]),
         checksum=_text(entry["checksum"]),
