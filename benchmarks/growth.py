@@ -1,14 +1,31 @@
 """How mixers grow with the tokens, beside plain softmax attention: times, multiply-adds, and fitted exponents.
 
+Processor time of one thread, which other work on the machine hardly changes.
+
 python benchmarks/growth.py            # a minute on two cores
 
 Whole networks: convattn bench NAME --runtime fused --growth
 """
 
+import statistics
+import time
+from collections.abc import Callable
+
 from convattn.bench.allocator import restart_with_steady_allocator
 
 CHANNELS, HEADS = 80, 8
-SIDES = (14, 28, 56, 112)  # positions along a side of the map
+SIDES = (28, 40, 56, 80, 112)  # positions along a side of the map
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Processor time of a call, the median of three."""
+    times = []
+    for turn in range(4):
+        start = time.process_time()
+        call()
+        if turn > 0:
+            times.append(1000 * (time.process_time() - start))
+    return statistics.median(times)
 
 
 def main() -> None:
@@ -20,7 +37,6 @@ def main() -> None:
 
     import convattn
     from convattn.bench.growth import fit_exponent
-    from convattn.bench.latency import measure_latency
     from convattn.mixers.deformable_gate import DeformableGate
     from convattn.mixers.group_mix_attention import GroupMixAttention
 
@@ -37,23 +53,23 @@ def main() -> None:
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
             return self.proj(mixed).transpose(1, 2).reshape(x.shape)
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     mixers = {
         "group_mix_attention": GroupMixAttention(CHANNELS),
         "deformable_gate": DeformableGate(CHANNELS),
         "softmax attention": SoftmaxAttention(),
     }
-    print(f"{CHANNELS} channels, batch 1, fp32, {torch.get_num_threads()} threads, fused")
+    print(f"{CHANNELS} channels, batch 1, fp32, fused, processor time of one thread")
     for name, mixer in mixers.items():
         fused = convattn.fuse(nn.Sequential(mixer.eval()))
         maps = [torch.randn(1, CHANNELS, side, side).to(memory_format=torch.channels_last) for side in SIDES]
         with torch.inference_mode():
-            rows = measure_latency({str(x.shape[-1]): partial(fused, x) for x in maps}, repeats=9, warmup=2)
-        tokens, times = [side**2 for side in SIDES], [row.median_ms for row in rows]
+            times = [milliseconds(partial(fused, x)) for x in maps]
+        tokens = [side**2 for side in SIDES]
         macs = [convattn.count(mixer, tuple(x.shape[1:])).macs for x in maps]
-        time, counted = fit_exponent(tokens, times), fit_exponent(tokens, macs)
+        spent, counted = fit_exponent(tokens, times), fit_exponent(tokens, macs)
         shown = ", ".join(f"{one}: {ms:.2f} ms" for one, ms in zip(tokens, times, strict=True))
-        print(f"{name:20} {shown}; time ~ tokens^({time.value:.2f} ± {time.standard_error:.2f})", end="")
+        print(f"{name:20} {shown}; time ~ tokens^({spent.value:.2f} ± {spent.standard_error:.2f})", end="")
         print(f", multiply-adds ~ tokens^{counted.value:.2f}")
 
 
