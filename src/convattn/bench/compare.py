@@ -220,8 +220,9 @@ def _measure_group(wanted: Sequence[tuple[str, str]], run: _Run) -> None:
                 candidates.append(_prepare(name, runtime, run.setting, own))
             except Exception as error:  # whatever a model, a converter or a runtime raises: the others are measured
                 run.gaps.append(NotMeasured(name, runtime, run.setting, _one_line(error)))
-        _time(candidates, run)
-        _weigh(candidates, run)
+        if candidates:
+            _time(candidates, run)
+            _weigh(candidates, run)
     if any(runtime == "compile" for _, runtime in wanted):
         torch.compiler.reset()  # its limit of variants is for the whole process
 
