@@ -11,6 +11,7 @@ import convattn
 from convattn.data.class_names import class_names
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.load import ExportedModel, load_exported
+from convattn.deploy.metadata import describe, seal
 from convattn.deploy.runtimes.runtime import UnreadableFile
 from convattn.training.loop import train
 from tiny_exports import SIZE, tiny_net, write, write_sealed
@@ -165,6 +166,33 @@ def test_what_is_no_exported_file_is_refused(tmp_path, name, message):
         (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(UnreadableFile, match=message):
         load_exported(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".xml", ".pte", ".engine"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, suffix):
+    (tmp_path / f"model{suffix}").mkdir()
+    with pytest.raises(UnreadableFile, match=r"model\.\w+: .*Is a directory"):
+        load_exported(tmp_path / f"model{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".pte", ".engine"])
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"{", b""])
+def test_a_damaged_description_behind_a_file_is_refused_whatever_is_installed(tmp_path, suffix, text):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"program" + text + len(text).to_bytes(8, "little") + b"convattn")
+    with pytest.raises(UnreadableFile, match=f"model{suffix}: its description is damaged"):
+        load_exported(path)
+
+
+@pytest.mark.parametrize("suffix", [".pte", ".engine"])
+def test_a_changed_program_is_refused_whatever_is_installed(tmp_path, suffix):
+    path, format = tmp_path / f"model{suffix}", {".pte": "executorch", ".engine": "tensor_rt"}[suffix]
+    path.write_bytes(b"program")
+    net = tiny_net()
+    seal(format, path, describe(net, input_size=SIZE, precision="fp32", dynamic="none", format=format, batch=1))
+    path.write_bytes(b"P" + path.read_bytes()[1:])
+    with pytest.raises(UnreadableFile, match=f"model{suffix}: its contents were changed after export"):
+        load_exported(path)
 
 
 def test_a_run_takes_an_exported_teacher(tmp_path):

@@ -44,6 +44,15 @@ def test_an_executorch_program_gives_the_models_numbers(tmp_path, images):
     assert executorch.digest(path) != digest
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing"])
+def test_what_is_no_executorch_program_is_named(tmp_path, content):
+    pytest.importorskip("executorch", reason="needs the extra mobile")
+    path = tmp_path / "model.pte"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=r"model\.pte: is no ExecuTorch program, or damaged or cut short"):
+        executorch.open_file(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_runs_in_executorch(tmp_path, name):
@@ -117,3 +126,13 @@ def test_a_folder_that_is_no_package_is_named(tmp_path):
     pytest.importorskip("coremltools", reason="needs the extra mobile")
     with pytest.raises(UnreadableFile, match="is no Core ML package: No such file"):
         core_ml.operators(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"nothing", "damaged or cut short"), (b"", "program is empty")])
+def test_a_package_with_a_damaged_program_is_named(tmp_path, content, message):
+    pytest.importorskip("coremltools", reason="needs the extra mobile")
+    program = tmp_path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    program.parent.mkdir(parents=True)
+    program.write_bytes(content)
+    with pytest.raises(UnreadableFile, match=f"is no Core ML package, or .*{message}"):
+        core_ml.read_metadata(tmp_path)

@@ -37,11 +37,13 @@ def load_exported(path: str | Path) -> "ExportedModel":
         MissingExtra: if its runtime is not installed.
     """
     path = Path(path)
-    format = _format(path)
     try:
+        format = _format(path)
         metadata = read(format, path)
     except NoMetadata:
         metadata = None
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read: {error.strerror}") from None
     return ExportedModel(path, format, FORMATS[format].open_file(path), metadata)
 
 

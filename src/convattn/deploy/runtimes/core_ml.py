@@ -147,6 +147,10 @@ def _read(path: Path) -> Any:
         spec.ParseFromString(_spec_file(path).read_bytes())
     except OSError as error:
         raise UnreadableFile(f"{path}: is no Core ML package: {error.strerror} ({error.filename})") from None
+    except Exception as error:  # protobuf's own, in its C++ form
+        raise UnreadableFile(f"{path}: is no Core ML package, or damaged or cut short ({error})") from None
+    if not spec.specificationVersion:  # an empty file is an empty message
+        raise UnreadableFile(f"{path}: is no Core ML package, or its program is empty")
     return spec
 
 

@@ -24,7 +24,7 @@ from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
 from convattn.deploy.runtimes.trailer import read_trailer, without_trailer, write_trailer
 from convattn.extras import require
 
@@ -63,11 +63,19 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
 
 
 def open_file(path: Path) -> Run:
-    """The program in ExecuTorch's runtime on this CPU; refuses a machine whose build has no XNNPACK."""
+    """The program in ExecuTorch's runtime on this CPU.
+
+    Raises:
+        CannotRunHere: if this build of ExecuTorch has no XNNPACK.
+        UnreadableFile: if it is no program, or cut short.
+    """
     runtime = _executorch("executorch.runtime").Runtime.get()
     if not runtime.backend_registry.is_available("XnnpackBackend"):
         raise CannotRunHere(f"{path} needs XNNPACK, which this build of ExecuTorch lacks; install it from its wheels")
-    method = runtime.load_program(path).load_method("forward")
+    try:
+        method = runtime.load_program(path).load_method("forward")
+    except (RuntimeError, ValueError) as error:
+        raise UnreadableFile(f"{path}: is no ExecuTorch program, or damaged or cut short ({error})") from None
 
     def run(images: Tensor) -> list[Tensor]:
         return [output.clone() for output in method.execute([images.contiguous()])]

@@ -28,7 +28,7 @@ class UnreadableFile(ValueError):
 class Request:
     """How a model is to be written."""
 
-    images: Tensor  # (2, C, H, W) float32: what the model is traced on
+    images: Tensor  # (B, C, H, W) float32: what the model is traced on; a file with nothing free takes this B only
     dynamic: Dynamic = "none"
     precision: Precision = "fp32"
     calibration: Sequence[Tensor] = ()  # int8 only: preprocessed images (1, C, H, W) like those to come

@@ -1,8 +1,8 @@
 """TensorRT engines (`.engine`), built and run on an NVIDIA GPU (extra `tensorrt`).
 
-Unchecked: no engine has been built with this code. Every call was compared with the signatures of TensorRT 11.4's
-Python bindings, and the tests check the ONNX file that an engine is built from. An engine runs with the version of
-TensorRT and the kind of GPU that built it.
+Unchecked: no engine has been built with this code. Most of its calls were compared with the signatures of TensorRT
+11.4's Python bindings, and the tests check the ONNX file that an engine is built from. An engine runs with the version
+of TensorRT and the kind of GPU that built it.
 """
 
 import hashlib

@@ -14,10 +14,10 @@ def write_trailer(path: Path, text: str) -> None:
 
 
 def read_trailer(path: Path) -> str | None:
-    """The text behind the file's own content; None if there is none."""
+    """The text behind the file's own content, as far as it is one; None if there is none."""
     data = path.read_bytes()
     end = len(without_trailer(data))
-    return None if end == len(data) else data[end : -8 - len(_MARK)].decode()
+    return None if end == len(data) else data[end : -8 - len(_MARK)].decode(errors="replace")
 
 
 def without_trailer(data: bytes) -> bytes:
