@@ -45,7 +45,9 @@ def with_wrong_weight(runtime, name, factor=1.5):
             weight.data.mul_(factor)
         honest(model, request, path)
 
-    return SimpleNamespace(SUFFIX=runtime.SUFFIX, write=write, open_file=runtime.open_file)
+    return SimpleNamespace(
+        SUFFIX=runtime.SUFFIX, GRAPH_FORM=runtime.GRAPH_FORM, write=write, open_file=runtime.open_file
+    )
 
 
 def with_tanh_gelu(layer):
@@ -60,7 +62,7 @@ def with_tanh_gelu(layer):
         model.recompile()
         torch_export.write(model, request, path)
 
-    return SimpleNamespace(SUFFIX=".pt2", write=write, open_file=torch_export.open_file)
+    return SimpleNamespace(SUFFIX=".pt2", GRAPH_FORM=False, write=write, open_file=torch_export.open_file)
 
 
 def search(model, runtime, folder, *, dynamic="none", size=(16, 16), fused=None, tolerance=1e-4, steps=None):
@@ -118,6 +120,35 @@ def test_a_layer_is_found_in_other_runtimes(tmp_path, runtime, package):
     assert found.before.layer == "1"
 
 
+class Product(nn.Module):
+    """A linear layer over channels whose graph form is a convolution, right or wrong."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.linear, self.factor = nn.Linear(4, 4), factor
+
+    def forward(self, x):
+        return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+    def graph_form(self):
+        conv = nn.Conv2d(4, 4, 1)
+        conv.weight.data, conv.bias.data = self.linear.weight.data[..., None, None] * self.factor, self.linear.bias.data
+        return nn.Sequential(conv)
+
+
+def test_the_network_that_is_cut_is_in_the_form_that_is_written(tmp_path):
+    pytest.importorskip("onnxruntime")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Product(), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    found = search(network, with_wrong_weight(onnx, "2.0.weight"), tmp_path)
+    assert (found.where, found.first.layer, found.first.operation) == ("file", "2.0", "aten.conv2d.default")
+
+
+def test_a_wrong_graph_form_is_told_from_a_wrong_file(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Product(2.0), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    found = search(network, onnx, tmp_path)
+    assert (found.where, found.first.layer, found.before.layer, found.probes) == ("inference form", "2", "1", 0)
+
+
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -162,6 +193,6 @@ def test_what_no_cut_shows_and_what_cannot_be_cut_is_said(tmp_path):
     def write(model, request, path):
         raise OSError("no such kernel")
 
-    broken = SimpleNamespace(SUFFIX=".pt2", write=write, open_file=torch_export.open_file)
+    broken = SimpleNamespace(SUFFIX=".pt2", GRAPH_FORM=False, write=write, open_file=torch_export.open_file)
     with pytest.raises(NotFound, match="dynamic batch: no such kernel; dynamic none: no such kernel"):
         search(Branched().eval(), broken, tmp_path, dynamic="batch")

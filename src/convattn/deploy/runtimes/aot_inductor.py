@@ -34,6 +34,7 @@ from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, 
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -46,6 +47,7 @@ __all__ = [
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+GRAPH_FORM = False
 
 _OPTIONS = {"freezing": True}
 _SHAPE = "convattn_shape"  # of the images, JSON with null for what is free; the library itself does not check it

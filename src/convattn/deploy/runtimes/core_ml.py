@@ -29,6 +29,7 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
@@ -43,6 +44,7 @@ __all__ = [
 SUFFIX = ".mlpackage"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
+GRAPH_FORM = True
 
 MAX_BATCH = 64  # Core ML wants a limit
 

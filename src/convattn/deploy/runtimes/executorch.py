@@ -30,6 +30,7 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -43,6 +44,7 @@ __all__ = [
 SUFFIX = ".pte"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none",)
+GRAPH_FORM = True
 
 _MOST_DIMENSIONS = 6  # of a tensor in XNNPACK; lowering takes more and running fails
 

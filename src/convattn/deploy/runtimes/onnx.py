@@ -20,6 +20,7 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "OPSET",
     "PRECISIONS",
     "SUFFIX",
@@ -34,6 +35,7 @@ __all__ = [
 SUFFIX = ".onnx"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+GRAPH_FORM = True
 
 _KEY = "convattn"
 

@@ -20,6 +20,7 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -35,6 +36,7 @@ __all__ = [
 SUFFIX = ".xml"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+GRAPH_FORM = True
 
 _OURS = "convattn"  # the entry of the model's rt_info that holds all of ours
 

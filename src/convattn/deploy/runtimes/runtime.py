@@ -40,6 +40,7 @@ class Runtime(Protocol):
     SUFFIX: str  # with the dot
     PRECISIONS: tuple[Precision, ...]  # what it can be written in
     DYNAMIC: tuple[Dynamic, ...]  # what it can leave free
+    GRAPH_FORM: bool  # whether `write` brings the model into its graph form
 
     def write(self, model: nn.Module, request: Request, path: Path) -> None:
         """Write `model`, an inference form in float32 on the CPU, to `path`; other files may stand beside it.

@@ -26,6 +26,7 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
@@ -42,6 +43,7 @@ __all__ = [
 SUFFIX = ".engine"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
+GRAPH_FORM = True
 
 MAX_BATCH = 64  # an engine is built for a range of shapes
 

@@ -18,6 +18,7 @@ from convattn.deploy.runtimes.runtime import Precision, Request, Run, Unreadable
 
 __all__ = [
     "DYNAMIC",
+    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -30,6 +31,7 @@ __all__ = [
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+GRAPH_FORM = False
 
 _LOG = logging.getLogger("torch.export")
 
