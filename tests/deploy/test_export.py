@@ -199,6 +199,22 @@ def test_bad_requests_are_refused(tmp_path, name, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+class Forked(nn.Module):
+    def forward(self, x):
+        return 2 * x if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(("name", "package"), [("m.onnx", "onnxscript"), ("m.xml", "openvino"), ("m.pt2", "torch")])
+def test_a_model_that_cannot_be_traced_is_refused_in_one_line(tmp_path, name, package):
+    pytest.importorskip(package)
+    with pytest.raises(
+        ValueError, match=rf"{name}: \w+ cannot hold this model: Could not guard on data.*another"
+    ) as caught:
+        convattn.export(Forked(), tmp_path / name, input_size=(8, 8))
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
 def test_what_a_format_cannot_do_is_refused_with_what_can(monkeypatch):
     stiff = SimpleNamespace(SUFFIX=".stiff", PRECISIONS=("fp16", "int8"), DYNAMIC=("none",))
     monkeypatch.setitem(FORMATS, "stiff", stiff)

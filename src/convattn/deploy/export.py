@@ -23,6 +23,7 @@ from convattn.deploy.metadata import Metadata, describe, read, seal
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, Runtime
 from convattn.deploy.staging import move_in, require_space, staging
+from convattn.extras import MissingExtra
 
 __all__ = ["ExportError", "ExportReport", "MetricChange", "export", "resolve"]
 
@@ -180,8 +181,8 @@ def export(
         on_step: called with a few words at the beginning of each step.
 
     Raises:
-        ValueError: for an unknown format or option, what the format cannot do, an input size that the model refuses, or
-            a model with hooks.
+        ValueError: for an unknown format or option, what the format cannot do, an input size that the model refuses, a
+            model with hooks, or one that cannot be traced or converted.
         ExportError: if the exported file disagrees or does not run. Nothing is left behind.
         OSError: if the path cannot be written; the disk's space is looked at first.
         MissingExtra: if the runtime is not installed.
@@ -266,7 +267,12 @@ class _Job:
             asked.runtime.write(self.fused, self.request, self.unproven)
             seal(asked.format, self.unproven, metadata)
         except OSError as error:
-            raise OSError(error.errno, f"could not be written: {error.strerror}", str(self.path)) from None
+            raise OSError(error.errno, f"could not be written: {error.strerror or error}", str(self.path)) from None
+        except (ValueError, CannotRunHere, MissingExtra):
+            raise
+        except Exception as error:  # whatever a converter raises
+            reason = f"{asked.format} cannot hold this model: {_root_cause(error)}"
+            raise ValueError(f"{self.path}: {reason}; change what it names, or choose another format") from error
         self.files = sorted(entry.name for entry in self.folder.iterdir())
         self.bytes = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         self.metadata: Metadata = read(asked.format, self.unproven)
@@ -423,6 +429,13 @@ def _input_shape(model: nn.Module, input_size: tuple[int, int] | None) -> tuple[
     if min(height, width) < 1:
         raise ValueError(f"input_size {height} x {width} must be at least 1 x 1")
     return getattr(model, "in_chans", channels), height, width
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of what the innermost error says: exporters wrap theirs in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _freedom(dynamic: Dynamic) -> str:
