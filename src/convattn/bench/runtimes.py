@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.backbones.registry import nearest
+from convattn.deploy.compile import compiled
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
@@ -108,7 +109,7 @@ def pytorch_form(model: nn.Module, runtime: str, setting: Setting, layout: str) 
     """The module that one of `PYTORCH` runs, before it is compiled, and its images; arguments of `pytorch_calls`."""
     form = deepcopy(model) if runtime == "eager" else fuse(model)
     if runtime == "fused" and not form.fusion_report:
-        raise Unavailable("nothing to fuse: no block of this model offers an inference form")
+        raise Unavailable("nothing to fuse: no block offers an inference form, no batch norm can be folded")
     to: dict[str, Any] = dict(device=setting.device, dtype=_DTYPES[setting.precision], memory_format=_LAYOUTS[layout])
     form, images = form.to(**to), setting.images().to(**to)
     return (_prepacked(form, images) if runtime == "prepacked" else form), images
@@ -116,24 +117,17 @@ def pytorch_form(model: nn.Module, runtime: str, setting: Setting, layout: str) 
 
 def _call(model: nn.Module, runtime: str, setting: Setting, layout: str) -> Call:
     form, images = pytorch_form(model, runtime, setting, layout)
-    run = _compiled(form, setting) if runtime == "compile" else form
+    run: Callable[[Tensor], object] = form
+    if runtime == "compile":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's
+            run = compiled(form, images)
 
     def call() -> object:
         with torch.inference_mode():
             return run(images)
 
-    if runtime == "compile":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's
-            call()
     return call
-
-
-def _compiled(form: nn.Module, setting: Setting) -> Callable[[Tensor], object]:
-    # Frozen weights are constants, which oneDNN lays out once; with weights that may change, Inductor hands linear
-    # layers to another library, in the plain layout.
-    options: dict[str, Any] | None = {"freezing": True} if setting.device == "cpu" else None
-    return torch.compile(form, fullgraph=True, dynamic=False, options=options)
 
 
 def _prepacked(fused: nn.Module, images: Tensor) -> nn.Module:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -79,7 +80,10 @@ def command(args: list[str]) -> int:
     options = parse(Options, args, command="bench", description=_DESCRIPTION)
     if not options.names:
         raise UsageError("missing NAME, a model; see convattn bench --help")
-    settings = _settings(options)
+    try:
+        settings = _settings(options)
+    except ValueError as error:  # an unknown runtime or precision, no batch at all
+        raise UsageError(str(error)) from None
     profiled = _profiled(options, settings) if options.profile else None
     if options.html is not None:
         _check_writable(options.html)
@@ -131,6 +135,7 @@ def _settings(options: Options) -> list[Setting]:
     sizes = _numbers("size", options.size) or (list(SIZES) if options.growth else [224])
     batches = _numbers("batch", options.batch) or (list(BATCHES) if options.growth else [1])
     precisions = _words(options.precision)
+    _check_counts({"batch": batches, "size": sizes, "threads": [options.threads], "repeats": [options.repeats]})
     for precision in precisions:
         check_precision(precision)
     for runtime in _words(options.runtime):
@@ -160,6 +165,13 @@ def _numbers(name: str, text: str | None) -> list[int]:
         return [int(word) for word in _words(text or "")]
     except ValueError:
         raise UsageError(f"{name} {text!r} must be whole numbers with commas between them, such as 1,8") from None
+
+
+def _check_counts(counts: dict[str, Sequence[int | None]]) -> None:
+    for name, values in counts.items():
+        for value in values:
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value} must be 1 or more")
 
 
 def _check_writable(path: Path) -> None:
