@@ -435,10 +435,12 @@ def limited_file_size(bytes: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_fills_up_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(("name", "package"), [("m.onnx", "onnxscript"), ("m.pt2", "torch"), ("m.xml", "openvino")])
+def test_a_disk_that_fills_up_is_told_in_one_line(tmp_path, name, package):
+    pytest.importorskip(package)
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3)).eval()
-    with limited_file_size(50_000), pytest.raises(OSError, match=r"could not be written: .*m\.onnx"):
-        convattn.export(model, tmp_path / "m.onnx", input_size=(16, 16), dynamic="none")
+    with limited_file_size(50_000), pytest.raises(OSError, match=f"could not be written: .*{name}"):
+        convattn.export(model, tmp_path / name, input_size=(16, 16), dynamic="none")
     assert names(tmp_path) == []
 
 

@@ -45,9 +45,7 @@ def with_wrong_weight(runtime, name, factor=1.5):
             weight.data.mul_(factor)
         honest(model, request, path)
 
-    return SimpleNamespace(
-        SUFFIX=runtime.SUFFIX, GRAPH_FORM=runtime.GRAPH_FORM, write=write, open_file=runtime.open_file
-    )
+    return SimpleNamespace(SUFFIX=runtime.SUFFIX, form=runtime.form, write=write, open_file=runtime.open_file)
 
 
 def with_tanh_gelu(layer):
@@ -62,7 +60,7 @@ def with_tanh_gelu(layer):
         model.recompile()
         torch_export.write(model, request, path)
 
-    return SimpleNamespace(SUFFIX=".pt2", GRAPH_FORM=False, write=write, open_file=torch_export.open_file)
+    return SimpleNamespace(SUFFIX=".pt2", form=torch_export.form, write=write, open_file=torch_export.open_file)
 
 
 def search(model, runtime, folder, *, dynamic="none", size=(16, 16), fused=None, tolerance=1e-4, steps=None):
@@ -193,6 +191,6 @@ def test_what_no_cut_shows_and_what_cannot_be_cut_is_said(tmp_path):
     def write(model, request, path):
         raise OSError("no such kernel")
 
-    broken = SimpleNamespace(SUFFIX=".pt2", GRAPH_FORM=False, write=write, open_file=torch_export.open_file)
+    broken = SimpleNamespace(SUFFIX=".pt2", form=torch_export.form, write=write, open_file=torch_export.open_file)
     with pytest.raises(NotFound, match="dynamic batch: no such kernel; dynamic none: no such kernel"):
         search(Branched().eval(), broken, tmp_path, dynamic="batch")

@@ -20,7 +20,7 @@ COMMANDS = {
     "runs": "compare training runs: accuracy, loss, speed, and the settings in which they differ",
     "predict": "classify images",
     "data": "look through a data set before training: broken, double, leaked and odd images",
-    "export": "write a model to ONNX or an exported program, with proof that the numbers survived",
+    "export": "write a model for another runtime, such as ONNX or OpenVINO, with proof that the numbers survived",
     "bench": "time models side by side: latency, memory, time per multiply-add over a reference",
     "convert": "read the authors' checkpoint and write it under this package's names",
 }

@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 
 from convattn.deploy.dynamic import dynamic_shapes
 from convattn.deploy.gate import OutputCheck, Tolerance, compare_outputs, eager
-from convattn.deploy.graph_form import graph_form
 from convattn.deploy.runtimes.runtime import Request, Runtime
 
 __all__ = ["FirstDifference", "NotFound", "Point", "first_difference"]
@@ -73,7 +72,7 @@ def first_difference(
 
     Args:
         model: the eager model, in evaluation mode.
-        fused: its inference form, which was written, in its graph form where the runtime takes that.
+        fused: its inference form, which was written.
         runtime: what wrote the file and ran it.
         request: how it was written.
         images: (B, C, H, W) on which the file disagreed.
@@ -85,7 +84,7 @@ def first_difference(
         NotFound: if no cut shows the difference, or none could be written and run.
     """
     on_step("comparing the inference form")
-    fused = graph_form(fused) if runtime.GRAPH_FORM else fused  # `write` does so only with blocks that are still whole
+    fused = runtime.form(fused)  # a graph that was cut has no blocks any more that `write` could do it to
     if not _agree(compare_outputs(eager(fused, images), eager(model, images)), tolerance):
         return _in_inference_form(model, fused, images, tolerance)
     reasons = []

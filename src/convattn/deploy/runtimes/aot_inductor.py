@@ -34,10 +34,10 @@ from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, 
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -47,11 +47,15 @@ __all__ = [
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
-GRAPH_FORM = False
 
 _OPTIONS = {"freezing": True}
 _SHAPE = "convattn_shape"  # of the images, JSON with null for what is free; the library itself does not check it
 _CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # of x86 processors, in PyTorch's words, each with those before it
+
+
+def form(model: nn.Module) -> nn.Module:
+    """The inference form as it is."""
+    return model
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:

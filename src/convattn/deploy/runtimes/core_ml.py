@@ -29,11 +29,11 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -44,12 +44,16 @@ __all__ = [
 SUFFIX = ".mlpackage"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
-GRAPH_FORM = True
 
 MAX_BATCH = 64  # Core ML wants a limit
 
 _MOST_DIMENSIONS = 5  # of a tensor in Core ML
 _KEY = "convattn"
+
+
+def form(model: nn.Module) -> nn.Module:
+    """The graph form."""
+    return graph_form(model)
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -62,7 +66,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         ValueError: if Core ML has no equivalent of an operator, or not with as many dimensions.
     """
     converter = _coremltools()
-    model = graph_form(model).to(memory_format=torch.contiguous_format)
+    model = form(model).to(memory_format=torch.contiguous_format)
     with torch.inference_mode():
         outputs = model(request.images)
     names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]

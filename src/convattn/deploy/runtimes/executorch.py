@@ -30,10 +30,10 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -44,16 +44,20 @@ __all__ = [
 SUFFIX = ".pte"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none",)
-GRAPH_FORM = True
 
 _MOST_DIMENSIONS = 6  # of a tensor in XNNPACK; lowering takes more and running fails
+
+
+def form(model: nn.Module) -> nn.Module:
+    """The graph form."""
+    return graph_form(model)
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as an ExecuTorch program with one method, `forward`."""
     exir = _executorch("executorch.exir")
     xnnpack = _executorch("executorch.backends.xnnpack.partition.xnnpack_partitioner")
-    model = graph_form(model).to(memory_format=torch.contiguous_format)  # XNNPACK arranges weights itself
+    model = form(model).to(memory_format=torch.contiguous_format)  # XNNPACK arranges weights itself
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (request.images,))

@@ -20,11 +20,11 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "OPSET",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -35,18 +35,22 @@ __all__ = [
 SUFFIX = ".onnx"
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
-GRAPH_FORM = True
 
 _KEY = "convattn"
 
 OPSET = 20  # the first with GELU as one operator
 
 
+def form(model: nn.Module) -> nn.Module:
+    """The graph form."""
+    return graph_form(model)
+
+
 def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as one ONNX file of opset 20, input `images`, outputs `output` or `level_0`, `level_1`, …"""
     for module in ("onnx", "onnxscript"):
         require(module, "onnx")
-    model = graph_form(model)
+    model = form(model)
     with torch.inference_mode():
         outputs = model(request.images)
     names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]

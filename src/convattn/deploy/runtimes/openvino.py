@@ -1,5 +1,6 @@
 """OpenVINO's own files (`.xml` beside a `.bin` of weights), run by its CPU plug-in (extra `deploy`)."""
 
+import errno
 import hashlib
 import json
 import warnings
@@ -20,11 +21,11 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
     "executed",
+    "form",
     "open_file",
     "operators",
     "quantisation_report",
@@ -36,9 +37,13 @@ __all__ = [
 SUFFIX = ".xml"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
-GRAPH_FORM = True
 
 _OURS = "convattn"  # the entry of the model's rt_info that holds all of ours
+
+
+def form(model: nn.Module) -> nn.Module:
+    """The graph form."""
+    return graph_form(model)
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -52,8 +57,8 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        form, shapes = graph_form(model), dynamic_shapes(request.dynamic)
-        program = torch.export.export(form, (request.images,), dynamic_shapes=shapes)
+        written, shapes = form(model), dynamic_shapes(request.dynamic)
+        program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         graph = openvino.convert_model(program)
     _name(graph)
     batch, channels, height, width = request.images.shape
@@ -63,7 +68,10 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         graph, layers = quantise(graph, request.calibration)
         graph.set_rt_info(json.dumps([vars(layer) for layer in layers]), [_OURS, "quantisation"])
     graph.set_rt_info(request.precision, [_OURS, "precision"])
-    openvino.save_model(graph, path, compress_to_fp16=request.precision == "fp16")
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=request.precision == "fp16")
+    except RuntimeError as error:  # a full disk is an error of its streams
+        raise OSError(errno.EIO, f"OpenVINO cannot write there ({error})", str(path)) from None
 
 
 def open_file(path: Path) -> Run:

@@ -40,7 +40,9 @@ class Runtime(Protocol):
     SUFFIX: str  # with the dot
     PRECISIONS: tuple[Precision, ...]  # what it can be written in
     DYNAMIC: tuple[Dynamic, ...]  # what it can leave free
-    GRAPH_FORM: bool  # whether `write` brings the model into its graph form
+
+    def form(self, model: nn.Module) -> nn.Module:
+        """What `write` makes of an inference form before it is traced: same outputs, other operations."""
 
     def write(self, model: nn.Module, request: Request, path: Path) -> None:
         """Write `model`, an inference form in float32 on the CPU, to `path`; other files may stand beside it.

@@ -26,11 +26,11 @@ from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -43,9 +43,13 @@ __all__ = [
 SUFFIX = ".engine"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
-GRAPH_FORM = True
 
 MAX_BATCH = 64  # an engine is built for a range of shapes
+
+
+def form(model: nn.Module) -> nn.Module:
+    """That of the ONNX file that the engine is built from."""
+    return onnx.form(model)
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:

@@ -6,6 +6,7 @@ Opening such a file can run code of whoever wrote it (`pt2_archive`): open those
 import logging
 import warnings
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ from convattn.deploy.runtimes.runtime import Precision, Request, Run, Unreadable
 
 __all__ = [
     "DYNAMIC",
-    "GRAPH_FORM",
     "PRECISIONS",
     "SUFFIX",
     "digest",
+    "form",
     "open_file",
     "operators",
     "read_metadata",
@@ -31,9 +32,13 @@ __all__ = [
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
-GRAPH_FORM = False
 
 _LOG = logging.getLogger("torch.export")
+
+
+def form(model: nn.Module) -> nn.Module:
+    """The inference form as it is."""
+    return model
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -42,7 +47,9 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.export.export(model, (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic))
-        torch.export.save(program, path)
+        archive = BytesIO()  # on a full disk PyTorch's own file writer ends the process
+        torch.export.save(program, archive)
+    path.write_bytes(archive.getbuffer())
 
 
 def open_file(path: Path) -> Run:
