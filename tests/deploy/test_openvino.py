@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from convattn.deploy.fuse import fuse
@@ -70,6 +71,20 @@ def test_every_family_at_other_sizes(tmp_path, name, dynamic):
             images = torch.randn(batch, 3, *size)
             with torch.inference_mode():
                 assert relative_error(run(images)[0], model(images)) <= 1e-5, (batch, size)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_norms_over_channels_are_written_without_transpositions(tmp_path, affine):
+    norm = LayerNorm2d(6, eps=1e-5, affine=affine).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    maps = torch.randn(2, 6, 5, 3, dtype=torch.float64) + 3
+    with torch.no_grad():
+        assert relative_error(openvino.PlanarNorm(norm)(maps), norm(maps)) < 1e-12
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), LayerNorm2d(6, affine=affine), nn.Conv2d(6, 4, 3)).eval()
+    path = written(tmp_path, model, torch.randn(1, 3, 9, 8))
+    assert "Transpose" not in openvino.operators(path)
+    assert "Transpose" not in {kind for kind, _ in openvino.executed(path)}
 
 
 def test_levels_of_a_pyramid(tmp_path):
