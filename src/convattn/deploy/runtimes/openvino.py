@@ -78,8 +78,8 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
 class PlanarNorm(nn.Module):
     """The layer norm of a map over its channels, in elementwise steps; (B, C, H, W) -> (B, C, H, W).
 
-    OpenVINO runs those on maps as they lie. Its own operator takes the last dimension alone, between two transpositions:
-    SMT and GroupMixFormer take an eighth longer.
+    OpenVINO runs those on maps as they lie. Its own operator takes the last dimension alone, between two
+    transpositions, with which SMT takes an eighth longer.
     """
 
     def __init__(self, norm: LayerNorm2d):
