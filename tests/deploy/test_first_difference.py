@@ -152,7 +152,7 @@ def test_a_wrong_graph_form_is_told_from_a_wrong_file(tmp_path):
     [
         ("smt_nano", "stages.2.blocks.0.token_mixer.value"),
         pytest.param("cotnet_nano", "layer3.0.branch.3.weights", marks=pytest.mark.slow),
-        ("groupmixformer_nano", None),
+        pytest.param("groupmixformer_nano", None, marks=pytest.mark.slow),
         pytest.param("nextvit_nano", None, marks=pytest.mark.slow),
         pytest.param("resnet18_das", None, marks=pytest.mark.slow),
     ],
