@@ -8,18 +8,16 @@ gives the error of the model's outputs when that layer alone computes with 8 bit
 independent, so their squares add up; the dearest layers stay in float32 until those of the others keep to a budget.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convattn.deploy.quiet import quiet
 from convattn.extras import require
 
 __all__ = ["BUDGET", "QuantisedLayer", "quantise"]
@@ -119,7 +117,7 @@ def _nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...]
     names = [*kept, *_products_of_maps(graph)]
     kinds = {node.get_type_name() for node in graph.get_ops()} - _WEIGHTED - _MOVES
     in_float = nncf.IgnoredScope(types=sorted(kinds), names=names, validate=False)
-    with _quiet():
+    with quiet():
         return nncf.quantize(
             graph,
             nncf.Dataset(batches),
@@ -231,16 +229,3 @@ def _quantised_layers(graph: Any) -> Iterator[Any]:
             rounded.add(node.get_friendly_name())
         elif sources & rounded and node.get_output_element_type(0).is_real():
             yield node
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF shows no progress and says nothing below errors inside the block."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

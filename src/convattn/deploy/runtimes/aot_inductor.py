@@ -12,7 +12,6 @@ import json
 import platform
 import re
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.pt2_archive import (
     SUFFIX,
     archive,
@@ -71,8 +71,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     shape = list(request.images.shape)
     free = {"none": (), "batch": (0,), "all": (0, 2, 3)}[request.dynamic]
     note = json.dumps([None if axis in free else size for axis, size in enumerate(shape)])
-    with warnings.catch_warnings(), torch.no_grad():  # where gradients are on, Inductor does not freeze
-        warnings.simplefilter("ignore")  # exporter and compiler warn about their own internals
+    with quiet(), torch.no_grad():  # where gradients are on, Inductor does not freeze
         program = torch.export.export(
             cast(model, request.precision), (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic)
         )

@@ -6,13 +6,8 @@ goes through, with the shapes of the outputs.
 """
 
 import hashlib
-import logging
 import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from torch.export import Dim
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
@@ -75,7 +71,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     batch = converter.RangeDim(1, MAX_BATCH, shape[0]) if request.dynamic == "batch" else shape[0]
     precision = converter.precision.FLOAT16 if request.precision == "fp16" else converter.precision.FLOAT32
     single = torch.empty(0).numpy().dtype
-    with _quiet():
+    with quiet():
         program = torch.export.export(model, (request.images,), dynamic_shapes=free)
         try:
             program = torch.export.export(
@@ -161,18 +157,5 @@ def _read(path: Path) -> Any:
 
 
 def _coremltools() -> Any:
-    with _quiet():
+    with quiet():
         return require("coremltools", "mobile")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar, no warning and no log message below an error inside the block."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # coremltools says which versions it was not tried with, and what is only on a Mac
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

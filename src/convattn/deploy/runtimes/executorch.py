@@ -6,13 +6,9 @@ portable kernels has a fixed size in ExecuTorch 1.5, and other inputs fail.
 """
 
 import hashlib
-import logging
 import re
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
@@ -58,8 +55,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     exir = _executorch("executorch.exir")
     xnnpack = _executorch("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     model = form(model).to(memory_format=torch.contiguous_format)  # XNNPACK arranges weights itself
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with quiet():
         program = torch.export.export(model, (request.images,))
         _drop_layouts(program)
         low_rank = LowRank(program.run_decompositions(decompositions()), _MOST_DIMENSIONS)
@@ -121,8 +117,7 @@ def digest(path: Path) -> str:
 
 
 def _executorch(module: str) -> Any:
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # about its own internals
+    with quiet():
         return require(module, "mobile")
 
 
@@ -145,14 +140,3 @@ def _delegated(payload: bytes) -> list[str]:
         flatbuffer._flatc_decompile(folder, str(schema), str(graph), ["--raw-binary"])
         text = Path(folder, "graph.json").read_text()  # not quite JSON: it says inf
     return [f"xnnpack.{name}" for name in re.findall(r'"xnode_union_type": "XNN(\w+)"', text)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No log message below an error inside the block."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

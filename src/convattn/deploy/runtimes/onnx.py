@@ -1,12 +1,7 @@
 """ONNX, run by ONNX Runtime (extra `onnx`)."""
 
 import hashlib
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.graph_form import graph_form
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 from convattn.extras import require
 
@@ -54,9 +50,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     with torch.inference_mode():
         outputs = model(request.images)
     names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
-    # The exporter reports progress on standard output and warns about its own internals.
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
-        warnings.simplefilter("ignore")
+    with quiet():
         torch.onnx.export(
             model,
             (request.images,),
@@ -136,16 +130,3 @@ def _proto(path: Path) -> Any:
     if not proto.ir_version:  # an empty file is an empty message
         raise UnreadableFile(f"{path}: is no ONNX file, or empty")
     return proto
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Loggers of these names say nothing below errors inside the block."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)

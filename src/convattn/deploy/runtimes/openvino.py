@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quantize import QuantisedLayer, quantise
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
 from convattn.extras import require
 
@@ -56,8 +56,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     openvino = require("openvino", "deploy")
     if request.precision == "int8" and not request.calibration:
         raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+    with quiet():
         written, shapes = form(model), dynamic_shapes(request.dynamic)
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         graph = openvino.convert_model(program)

@@ -3,8 +3,6 @@
 Opening such a file can run code of whoever wrote it (`pt2_archive`): open those of people you trust.
 """
 
-import logging
-import warnings
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.pt2_archive import SUFFIX, cast, contents, digest, one_line, read_metadata, write_metadata
 from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 
@@ -33,8 +32,6 @@ __all__ = [
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
-_LOG = logging.getLogger("torch.export")
-
 
 def form(model: nn.Module) -> nn.Module:
     """The inference form as it is."""
@@ -44,8 +41,7 @@ def form(model: nn.Module) -> nn.Module:
 def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as an `ExportedProgram`; in bf16 its weights are stored in bfloat16."""
     model = cast(model, request.precision)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+    with quiet():
         program = torch.export.export(model, (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic))
         archive = BytesIO()  # on a full disk PyTorch's own file writer ends the process
         torch.export.save(program, archive)
@@ -77,13 +73,10 @@ def operators(path: Path) -> dict[str, int]:
 def _program(path: Path) -> ExportedProgram:
     if contents(path) != "torch_export":
         raise UnreadableFile(f"{path}: is an AOTInductor package, not an exported program")
-    level = _LOG.level
-    _LOG.setLevel(logging.ERROR)  # PyTorch logs a traceback and goes on to the layout of older files
     try:
-        return torch.export.load(path)
+        with quiet():  # PyTorch logs a traceback and goes on to the layout of older files
+            return torch.export.load(path)
     except Exception as error:  # whatever PyTorch makes of contents that it does not understand
         raise UnreadableFile(
             f"{path}: PyTorch {torch.__version__} cannot read its program ({one_line(error)}); export it again"
         ) from None
-    finally:
-        _LOG.setLevel(level)
