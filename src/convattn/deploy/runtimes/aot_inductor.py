@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.pt2_archive import (
     SUFFIX,
@@ -69,7 +69,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         raise ValueError(f"{path}: an AOTInductor package ends in {SUFFIX}; write to {path.with_suffix(SUFFIX)}")
     _check_compiler()
     shape = list(request.images.shape)
-    free = {"none": (), "batch": (0,), "all": (0, 2, 3)}[request.dynamic]
+    free = free_axes(request.dynamic)
     note = json.dumps([None if axis in free else size for axis, size in enumerate(shape)])
     with quiet(), torch.no_grad():  # where gradients are on, Inductor does not freeze
         program = torch.export.export(

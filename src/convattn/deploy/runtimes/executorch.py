@@ -5,7 +5,6 @@ XNNPACK takes what it has kernels for; ExecuTorch's portable kernels run the res
 portable kernels has a fixed size in ExecuTorch 1.5, and other inputs fail.
 """
 
-import hashlib
 import re
 import tempfile
 from collections import Counter
@@ -22,7 +21,7 @@ from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
-from convattn.deploy.runtimes.trailer import read_trailer, without_trailer, write_trailer
+from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.extras import require
 
 __all__ = [
@@ -99,21 +98,6 @@ def operators(path: Path) -> dict[str, int]:
         elif hasattr(instruction, "op_index"):
             counts[plan.operators[instruction.op_index].name] += 1
     return dict(sorted(counts.items()))
-
-
-def write_metadata(path: Path, text: str) -> None:
-    """Put `text` behind the program, where the runtime does not read."""
-    write_trailer(path, text)
-
-
-def read_metadata(path: Path) -> str | None:
-    """What stands behind the program."""
-    return read_trailer(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of the program."""
-    return hashlib.sha256(without_trailer(path.read_bytes())).hexdigest()
 
 
 def _executorch(module: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from convattn.deploy.dynamic import Dynamic, dynamic_shapes
+from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quantize import QuantisedLayer, quantise
 from convattn.deploy.quiet import quiet
@@ -62,7 +62,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         graph = openvino.convert_model(program)
     _name(graph)
     batch, channels, height, width = request.images.shape
-    free = {"none": (), "batch": (0,), "all": (0, 2, 3)}[request.dynamic]
+    free = free_axes(request.dynamic)
     graph.reshape([-1 if axis in free else size for axis, size in enumerate((batch, channels, height, width))])
     if request.precision == "int8":
         graph, layers = quantise(graph, request.calibration)

@@ -5,7 +5,6 @@ Unchecked: no engine has been built with this code. Most of its calls were compa
 of TensorRT and the kind of GPU that built it.
 """
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.runtimes import onnx
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
-from convattn.deploy.runtimes.trailer import read_trailer, without_trailer, write_trailer
+from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.extras import require
 
 __all__ = [
@@ -127,21 +126,6 @@ def operators(path: Path) -> dict[str, int]:
     text = inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
     layers = json.loads(text)["Layers"]
     return dict(sorted(Counter(layer["LayerType"] for layer in layers).items()))
-
-
-def write_metadata(path: Path, text: str) -> None:
-    """Put `text` behind the engine; it is taken off before TensorRT reads the rest."""
-    write_trailer(path, text)
-
-
-def read_metadata(path: Path) -> str | None:
-    """What stands behind the engine."""
-    return read_trailer(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of the engine."""
-    return hashlib.sha256(without_trailer(path.read_bytes())).hexdigest()
 
 
 class _InHalf(nn.Module):
