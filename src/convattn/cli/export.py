@@ -18,6 +18,7 @@ from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.deploy.export import ExportError, ExportReport, export, resolve
+from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.saved import open_model
 
@@ -155,7 +156,7 @@ def _print(report: ExportReport) -> None:
     if len(report.files) > 1:
         print(f"{'with':<12}{', '.join(name for name in report.files if name != Path(report.path).name)}")
     free = {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[report.dynamic]
-    print(f"{'input':<12}{_times(report.input_shape)}; free: {free}")
+    print(f"{'input':<12}{times(report.input_shape)}; free: {free}")
     print(f"{'fused':<12}{report.fused_parts} parts")
     print(f"{'operators':<12}{_operators(report.operators)}")
     print(f"{'checksum':<12}{report.checksum}")
@@ -185,7 +186,7 @@ def _print_checks(report: ExportReport) -> None:
             table.add_row(
                 check.images,
                 str(check.count),
-                _times(check.input_shape),
+                times(check.input_shape),
                 output.name,
                 f"{output.relative_error:.1e}",
                 f"{output.cosine:.6f}",
@@ -206,7 +207,3 @@ def _quantisation(layers: Sequence[QuantisedLayer]) -> str:
     dearest = sorted(quantised, key=lambda layer: -layer.output_error)[:3]
     named = ", ".join(f"{layer.name} {layer.output_error:.1e}" for layer in dearest)
     return f"{len(quantised)} of {len(layers)} layers; the largest errors of the output by one: {named or 'none'}"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

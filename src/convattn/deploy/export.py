@@ -17,7 +17,7 @@ from convattn.deploy.first_difference import FirstDifference, NotFound, first_di
 from convattn.deploy.formats import FORMATS, format_of
 from convattn.deploy.fuse import FusedPart, fuse
 from convattn.deploy.gate import TOLERANCES, Comparison, ParityCheck, Tolerance, Trial, as_list, compare, eager, trials
-from convattn.deploy.inputs import random_images, read_calibration, read_photographs
+from convattn.deploy.inputs import random_images, read_calibration, read_photographs, times
 from convattn.deploy.load import load_exported
 from convattn.deploy.metadata import Metadata, describe, read, seal
 from convattn.deploy.quantize import QuantisedLayer
@@ -356,7 +356,7 @@ class _Job:
     def _refusal(self, trial: Trial, error: Exception) -> str:
         reason = " ".join(str(error).split()).removeprefix(f"{self.unproven}: ") or type(error).__name__
         return (
-            f"{self.path}: the exported model does not run at input {_times(trial.batches[0].shape)}: {reason}; "
+            f"{self.path}: the exported model does not run at input {times(trial.batches[0].shape)}: {reason}; "
             "the file was not kept"
         )
 
@@ -370,7 +370,7 @@ class _Job:
         more = "more than " if limit.startswith("the") else ""
         return (
             f"{self.path}: the exported model differs from the eager one {differs} on {check.images} "
-            f"{_times(check.input_shape)}, {more}{limit}; the file was not kept"
+            f"{times(check.input_shape)}, {more}{limit}; the file was not kept"
         )
 
     def _where(self, worst: Comparison) -> str:
@@ -440,10 +440,6 @@ def _root_cause(error: BaseException) -> str:
 
 def _freedom(dynamic: Dynamic) -> str:
     return {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[dynamic]
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _finite(value: Any) -> Any:

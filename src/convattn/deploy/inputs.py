@@ -21,6 +21,7 @@ __all__ = [
     "random_images",
     "read_calibration",
     "read_photographs",
+    "times",
 ]
 
 MOST_PHOTOGRAPHS = 100  # of a folder: an image is run at least twice, and a folder may hold thousands
@@ -81,7 +82,7 @@ def read_calibration(
         raise ValueError("calibration has no image; give a folder, or tensors (N, C, H, W)")
     wrong = next((tuple(image.shape[1:]) for image in given if image.shape[1:] != shape), None)
     if wrong is not None:
-        raise ValueError(f"calibration has an image {_times(wrong)}, and the file is written for {_times(shape)}")
+        raise ValueError(f"calibration has an image {times(wrong)}, and the file is written for {times(shape)}")
     return given, ()
 
 
@@ -117,5 +118,6 @@ def _prepared(image: Tensor, shape: Shape) -> Tensor:
     return image if channels == 3 else image[[channel % 3 for channel in range(channels)]]
 
 
-def _times(shape: Sequence[int]) -> str:
+def times(shape: Sequence[int]) -> str:
+    """A shape for people: 2 x 3 x 224 x 224."""
     return " x ".join(map(str, shape))
