@@ -31,7 +31,8 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 def commands(page: Path) -> list[str]:
-    lines = [line for _, block in blocks(page, "console") for line in block.splitlines()]
+    """The text behind each prompt, with the lines that a backslash continues joined."""
+    lines = [line for _, block in blocks(page, "console") for line in re.sub(r" *\\\n *", " ", block).splitlines()]
     return [line.removeprefix("$ ").partition("#")[0].strip() for line in lines if line.startswith("$ ")]
 
 
