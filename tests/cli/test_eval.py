@@ -236,7 +236,7 @@ def test_predict_knows_the_names_of_imagenet(pictures, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
     """The run's model as a file for ONNX Runtime, for one image at a time."""
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
     folder = tmp_path_factory.mktemp("exported")
     return write_sealed(folder, "onnx", "none", batch=1, model=load_model(run), size=(3, 16, 16))
 

@@ -206,7 +206,7 @@ class Forked(nn.Module):
 
 @pytest.mark.parametrize(("name", "package"), [("m.onnx", "onnxscript"), ("m.xml", "openvino"), ("m.pt2", "torch")])
 def test_a_model_that_cannot_be_traced_is_refused_in_one_line(tmp_path, name, package):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs the extra deploy")
     with pytest.raises(
         ValueError, match=rf"{name}: \w+ cannot hold this model: Could not guard on data.*another"
     ) as caught:
@@ -437,7 +437,7 @@ def limited_file_size(bytes: int):
 
 @pytest.mark.parametrize(("name", "package"), [("m.onnx", "onnxscript"), ("m.pt2", "torch"), ("m.xml", "openvino")])
 def test_a_disk_that_fills_up_is_told_in_one_line(tmp_path, name, package):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs the extra deploy")
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3)).eval()
     with limited_file_size(50_000), pytest.raises(OSError, match=f"could not be written: .*{name}"):
         convattn.export(model, tmp_path / name, input_size=(16, 16), dynamic="none")

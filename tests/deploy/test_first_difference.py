@@ -111,7 +111,7 @@ def test_free_sizes_are_cut_too(tmp_path, dynamic):
 
 @pytest.mark.parametrize(("runtime", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
 def test_a_layer_is_found_in_other_runtimes(tmp_path, runtime, package):
-    pytest.importorskip(package)
+    pytest.importorskip(package, reason="needs the extra deploy")
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     found = search(network, with_wrong_weight(runtime, "2.weight"), tmp_path, dynamic="batch")
     assert (found.first.layer, found.first.operation) == ("2", "aten.conv2d.default")
@@ -135,7 +135,7 @@ class Product(nn.Module):
 
 
 def test_the_network_that_is_cut_is_in_the_form_that_is_written(tmp_path):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Product(), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     found = search(network, with_wrong_weight(onnx, "2.0.weight"), tmp_path)
     assert (found.where, found.first.layer, found.first.operation) == ("file", "2.0", "aten.conv2d.default")

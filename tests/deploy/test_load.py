@@ -18,9 +18,9 @@ from tiny_exports import SIZE, tiny_net, write, write_sealed
 from tiny_runs import tiny_config, write_pictures
 from toys import build_toy, relative_error
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+pytest.importorskip("onnxscript", reason="needs the extra onnx")
+pytest.importorskip("openvino", reason="needs the extra deploy")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_it_can_only_run(model, tmp_path):
 
 
 def test_a_changed_file_is_refused_before_it_is_run(folder, tmp_path, monkeypatch):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
     proto = onnx.load(write_sealed(tmp_path, "onnx"))
     proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
     onnx.save(proto, tmp_path / "changed.onnx")

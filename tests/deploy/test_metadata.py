@@ -64,7 +64,7 @@ def test_every_format_names_the_libraries_that_it_needs():
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torch_export"])
 def test_what_is_sealed_is_read(tmp_path, name):
     for library in _LIBRARIES.get(name, ()):
-        pytest.importorskip(library)
+        pytest.importorskip(library, reason="needs the extra deploy")
     path = write(tmp_path, name)
     with pytest.raises(NoMetadata, match=r": says nothing about its model, as convattn did not write it"):
         read(name, path)

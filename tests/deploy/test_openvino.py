@@ -10,7 +10,7 @@ from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request, UnreadableFile
 from toys import build_toy, relative_error, toy_images
 
-pytest.importorskip("openvino")
+pytest.importorskip("openvino", reason="needs the extra deploy")
 
 FAMILIES = ("smt_nano", "groupmixformer_nano", "nextvit_nano", "cotnet_nano", "resnet18_das_cifar")
 

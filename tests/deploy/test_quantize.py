@@ -11,8 +11,8 @@ from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request
 from toys import build_toy, relative_error
 
-openvino_library = pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+openvino_library = pytest.importorskip("openvino", reason="needs the extra deploy")
+pytest.importorskip("nncf", reason="needs the extra deploy")
 
 
 class Small(nn.Module):

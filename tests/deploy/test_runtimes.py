@@ -77,7 +77,7 @@ def test_the_digest_is_of_the_contents(files, tmp_path):
     copy = changed(files["torch_export"], tmp_path, other_weights)
     assert torch_export.digest(copy) != torch_export.digest(files["torch_export"])
 
-    library = pytest.importorskip("onnx")
+    library = pytest.importorskip("onnx", reason="needs the extra onnx")
     proto = library.load(files["onnx"])
     proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
     library.save(proto, tmp_path / "changed.onnx")
@@ -98,7 +98,7 @@ def test_aot_inductor_has_the_weights_laid_out_once(files):
 
 
 def test_onnx_says_its_opset_and_leaves_the_batch_free(files):
-    library = pytest.importorskip("onnx")
+    library = pytest.importorskip("onnx", reason="needs the extra onnx")
     proto = library.load(files["onnx"])
     assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [onnx.OPSET]
     (images,) = proto.graph.input
@@ -109,7 +109,7 @@ def test_onnx_says_its_opset_and_leaves_the_batch_free(files):
 
 
 def test_onnx_keeps_what_others_have_put_beside_our_metadata(files, tmp_path):
-    library = pytest.importorskip("onnx")
+    library = pytest.importorskip("onnx", reason="needs the extra onnx")
     proto = library.load(files["onnx"])
     proto.metadata_props.add(key="author", value="somebody")
     library.save(proto, tmp_path / "m.onnx")
@@ -123,7 +123,7 @@ def test_onnx_refuses_a_model_of_more_than_images(tmp_path):
         def forward(self, a, b):
             return a + b
 
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
     path = tmp_path / "pair.onnx"
     torch.onnx.export(
         Pair().eval(), (torch.ones(2), torch.ones(2)), path, dynamo=True, verbose=False, external_data=False

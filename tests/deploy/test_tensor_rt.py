@@ -31,8 +31,8 @@ FAMILIES = ["smt_nano", "groupmixformer_nano", "nextvit_nano", "cotnet_nano", "r
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_onnx_file_is_one_that_tensorrt_takes(tmp_path, name, precision):
-    onnx = pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     path = tmp_path / "model.onnx"
     model = fuse(build_toy(name))
     tensor_rt.write_onnx(model, Request(toy_images(name), "batch", precision), path)
