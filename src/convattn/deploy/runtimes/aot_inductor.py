@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.quiet import quiet
+from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.pt2_archive import (
     SUFFIX,
     archive,
-    cast,
     contents,
     digest,
     one_line,

@@ -10,14 +10,11 @@ import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
-from torch import Tensor, nn
+from convattn.deploy.runtimes.runtime import UnreadableFile
 
-from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
-
-__all__ = ["SUFFIX", "archive", "cast", "contents", "digest", "one_line", "read_metadata", "write_metadata"]
+__all__ = ["SUFFIX", "archive", "contents", "digest", "one_line", "read_metadata", "write_metadata"]
 
 SUFFIX = ".pt2"
 
@@ -86,21 +83,6 @@ def digest(path: Path) -> str:
 def one_line(error: Exception) -> str:
     """The first line of what an error says, or its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def cast(model: nn.Module, precision: Precision) -> nn.Module:
-    """`model` with float32 at its ends; in bf16 all its weights and what it computes are bfloat16."""
-    return _Bfloat16(deepcopy(model).bfloat16()) if precision == "bf16" else model
-
-
-class _Bfloat16(nn.Module):
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        outputs = self.model(images.bfloat16())
-        return outputs.float() if isinstance(outputs, Tensor) else [output.float() for output in outputs]
 
 
 def _drop_entry(path: Path) -> None:

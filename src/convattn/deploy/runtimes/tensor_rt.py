@@ -8,7 +8,6 @@ of TensorRT and the kind of GPU that built it.
 import json
 import tempfile
 from collections import Counter
-from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.runtimes import onnx
+from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
 from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.extras import require
@@ -87,8 +87,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
 
 def write_onnx(model: nn.Module, request: Request, path: Path) -> None:
     """The ONNX file that the engine is built from: in fp16 weights and operators are, images and outputs are not."""
-    half = request.precision == "fp16"
-    onnx.write(_InHalf(model) if half else model, replace(request, precision="fp32"), path)
+    onnx.write(cast(model, request.precision), replace(request, precision="fp32"), path)
 
 
 def open_file(path: Path) -> Run:
@@ -126,18 +125,6 @@ def operators(path: Path) -> dict[str, int]:
     text = inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)
     layers = json.loads(text)["Layers"]
     return dict(sorted(Counter(layer["LayerType"] for layer in layers).items()))
-
-
-class _InHalf(nn.Module):
-    """A model in half precision between float32 images and outputs."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = deepcopy(model).half()
-
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        outputs = self.model(images.half())
-        return outputs.float() if isinstance(outputs, Tensor) else [output.float() for output in outputs]
 
 
 class _Engine:

@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.quiet import quiet
-from convattn.deploy.runtimes.pt2_archive import SUFFIX, cast, contents, digest, one_line, read_metadata, write_metadata
+from convattn.deploy.runtimes.cast import cast
+from convattn.deploy.runtimes.pt2_archive import SUFFIX, contents, digest, one_line, read_metadata, write_metadata
 from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
 
 __all__ = [
