@@ -70,15 +70,18 @@ def images_per_second(batches: Iterable[int]) -> float:
     return sum(iterator) / (time.perf_counter() - start)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of images, however deep")
     parser.add_argument("--size", type=int, default=224, help="side of the input, pixels")
     parser.add_argument("--images", type=int, default=1000, help="in a round")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
+    if options.data is None:
+        print("no --data: nothing is loaded; name a folder of images")
+        return
     transform = create_transform(options.size, is_training=True, color_jitter=None, interpolation="bicubic")
     names = list(LOADERS)
     rates: dict[str, list[float]] = {name: [] for name in LOADERS}
@@ -96,3 +99,7 @@ if __name__ == "__main__":
         print(
             f"{name:12}{medians[name]:8,.0f} images/s ({spread})   convattn {medians['convattn'] / medians[name]:.2f} ×"
         )
+
+
+if __name__ == "__main__":
+    main()
