@@ -118,7 +118,7 @@ def test_ctrl_c_between_turns_leaves_the_turns_before(monkeypatch):
         (dict(reference="timm:resnet5"), "unknown timm model 'resnet5'; nearest: resnet50"),
         (dict(models=[]), "nothing to measure: give at least one model"),
         (dict(batch_sizes=[0]), "batch 0 and image size 32 must be 1 or more"),
-        (dict(threads=0), "threads 0 must be 1 or more"),
+        (dict(threads=0), "threads 0 must be 1 to "),
         (dict(repeats=0), "repeats 0 must be 1 or more"),
         (dict(device="tpu"), "device 'tpu' is unknown; choose cpu or cuda"),
     ],

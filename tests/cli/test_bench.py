@@ -124,6 +124,16 @@ def test_it_starts_again_with_a_steady_allocator_if_the_process_is_its_own(monke
         (["smt_nano", "--precision", "fp8"], 2, "precision 'fp8' is unknown; choose among fp32, bf16, fp16, int8"),
         (["smt_nano", "--batch", "1;8"], 2, "batch '1;8' must be whole numbers with commas between them, such as 1,8"),
         (["smt_nano", "--batch", "1,0"], 2, "batch 0 must be 1 or more"),
+        (["smt_nano", "--batch", ""], 2, "batch '' names nothing; give one value, or several with commas between them"),
+        (["smt_nano", "--runtime", ","], 2, "runtime ',' names nothing"),
+        (["smt_nano", "--threads", "all"], 2, "--threads takes INT, not 'all'"),
+        (["smt_nano", "--threads", "99999"], 2, "threads 99999 must be 1 to "),
+        (["smt_nono", "--html", "new/page.html"], 1, "unknown model 'smt_nono'"),
+        (
+            ["smt_nano", "--html", "/dev/null/page.html"],
+            1,
+            "/dev/null/page.html: could not be written: /dev/null is no",
+        ),
         (["smt_nano", "--repeats", "0"], 2, "repeats 0 must be 1 or more"),
         (["smt_nano", "--growth", "--size", "32,64", "--batch", "1"], 2, "growth needs three sizes or three batches"),
         (["smt_nano", "--profile", "--runtime", "onnxruntime"], 2, "--profile watches eager, fused or prepacked"),
@@ -131,7 +141,9 @@ def test_it_starts_again_with_a_steady_allocator_if_the_process_is_its_own(monke
         ([], 2, "missing NAME"),
     ],
 )
-def test_bad_requests_are_one_line(words, status, message, capsys):
+def test_bad_requests_are_one_line_and_leave_nothing(words, status, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["bench", *words]) == status
     error = capsys.readouterr().err
     assert message in error and error.count("convattn bench: ") == 1
+    assert list(tmp_path.iterdir()) == []

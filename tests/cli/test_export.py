@@ -85,6 +85,8 @@ def test_what_was_set_aside_and_what_could_not_be_checked_is_said(saved, tmp_pat
         (["model.pt2", "--format", "caffe"], "format 'caffe' is unknown; choose one of onnx,"),
         (["model.pt2", "--precision", "fp8"], "--precision"),
         (["model.pt2", "--precision", "fp16"], "torch_export cannot be in fp16, only in fp32"),
+        (["model.pt2", "--image-size", "0", "32"], "input_size 0 x 32 must be at least 1 x 1"),
+        (["model.pt2", "--image-size", "32"], "--image-size takes INT INT, not '32'; see convattn export --help"),
         (["model.pt2", "--tolerance", "0"], "tolerance 0.0 must be above 0"),
         (["model.pt2", "--calibration", "photos"], "calibration has no effect in fp32"),
         (["model.pt2", "--max-drop", "1"], "--max-drop has no effect without --evaluate DIR"),
@@ -106,9 +108,10 @@ def test_bad_usage_is_refused_in_one_line(args, message, tmp_path, capsys, monke
     [
         (["smt_nano", "model.onnx", "--pretrained"], "smt_nano has no published weights"),
         (["nothing.safetensors", "model.onnx"], "nothing.safetensors: no such file"),
-        (["smt_nano", "model.pt2", "--photographs", "nowhere"], "nowhere: no such folder"),
+        (["smt_nano", "model.pt2", "--photographs", "nowhere"], "nowhere: no such folder; give a folder of images, a"),
         (["smt_nano", "model.pt2", "--evaluate", "nowhere"], "nowhere: no such folder"),
         (["smt_nano", "model.pt2", "--image-size", "2", "32"], "2 x 32 pixels is too small"),
+        (["smt_nano", "/dev/null/model.pt2"], "/dev/null/model.pt2: could not be written: /dev/null is no folder"),
         (["smt_nano", "/proc/nothing/model.pt2"], "/proc/nothing/model.pt2: could not be written: No such file"),
     ],
 )

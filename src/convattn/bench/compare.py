@@ -29,7 +29,7 @@ from convattn.bench.runtimes import (
 )
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
 
-__all__ = ["benchmark", "describe_machine", "measure_settings", "pytorch_threads"]
+__all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads"]
 
 _REST = 0.02  # seconds: the idle threads of other sessions have stopped spinning then
 
@@ -186,13 +186,23 @@ def _check(
             raise ValueError(f"device {setting.device!r} is unknown; choose cpu or cuda")
         if setting.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device cuda: PyTorch sees no GPU here; use cpu")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads {threads} must be 1 or more")
+    check_threads(threads)
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
     with torch.device("meta"):
         for name in models:
             create_model(name)
+
+
+def check_threads(number: int | None) -> None:
+    """Refuse more threads than the machine has cores: they would wait for one another.
+
+    Raises:
+        ValueError: naming how many there can be.
+    """
+    cores = os.cpu_count() or 1
+    if number is not None and not 1 <= number <= cores:
+        raise ValueError(f"threads {number} must be 1 to {cores}, the number of cores of this machine")
 
 
 def _groups(runtimes: Sequence[str]) -> list[list[str]]:

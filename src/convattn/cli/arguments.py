@@ -80,4 +80,11 @@ def _one_line(message: str) -> str:
     near = [
         name for section, names in zip(sections, arguments, strict=True) if "Perhaps" in section[0] for name in names
     ]
+    text = re.sub(r": no type matching (.*) could be instantiated from \[(.*)\]", _as_expected, text)
     return text[:1].lower() + text[1:] + (f"; nearest: {', '.join(near)}" if near else "")
+
+
+def _as_expected(found: re.Match[str]) -> str:
+    """tyro's types, such as {None}|{INT INT}, in words."""
+    types = [kind.strip("{}") for kind in found[1].split("|") if kind != "{None}"]
+    return f" takes {' or '.join(types)}, not {found[2]}"

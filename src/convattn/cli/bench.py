@@ -1,7 +1,6 @@
 """`convattn bench`: models side by side, in the runtimes people use."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from convattn.backbones.registry import create_model
 from convattn.bench.allocator import restart_with_steady_allocator
-from convattn.bench.compare import measure_settings, pytorch_threads
+from convattn.bench.compare import check_threads, measure_settings, pytorch_threads
 from convattn.bench.growth import BATCHES, SIZES, Growth, growth_of, growth_settings
 from convattn.bench.latency import Interrupted
 from convattn.bench.limits import probe_limits
@@ -23,6 +22,7 @@ from convattn.bench.profile import Profile, profile
 from convattn.bench.runtimes import RUNTIMES, Setting, check_precision, check_runtime, pytorch_form
 from convattn.bench.table import BenchmarkTable
 from convattn.cli.arguments import UsageError, parse
+from convattn.deploy.staging import staging
 from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
 
 __all__ = ["command"]
@@ -82,7 +82,7 @@ def command(args: list[str]) -> int:
         raise UsageError("missing NAME, a model; see convattn bench --help")
     try:
         settings = _settings(options)
-    except ValueError as error:  # an unknown runtime or precision, no batch at all
+    except ValueError as error:  # an unknown runtime or precision, more threads than cores
         raise UsageError(str(error)) from None
     profiled = _profiled(options, settings) if options.profile else None
     if options.html is not None:
@@ -117,7 +117,7 @@ def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable,
             table = measure_settings(
                 [*options.names, *options.against],
                 settings,
-                runtimes=_words(options.runtime),
+                runtimes=_words("runtime", options.runtime),
                 threads=options.threads,
                 repeats=options.repeats if options.repeats is not None else 7 if options.growth else 30,
                 warmup=1 if options.growth else 3,
@@ -132,13 +132,14 @@ def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable,
 
 def _settings(options: Options) -> list[Setting]:
     """What to measure at; with growth two series instead of all combinations."""
-    sizes = _numbers("size", options.size) or (list(SIZES) if options.growth else [224])
-    batches = _numbers("batch", options.batch) or (list(BATCHES) if options.growth else [1])
-    precisions = _words(options.precision)
-    _check_counts({"batch": batches, "size": sizes, "threads": [options.threads], "repeats": [options.repeats]})
+    sizes = _numbers("size", options.size, list(SIZES) if options.growth else [224])
+    batches = _numbers("batch", options.batch, list(BATCHES) if options.growth else [1])
+    precisions = _words("precision", options.precision)
+    _check_counts({"batch": batches, "size": sizes, "repeats": [options.repeats]})
+    check_threads(options.threads)
     for precision in precisions:
         check_precision(precision)
-    for runtime in _words(options.runtime):
+    for runtime in _words("runtime", options.runtime):
         check_runtime(runtime)
     if options.growth:
         if max(len(sizes), len(batches)) < 3:
@@ -156,13 +157,19 @@ def _settings(options: Options) -> list[Setting]:
     ]
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _words(name: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError(f"{name} {text!r} names nothing; give one value, or several with commas between them")
+    return words
 
 
-def _numbers(name: str, text: str | None) -> list[int]:
+def _numbers(name: str, text: str | None, default: list[int]) -> list[int]:
+    if text is None:
+        return default
+    words = _words(name, text)
     try:
-        return [int(word) for word in _words(text or "")]
+        return [int(word) for word in words]
     except ValueError:
         raise UsageError(f"{name} {text!r} must be whole numbers with commas between them, such as 1,8") from None
 
@@ -178,9 +185,8 @@ def _check_writable(path: Path) -> None:
     """Refuse at once what would fail behind minutes of measuring."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path}: its folder cannot be written")
+    with staging(path):
+        pass
 
 
 def _is_own_process(args: list[str]) -> bool:
@@ -191,7 +197,7 @@ def _is_own_process(args: list[str]) -> bool:
 
 def _profiled(options: Options, settings: list[Setting]) -> tuple[str, Setting]:
     """The runtime and the setting whose operations are shown: the leanest form in eager mode, the first setting."""
-    forms = [runtime for runtime in ("prepacked", "fused", "eager") if runtime in _words(options.runtime)]
+    forms = [runtime for runtime in ("prepacked", "fused", "eager") if runtime in _words("runtime", options.runtime)]
     setting = settings[0]
     if not forms or setting.device != "cpu" or setting.precision not in ("fp32", "bf16"):
         raise UsageError(

@@ -126,6 +126,7 @@ def _check_usage(options: Options) -> None:
             dynamic=options.dynamic,
             precision=options.precision,
             tolerance=options.tolerance,
+            input_size=options.image_size,
             has_calibration=options.calibration is not None,
         )
     except ValueError as error:

@@ -98,7 +98,7 @@ def open_unlabelled(source: str | Path) -> LabelledFiles:
     Raises:
         DataError: if there is none.
     """
-    place = _place(source)
+    place = _place(source, "give a folder of images, a .tar file, or a list of files")
     files: Files
     if isinstance(place, Path) and place.is_dir():
         names = Names(images_below(place), f"{place}/")
@@ -193,7 +193,7 @@ def _find_split(folder: Path, split: str) -> _Place | None:
     return None
 
 
-def _place(source: str | Path) -> _Place:
+def _place(source: str | Path, expected: str = _LAYOUT) -> _Place:
     text = str(source)
     if is_stream(source):
         raise DataError(f"{text}: a pipe can be trained from, not validated on or looked through; name files")
@@ -201,7 +201,7 @@ def _place(source: str | Path) -> _Place:
     if not path.exists() and "{" in text:
         return _archives([Path(name) for name in require("braceexpand", "train").braceexpand(text)])
     if not path.exists():
-        raise DataError(f"{text}: no such folder; {_LAYOUT}")
+        raise DataError(f"{text}: no such folder; {expected}")
     return path
 
 

@@ -111,6 +111,7 @@ def resolve(
     dynamic: Dynamic | None = None,
     precision: Precision = "fp32",
     tolerance: float | None = None,
+    input_size: tuple[int, int] | None = None,
     has_calibration: bool = False,
 ) -> _Resolved:
     """Fill in what is left open, and refuse what no file can be.
@@ -131,6 +132,8 @@ def resolve(
         others = [name for name, other in FORMATS.items() if precision in other.PRECISIONS]
         elsewhere = f"; {precision} can be had in {', '.join(others)}" if others else ""
         raise ValueError(f"{format} cannot be in {precision}, only in {', '.join(runtime.PRECISIONS)}{elsewhere}")
+    if input_size is not None and min(input_size) < 1:
+        raise ValueError(f"input_size {times(input_size)} must be at least 1 x 1")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance {tolerance} must be above 0")
     if precision == "int8" and not has_calibration:
@@ -195,6 +198,7 @@ def export(
         dynamic=dynamic,
         precision=precision,
         tolerance=tolerance,
+        input_size=input_size,
         has_calibration=calibration is not None,
     )
     if (metric is None) != (max_drop is None):
@@ -239,14 +243,14 @@ class _Job:
         self.metric: MetricChange | None = None
 
     def prepare(self, calibration: str | Path | Tensor | Sequence[Tensor] | None, folder: str | Path | None) -> None:
-        """Read the images, run the model once and bring it into its inference form."""
+        """Run the model once, read the images and bring the model into its inference form."""
+        traced = random_images((self.batch, *self.shape), seed=0)
+        eager(self.model, traced)  # a size that the model refuses is told before anything else is done
         self.step("reading images")
         seen = read_photographs(self.model, self.shape, folder)
         ranges, unread = ([], ()) if calibration is None else read_calibration(self.model, self.shape, calibration)
         self.trials = trials(self.asked.dynamic, self.shape, seen.images)
         self.set_aside = (*seen.set_aside, *unread)
-        traced = random_images((self.batch, *self.shape), seed=0)
-        eager(self.model, traced)  # a size that the model refuses is told before anything else is done
         self.request = Request(traced, self.asked.dynamic, self.asked.precision, ranges)
         self.step("fusing")
         self.fused = fuse(self.model)
@@ -426,8 +430,6 @@ def _input_shape(model: nn.Module, input_size: tuple[int, int] | None) -> tuple[
         raise ValueError(f"{type(model).__name__} does not say what input it expects; give input_size=(height, width)")
     channels, *size = expected or (3, 0, 0)
     height, width = input_size or size
-    if min(height, width) < 1:
-        raise ValueError(f"input_size {height} x {width} must be at least 1 x 1")
     return getattr(model, "in_chans", channels), height, width
 
 

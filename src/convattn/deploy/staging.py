@@ -24,6 +24,8 @@ def staging(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             # By its ending `atomic.unfinished` finds what a killed process left.
             folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".writing", dir=path.parent)
+        except FileExistsError:
+            raise _unwritable(path, NotADirectoryError(errno.ENOTDIR, f"{path.parent} is no folder")) from None
         except OSError as error:
             raise _unwritable(path, error) from None
         with folder as name:
