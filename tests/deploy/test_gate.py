@@ -17,12 +17,12 @@ WANT = torch.tensor([[3.0, 0.0, 4.0], [0.0, 1.0, 0.0]])
 
 
 def test_figures_by_hand():
-    (found,) = compare_outputs([torch.tensor([[3.0, 0.0, 4.0], [0.0, 1.0, 1.0]])], [WANT])
+    (found,) = compare_outputs([torch.tensor([[3.0, 0.0, 4.0], [0.0, 1.0, 1.0]])], WANT)
     assert found.name == "output"
     assert found.relative_error == 1 / 4  # of the largest of all, not of its image's
     assert found.cosine == pytest.approx(1 / math.sqrt(2))  # of the second image
     assert found.top1_agreement == 1.0
-    (found,) = compare_outputs([torch.tensor([[4.0, 0.0, 3.0], [0.0, 1.0, 0.0]])], [WANT])
+    (found,) = compare_outputs([torch.tensor([[4.0, 0.0, 3.0], [0.0, 1.0, 0.0]])], WANT)
     assert (found.relative_error, found.top1_agreement) == (0.25, 0.5)
     assert found.cosine == pytest.approx(24 / 25)
 
@@ -37,6 +37,13 @@ def test_levels_have_names_and_no_top1():
         compare_outputs([WANT], [WANT, WANT])
 
 
+def test_a_pyramid_of_one_level_is_no_classifier():
+    """Its only level may well be (B, C), as a row of logits is."""
+    (level,), (logits,) = compare_outputs([WANT], [WANT]), compare_outputs([WANT], WANT)
+    assert (level.name, level.top1_agreement) == ("level_0", None)
+    assert (logits.name, logits.top1_agreement) == ("output", 1.0)
+
+
 @pytest.mark.parametrize(
     ("got", "want", "error"),
     [
@@ -49,13 +56,13 @@ def test_levels_have_names_and_no_top1():
     ],
 )
 def test_what_is_no_number_never_agrees_unless_both_say_so(got, want, error):
-    (found,) = compare_outputs([got], [want])
+    (found,) = compare_outputs([got], want)
     assert found.relative_error == error
     assert found.meets(Tolerance(1.0, 0.5)) is (error <= 1.0)
 
 
 def test_a_tolerance_asks_for_both_figures():
-    (found,) = compare_outputs([torch.tensor([[3.0, 0.0, 4.0], [0.0, 1.0, 1.0]])], [WANT])
+    (found,) = compare_outputs([torch.tensor([[3.0, 0.0, 4.0], [0.0, 1.0, 1.0]])], WANT)
     assert found.meets(Tolerance(0.25))
     assert not found.meets(Tolerance(0.24))
     assert found.meets(Tolerance(0.25, 0.7))
@@ -71,7 +78,7 @@ def test_lower_precision_is_asked_for_less():
 def test_outputs_are_compared_by_their_own_scale():
     """The logits of a fresh network are tiny and alike: an absolute tolerance would let anything pass."""
     want = 1e-6 * WANT
-    (found,) = compare_outputs([want + 0.01 * want.max()], [want])
+    (found,) = compare_outputs([want + 0.01 * want.max()], want)
     assert found.relative_error == pytest.approx(0.01, rel=1e-5)
     assert not found.meets(TOLERANCES["fp32"])
 

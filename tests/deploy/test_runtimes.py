@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from torch import nn
 
 from convattn.deploy.formats import FORMATS, format_of
 from convattn.deploy.runtimes import aot_inductor, onnx, torch_export
@@ -106,6 +107,48 @@ def test_onnx_says_its_opset_and_leaves_the_batch_free(files):
     assert images.name == "images"
     assert dims[0].dim_param
     assert [dim.dim_value for dim in dims][1:] == list(SIZE)
+
+
+class Levels(nn.Module):
+    """A tensor, or a list of so many levels."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 2, 1) for _ in range(count or 1))
+        self.is_list = count is not None
+
+    def forward(self, images):
+        levels = [convolution(images) for convolution in self.convolutions]
+        return levels if self.is_list else levels[0]
+
+
+def _names_in_onnx(path):
+    return [output.name for output in pytest.importorskip("onnx").load(path).graph.output]
+
+
+def _names_in_openvino(path):
+    graph = pytest.importorskip("openvino").Core().read_model(path)
+    return [output.any_name for output in graph.outputs]
+
+
+def _names_in_core_ml(path):
+    model = pytest.importorskip("coremltools").models.MLModel(str(path), skip_model_load=True)
+    return [output.name for output in model.get_spec().description.output]
+
+
+@pytest.mark.parametrize(("count", "names"), [(None, ["output"]), (1, ["level_0"]), (2, ["level_0", "level_1"])])
+@pytest.mark.parametrize(
+    ("name", "library", "names_in"),
+    [
+        ("onnx", "onnxscript", _names_in_onnx),
+        ("openvino", "openvino", _names_in_openvino),
+        ("core_ml", "coremltools", _names_in_core_ml),
+    ],
+)
+def test_outputs_have_the_same_names_in_every_format(tmp_path, name, library, names_in, count, names):
+    pytest.importorskip(library, reason=f"needs the extra of {name}")
+    path = write(tmp_path, name, "none", batch=1, model=Levels(count).eval())
+    assert names_in(path) == names
 
 
 def test_onnx_keeps_what_others_have_put_beside_our_metadata(files, tmp_path):

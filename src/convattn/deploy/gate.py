@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.inputs import random_images
-from convattn.deploy.runtimes.runtime import Precision, Run
+from convattn.deploy.runtimes.runtime import Precision, Run, output_names
 
 __all__ = [
     "TOLERANCES",
@@ -51,7 +51,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
 class OutputCheck:
     """One output of the file beside the eager model's."""
 
-    name: str  # "output", or "level_0", "level_1", … of several
+    name: str  # see `output_names`
     relative_error: float  # max|exported - eager| / max|eager|
     cosine: float  # the least over the images
     top1_agreement: float | None  # share of images with the same largest logit; None for what is not a row of logits
@@ -130,7 +130,7 @@ def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator
         exported: the file as a function.
     """
     for trial in tried:
-        found = [(compare_outputs(exported(images), eager(model, images)), images) for images in trial.batches]
+        found = [(compare_outputs(exported(images), _outputs(model, images)), images) for images in trial.batches]
         outputs = tuple(_together(parts) for parts in zip(*(outputs for outputs, _ in found), strict=True))
         check = ParityCheck(
             images=trial.images,
@@ -145,8 +145,7 @@ def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator
 
 def eager(model: nn.Module, images: Tensor) -> list[Tensor]:
     """The outputs of `model`, in order."""
-    with torch.inference_mode():
-        return as_list(model(images))
+    return as_list(_outputs(model, images))
 
 
 def as_list(outputs: Any) -> list[Tensor]:
@@ -161,16 +160,27 @@ def as_list(outputs: Any) -> list[Tensor]:
     return listed
 
 
-def compare_outputs(got: Sequence[Tensor], want: Sequence[Tensor]) -> list[OutputCheck]:
+def compare_outputs(got: Sequence[Tensor], want: Tensor | Sequence[Tensor]) -> list[OutputCheck]:
     """One check an output.
+
+    Args:
+        got: what the file gives, in order.
+        want: what the model gives, its only tensor or its levels.
 
     Raises:
         ValueError: if their number differs.
+        TypeError: as `as_list`.
     """
-    if len(got) != len(want):
-        raise ValueError(f"the file gives {len(got)} outputs and the model {len(want)}")
-    names = ["output"] if len(want) == 1 else [f"level_{index}" for index in range(len(want))]
-    return [_check(name, *pair, has_logits=len(want) == 1) for name, *pair in zip(names, got, want, strict=True)]
+    listed, has_logits = as_list(want), isinstance(want, Tensor)
+    if len(got) != len(listed):
+        raise ValueError(f"the file gives {len(got)} outputs and the model {len(listed)}")
+    checked = zip(output_names(want), got, listed, strict=True)
+    return [_check(name, *pair, has_logits=has_logits) for name, *pair in checked]
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Any:
+    with torch.inference_mode():
+        return model(images)
 
 
 def _check(name: str, got: Tensor, want: Tensor, *, has_logits: bool) -> OutputCheck:

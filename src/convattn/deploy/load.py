@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.metadata import Metadata, NoMetadata, read
 from convattn.deploy.runtimes import pt2_archive
-from convattn.deploy.runtimes.runtime import Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import Run, UnreadableFile, output_names
 
 __all__ = ["ExportedModel", "exported_suffixes", "load_exported"]
 
@@ -120,8 +120,10 @@ class ExportedModel(nn.Module):
         """Channels and reduction of each level of a pyramid, as timm's feature models have it."""
         known = self._known()
         levels = [
-            dict(num_chs=channels, reduction=reduction, module=f"level_{index}")
-            for index, (channels, reduction) in enumerate(zip(known.channels, known.reductions, strict=True))
+            dict(num_chs=channels, reduction=reduction, module=name)
+            for name, channels, reduction in zip(
+                output_names(known.channels), known.channels, known.reductions, strict=True
+            )
         ]
         return FeatureInfo(levels, tuple(range(len(levels))))
 

@@ -20,7 +20,7 @@ from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
 from convattn.extras import require
 
 __all__ = [
@@ -64,8 +64,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     converter = _coremltools()
     model = form(model).to(memory_format=torch.contiguous_format)
     with torch.inference_mode():
-        outputs = model(request.images)
-    names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
+        names = output_names(model(request.images))
     free = ({0: Dim("batch", min=1, max=MAX_BATCH)},) if request.dynamic == "batch" else None
     shape = tuple(request.images.shape)
     batch = converter.RangeDim(1, MAX_BATCH, shape[0]) if request.dynamic == "batch" else shape[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quiet import quiet
-from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile, output_names
 from convattn.extras import require
 
 __all__ = [
@@ -48,8 +48,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         require(module, "onnx")
     model = form(model)
     with torch.inference_mode():
-        outputs = model(request.images)
-    names = ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
+        names = output_names(model(request.images))
     with quiet():
         torch.onnx.export(
             model,

@@ -17,7 +17,7 @@ from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quantize import QuantisedLayer, quantise
 from convattn.deploy.quiet import quiet
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
 from convattn.extras import require
 
 __all__ = [
@@ -56,11 +56,15 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     openvino = require("openvino", "deploy")
     if request.precision == "int8" and not request.calibration:
         raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
+    written, shapes = form(model), dynamic_shapes(request.dynamic)
+    with torch.inference_mode():
+        names = output_names(written(request.images))
     with quiet():
-        written, shapes = form(model), dynamic_shapes(request.dynamic)
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         graph = openvino.convert_model(program)
-    _name(graph)
+    graph.input(0).get_tensor().set_names({"images"})
+    for name, output in zip(names, graph.outputs, strict=True):
+        output.get_tensor().set_names({name})
     batch, channels, height, width = request.images.shape
     free = free_axes(request.dynamic)
     graph.reshape([-1 if axis in free else size for axis, size in enumerate((batch, channels, height, width))])
@@ -165,15 +169,6 @@ def digest(path: Path) -> str:
         while block := weights.read(1 << 24):
             total.update(block)
     return total.hexdigest()
-
-
-def _name(graph: Any) -> None:
-    graph.input(0).get_tensor().set_names({"images"})
-    if len(graph.outputs) == 1:
-        graph.output(0).get_tensor().set_names({"output"})
-        return
-    for index, output in enumerate(graph.outputs):
-        output.get_tensor().set_names({f"level_{index}"})
 
 
 def _compiled(path: Path) -> Any:

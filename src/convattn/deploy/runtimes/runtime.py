@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 
-__all__ = ["CannotRunHere", "Precision", "Request", "Run", "Runtime", "UnreadableFile"]
+__all__ = ["CannotRunHere", "Precision", "Request", "Run", "Runtime", "UnreadableFile", "output_names"]
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -22,6 +22,11 @@ class CannotRunHere(RuntimeError):
 
 class UnreadableFile(ValueError):
     """An exported file is missing, damaged, or of another kind than it seems; names it."""
+
+
+def output_names(outputs: Tensor | Sequence[Any]) -> list[str]:
+    """What the outputs of a model are called: its only tensor `output`, a sequence of levels `level_0`, `level_1`, …"""
+    return ["output"] if isinstance(outputs, Tensor) else [f"level_{index}" for index in range(len(outputs))]
 
 
 @dataclass(frozen=True)
