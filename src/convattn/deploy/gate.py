@@ -95,7 +95,10 @@ class Comparison:
 
 
 def trials(dynamic: Dynamic, shape: tuple[int, int, int], photographs: Tensor) -> list[Trial]:
-    """What a file is tried on: at the traced shape, and at others where it promises to take them.
+    """What a file, once opened, is tried on in turn: the traced shape, and others where it promises to take them.
+
+    A runtime may keep what it made for earlier shapes. So every size is tried in several batches, each behind another,
+    and the traced shape and the first other size come a second time at the end.
 
     Args:
         dynamic: what the file leaves free.
@@ -103,23 +106,20 @@ def trials(dynamic: Dynamic, shape: tuple[int, int, int], photographs: Tensor) -
         photographs: (N, C, H, W) of that shape.
     """
     batch = 1 if dynamic == "none" else 2
-    tried = [
+    traced = [
         Trial("photographs", _in_batches(photographs, batch)),
         Trial("random", (random_images((batch, *shape), 1), random_images((batch, *shape), 2))),
     ]
-    if dynamic != "none":
-        tried += [
-            Trial("photographs", _in_batches(photographs[:2], 1)),
-            *(Trial("random", (random_images((size, *shape), 2 + size),)) for size in (1, 3)),
-        ]
-    if dynamic == "all":
-        for number, size in enumerate(_other_sizes(*shape[1:])):
-            resized = F.interpolate(photographs[:2], size, mode="bicubic", antialias=True, align_corners=False)
-            tried += [
-                Trial("photographs", (resized,)),
-                Trial("random", (random_images((1, shape[0], *size), 10 + number),)),
-            ]
-    return tried
+    if dynamic == "none":
+        return traced
+    tried = [*traced, Trial("photographs", _in_batches(photographs[:2], 1)), *_other_batches(shape, 0)]
+    if dynamic == "batch":
+        return [*tried, traced[1]]
+    others = []
+    for number, size in enumerate(_other_sizes(*shape[1:])):
+        resized = F.interpolate(photographs[:2], size, mode="bicubic", antialias=True, align_corners=False)
+        others += [Trial("photographs", (resized,)), *_other_batches((shape[0], *size), 10 + 10 * number)]
+    return [*tried, *others, traced[1], others[0]]
 
 
 def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator[Comparison]:
@@ -226,6 +226,10 @@ def _in_batches(images: Tensor, batch: int) -> tuple[Tensor, ...]:
     """Cut into batches of one size; the last is filled up from the beginning."""
     missing = -len(images) % batch
     return torch.cat([images, images[:missing]]).split(batch)
+
+
+def _other_batches(shape: tuple[int, int, int], seed: int) -> list[Trial]:
+    return [Trial("random", (random_images((batch, *shape), seed + 2 + batch),)) for batch in (1, 3)]
 
 
 def _other_sizes(height: int, width: int) -> list[tuple[int, int]]:
