@@ -6,9 +6,11 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from convattn.deploy.fuse import fuse
+from convattn.deploy.gate import as_list
 from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request, UnreadableFile
-from toys import build_toy, relative_error, toy_images
+from convattn.mixers.efficient_attention import EfficientAttention
+from toys import build_toy, lively, relative_error, toy_images
 
 pytest.importorskip("openvino", reason="needs the extra deploy")
 
@@ -58,19 +60,32 @@ def test_every_family_gives_its_numbers(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("features_only", [False, True])
 @pytest.mark.parametrize("dynamic", ["batch", "all"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_at_other_sizes(tmp_path, name, dynamic):
+def test_every_family_at_other_sizes(tmp_path, name, dynamic, features_only):
     torch.manual_seed(0)
-    model, traced = build_toy(name), toy_images(name)
+    model, traced = build_toy(name, features_only=features_only), toy_images(name)
     run = openvino.open_file(written(tmp_path, fuse(model), traced, dynamic=dynamic))
     height, width = traced.shape[2:]
-    sizes = [(height, width)] if dynamic == "batch" else [(height, width), (height + 9, width + 3)]
-    for size in sizes:
-        for batch in (2, 1, 3):
-            images = torch.randn(batch, 3, *size)
-            with torch.inference_mode():
-                assert relative_error(run(images)[0], model(images)) <= 1e-5, (batch, size)
+    more = [] if dynamic == "batch" else [(height + 9, width + 3), (64, 96), (height + 1, 80), (height, width + 32)]
+    shapes = [(batch, size) for size in ((height, width), *more) for batch in (2, 1, 3)]
+    for batch, size in (*shapes, *shapes[::-4], *shapes[1::2]):
+        images = torch.randn(batch, 3, *size)
+        with torch.inference_mode():
+            for got, want in zip(run(images), as_list(model(images)), strict=True):
+                assert relative_error(got, want) <= 1e-5, (batch, size)
+
+
+def test_what_is_one_at_the_traced_size_may_be_more_at_others(tmp_path):
+    """A map of one column, and of one key."""
+    torch.manual_seed(0)
+    model = lively(EfficientAttention(16, head_dim=8, sr_ratio=2)).eval()
+    run = openvino.open_file(written(tmp_path, model.fused(), torch.randn(2, 16, 4, 1), dynamic="all"))
+    for shape in ((2, 16, 4, 1), (2, 16, 5, 4), (3, 16, 5, 4), (1, 16, 4, 1), (3, 16, 4, 7), (1, 16, 5, 4)):
+        images = torch.randn(shape)
+        with torch.inference_mode():
+            assert relative_error(run(images)[0], model(images)) <= 1e-5, shape
 
 
 @pytest.mark.parametrize("affine", [True, False])

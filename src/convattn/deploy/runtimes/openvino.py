@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.fx.experimental import _config as tracing
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.graph_form import graph_form
@@ -59,7 +60,9 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     written, shapes = form(model), dynamic_shapes(request.dynamic)
     with torch.inference_mode():
         names = output_names(written(request.images))
-    with quiet():
+    # A map that is one position wide where it is traced, or a single key, would else count as always one: the file
+    # is then wrong at other sizes. PyTorch's exporter to ONNX traces in the same way.
+    with quiet(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         graph = openvino.convert_model(program)
     graph.input(0).get_tensor().set_names({"images"})
