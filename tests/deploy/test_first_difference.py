@@ -112,7 +112,7 @@ def test_free_sizes_are_cut_too(tmp_path, dynamic):
 @pytest.mark.parametrize(("runtime", "package"), [(onnx, "onnxruntime"), (openvino, "openvino")])
 def test_a_layer_is_found_in_other_runtimes(tmp_path, runtime, package):
     pytest.importorskip(package, reason="needs the extra deploy")
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Conv2d(4, 2, 3)).eval()
     found = search(network, with_wrong_weight(runtime, "2.weight"), tmp_path, dynamic="batch")
     assert (found.first.layer, found.first.operation) == ("2", "aten.conv2d.default")
     assert found.before.layer == "1"
@@ -136,7 +136,7 @@ class Product(nn.Module):
 
 def test_the_network_that_is_cut_is_in_the_form_that_is_written(tmp_path):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Product(), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Product()).eval()
     found = search(network, with_wrong_weight(onnx, "2.0.weight"), tmp_path)
     assert (found.where, found.first.layer, found.first.operation) == ("file", "2.0", "aten.conv2d.default")
 
