@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,10 +64,11 @@ class ForkedRun:
         args: Sequence[Any] = (),
     ):
         self.log = Path(f"{config.output.folder}.said")
-        environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        common = (config, resume, self.log, environment if processes > 1 else {}, prepare, tuple(args))
+        environments = ranks(processes) if processes > 1 else [{}]
+        common = (config, resume, self.log, prepare, tuple(args))
         self.processes: list[BaseProcess] = [
-            _context.Process(target=_run, args=(rank, *common)) for rank in range(processes)
+            _context.Process(target=_run, args=(rank, environment, *common))
+            for rank, environment in enumerate(environments)
         ]
         for process in self.processes:
             process.start()
@@ -105,6 +107,57 @@ class ForkedRun:
     def said(self) -> str:
         """What all runs into this folder have printed so far."""
         return self.log.read_text() if self.log.exists() else ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has ended."""
+
+    returncode: int | None  # negative for a signal
+    stdout: str
+    stderr: str
+
+
+class ForkedProgram:
+    """`python -c CODE ARG…` under way, without the seconds that imports take.
+
+    Args:
+        code: the program; `sys.argv[1:]` is `args`.
+        args: words.
+        environment: variables beside those of this process.
+    """
+
+    def __init__(self, code: str, *args: object, **environment: str):
+        self._folder = tempfile.TemporaryDirectory()
+        words = [str(arg) for arg in args]
+        self._process = _context.Process(target=_program, args=(code, words, environment, self._folder.name))
+        self._process.start()
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def join(self) -> Finished:
+        """Wait until it ends."""
+        self._process.join(_TIMEOUT)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        with self._folder as folder:
+            said = [Path(folder, name).read_text() for name in ("stdout", "stderr")]
+        return Finished(self._process.exitcode, *said)
+
+
+def ranks(processes: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes."""
+    common = {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def train_forked(config: RunConfig, *, processes: int = 1, resume: bool = False) -> Path:
@@ -204,17 +257,16 @@ def around(where: str, hook: Callable[[bool], object]) -> None:
 
 def _run(
     rank: int,
+    environment: dict[str, str],
     config: RunConfig,
     resume: bool,
     log: Path,
-    environment: dict[str, str],
     prepare: Callable[..., object] | None,
     args: tuple,
 ) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # loader workers are then children of this process
-    if environment:
-        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=environment["WORLD_SIZE"])
+    os.environ.update(environment)
     with open(log, "a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -223,6 +275,19 @@ def _run(
         train(config, resume=resume, console=Console(file=sys.stderr, width=500))
     if environment:
         torch.distributed.destroy_process_group()
+
+
+def _program(code: str, args: list[str], environment: dict[str, str], folder: str) -> None:
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        with open(Path(folder, name), "w") as file:
+            os.dup2(file.fileno(), stream)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests started in the background ignore
+    os.environ.update(environment)
+    tempfile.tempdir = None  # it is asked for anew
+    sys.argv = ["-c", *args]
+    exec(code, {"__name__": "__main__"})
 
 
 def _free_port() -> int:

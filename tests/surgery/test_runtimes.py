@@ -1,8 +1,5 @@
 """Changed models where they are trained and run: several processes, torch's compiler, ONNX Runtime."""
 
-import subprocess
-import sys
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -12,6 +9,7 @@ from torch import nn
 
 import convattn
 from convattn.surgery.attachment import Attachment
+from forked_runs import ForkedProgram
 from toys import randomise_norms, relative_error
 
 
@@ -56,11 +54,10 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     model = shaken(convattn.attach(model, "cot", where=["layer2"])).double()  # evaluated: no norm sees the batch
     images, labels = torch.randn(4, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 2, 1, 0])
     torch.save((model, images, labels), tmp_path / "start.pt")
-    commands = [[sys.executable, "-c", PROCESS, str(tmp_path), str(rank)] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    processes = [ForkedProgram(PROCESS, tmp_path, rank) for rank in (0, 1)]
     for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        done = process.join()
+        assert done.returncode == 0, done.stderr
     nn.functional.cross_entropy(model(images), labels).backward()
     got = torch.load(tmp_path / "gradients.pt")
     assert {name for name in got if ".attached." in name}

@@ -1,14 +1,12 @@
 """Batch statistics over two processes are those of the joined batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from convattn.training.batch_norm import AllReduceBatchNorm2d, synchronised
 from convattn.training.config import ConfigError
+from forked_runs import ForkedProgram
 
 # One of two processes: each case's half of the batch goes through a synchronised norm, and everything is written down.
 HALF = """
@@ -70,12 +68,10 @@ def found(cases, tmp_path_factory):
     """What the two processes wrote: name -> one entry a process."""
     folder = tmp_path_factory.mktemp("norms")
     torch.save(cases, folder / "cases.pt")
-    processes = [
-        subprocess.Popen([sys.executable, "-c", HALF, str(folder), str(rank)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    processes = [ForkedProgram(HALF, folder, rank) for rank in range(2)]
+    for process in processes:
+        done = process.join()
+        assert done.returncode == 0, done.stderr
     return {name: [torch.load(folder / f"{name}.{rank}.pt") for rank in range(2)] for name in cases}
 
 

@@ -24,6 +24,7 @@ from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
 from convattn.training.update import update
+from forked_runs import ForkedProgram
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -365,15 +366,15 @@ def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, nu
     code = "import sys; from convattn.cli.train import command; sys.exit(command(sys.argv[1:]))"
     small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 12 --output.no-tensorboard --loop.device cpu"
     args = f"--data {pictures} --output {output} {small}".split()
-    process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.PIPE, text=True)
+    process = ForkedProgram(code, *args)
     deadline = time.monotonic() + 120
     while not (output / "last.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, said
-    assert f"go on with: convattn train --resume {output}" in said
-    assert "Traceback" not in said
+    done = process.join()
+    assert done.returncode == 128 + number, done.stderr
+    assert f"go on with: convattn train --resume {output}" in done.stderr
+    assert "Traceback" not in done.stderr
     assert 6 <= load_newest_checkpoint(output)[0].state["counters"]["step"] < 72
     if number == signal.SIGINT:
         train(config_from_json((output / "config.json").read_text()), resume=True, console=quiet())

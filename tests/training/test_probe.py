@@ -1,10 +1,7 @@
 """What a dry run says of a run, and what it leaves behind: nothing."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from convattn.training.loop import train
 from convattn.training.probe import probe
 from convattn.training.update import OutOfMemory
+from forked_runs import ForkedProgram
 from tiny_runs import tiny_config, write_pictures
 
 COMMAND = "import sys; from convattn.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
@@ -24,8 +22,7 @@ def pictures(tmp_path_factory):
 
 def in_a_process(*args, **environment):
     """`convattn train` in a process of its own, whose peak of memory is its own too."""
-    words = [sys.executable, "-c", COMMAND, *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+    return ForkedProgram(COMMAND, *args, **environment).join()
 
 
 def test_memory_and_disk_are_those_of_the_run(tmp_path):
@@ -77,23 +74,16 @@ def test_a_failure_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_behind(pictures, tmp_path, number):
     args = ("--dry-run", "--data", str(pictures), "--data.batch-size", "8", "--data.image-size", "256")
-    words = [sys.executable, "-c", COMMAND, *args, "--output", str(tmp_path / "run"), "--loop.accumulation", "3"]
-    process = subprocess.Popen(
-        words,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        # Tests started in the background ignore Ctrl-C, and what they start would too.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-    )
+    words = [*args, "--output", str(tmp_path / "run"), "--loop.accumulation", "3"]
+    process = ForkedProgram(COMMAND, *words, TMPDIR=str(tmp_path))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("convattn-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, said
-    assert "Traceback" not in said
+    done = process.join()
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

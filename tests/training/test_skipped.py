@@ -4,8 +4,6 @@ import io
 import itertools
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -23,6 +21,7 @@ from convattn.training.run import Run
 from convattn.training.skipped import record_skipped, replay_skipped
 from convattn.training.update import update
 from convattn.weights.read import CheckpointError
+from forked_runs import ForkedProgram, ranks
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -211,9 +210,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
 def test_what_is_not_finite_in_one_process_is_skipped_by_all(pictures, tmp_path):
     config = tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0))
     (tmp_path / "config.json").write_text(config_to_json(config))
-    (tmp_path / "run.py").write_text(f"""
+    code = f"""
 import itertools, math, os
 from pathlib import Path
+import torch
 from convattn.classification.task import Classification
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
@@ -223,14 +223,18 @@ def spoilt(self, model, batch):
     return value * math.nan if os.environ["RANK"] == "1" and next(count) == 2 else value
 Classification.loss = spoilt
 train(config_from_json(Path({str(tmp_path / "config.json")!r}).read_text()))
-""")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, str(tmp_path / "run.py")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+torch.distributed.destroy_process_group()
+"""
+    processes = [ForkedProgram(code, **rank) for rank in ranks(2)]
+    said = ""
+    for process in processes:
+        done = process.join()
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
     (entry,) = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert (entry["step"], entry["reason"], entry["ranks"], len(entry["paths"])) == (2, "the loss is nan", [1], 4)
     file = tmp_path / "run" / "skipped" / "step_00000002.rank1.pt"
-    assert f"skipped update 2: the loss is nan; look into it with: convattn train --replay {file}" in done.stderr
+    assert f"skipped update 2: the loss is nan; look into it with: convattn train --replay {file}" in said
     assert ", ".join(entry["paths"]) in next(replay_skipped(file))
     log = json.loads((tmp_path / "run" / "log.jsonl").read_text())
     assert (log["step"], log["skipped"]) == (3, 1)
