@@ -28,3 +28,41 @@ def test_the_form_for_graph_runtimes_is_the_convolution_again(bias, stride):
     assert type(again) is nn.Conv2d
     x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
     assert torch.equal(again(x), conv(x))
+
+
+def _kernels(layer: nn.Module, x: torch.Tensor) -> set[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        layer(x)
+    return {event.key for event in profile.key_averages()} & {"mkldnn::_linear_pointwise", "aten::addmm", "aten::mm"}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_large_products_without_gradients_go_to_onednn_and_agree(layout, bias):
+    layer = Linear2d(256, 512, bias=bias, stride=2)
+    x = torch.randn(2, 256, 19, 15).to(memory_format=layout)
+    plain = layer(x).detach()
+    with torch.inference_mode():
+        assert _kernels(layer, x) == {"mkldnn::_linear_pointwise"}
+        assert relative_error(layer(x), plain) < 1e-6
+        assert layer(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+def test_what_onednn_cannot_do_or_does_slower_stays_with_blas(monkeypatch):
+    x = torch.randn(2, 256, 12, 12)
+    layer, odd, small = Linear2d(256, 512), Linear2d(256, 503), Linear2d(256, 16)
+    assert "mkldnn::_linear_pointwise" not in _kernels(layer, x)  # gradients are recorded
+    with torch.no_grad():
+        assert "mkldnn::_linear_pointwise" in _kernels(layer, x)
+        assert "mkldnn::_linear_pointwise" not in _kernels(odd, x)
+        assert "mkldnn::_linear_pointwise" not in _kernels(small, x)
+        assert "mkldnn::_linear_pointwise" not in _kernels(layer.double(), x.double())
+        layer.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        graph = torch.export.export(layer, (x,)).graph
+        assert not [node for node in graph.nodes if "mkldnn" in str(node.target)]
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)  # a user's wish
+        assert "mkldnn::_linear_pointwise" not in _kernels(layer, x)

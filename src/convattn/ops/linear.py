@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 __all__ = ["Linear2d"]
 
+_VECTOR = 16  # float32 values in the widest register; oneDNN computes an incomplete last block of outputs whole
+_WORTH_IT = 10_000_000  # multiply-adds from which oneDNN's faster kernel pays for its slower start
+
 
 class Linear2d(nn.Linear):
     """`nn.Linear` over the channels of a map: (B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
 
     The value of a 1×1 convolution, as one matrix product. A channels-last map is read as it lies, and the result is
-    channels-last whatever came in, so a network built from these settles in that layout by itself.
+    channels-last whatever came in, so a network built from these settles in that layout by itself. Without gradients,
+    in float32 on a CPU, larger products go to oneDNN, which is faster at the shapes of these networks.
 
     Args:
         in_features, out_features: channels C and C'.
@@ -26,7 +30,28 @@ class Linear2d(nn.Linear):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.rows(x), self.weight, self.bias).permute(0, 3, 1, 2)
+        rows = self.rows(x)
+        if self._goes_to_onednn(rows):
+            product = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], None)
+        else:
+            product = F.linear(rows, self.weight, self.bias)
+        return product.permute(0, 3, 1, 2)
+
+    def _goes_to_onednn(self, rows: Tensor) -> bool:
+        """Whether oneDNN, whose kernel has no gradient and is not exported, may do it and is faster than BLAS."""
+        return bool(
+            not torch.compiler.is_compiling()
+            and not torch.is_grad_enabled()
+            and type(rows) is Tensor
+            and type(self.weight) is nn.Parameter  # not a class of somebody's that looks like one
+            and rows.dtype is self.weight.dtype is torch.float32
+            and rows.device.type == self.weight.device.type == "cpu"
+            and self.out_features % _VECTOR == 0
+            and rows.numel() * self.out_features >= _WORTH_IT
+            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+            and not torch.is_autocast_enabled("cpu")
+        )
 
     def rows(self, x: Tensor) -> Tensor:
         """What the product reads, channels last: (B, C, H, W) -> (B, ceil(H / stride), ceil(W / stride), C)."""
