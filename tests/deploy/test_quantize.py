@@ -1,11 +1,13 @@
 """INT8: what each layer costs, and which layers stay in float32."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 from torch import nn
 
+from convattn.deploy import quantize
 from convattn.deploy.quantize import quantise
 from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request
@@ -93,6 +95,80 @@ def test_the_dearest_layers_stay_in_float32_until_the_others_keep_to_the_budget(
     nothing, layers = quantise(converted, calibration, budget=1e-9)
     assert all(layer.kept for layer in layers)
     assert error(nothing) < 1e-5 < error(quantised)
+
+
+def test_more_layers_stay_in_float32_where_the_finished_form_errs_more_than_expected(model, images, monkeypatch):
+    converted, calibration = graph(model, images[:2]), images[:20].split(1)
+    _, honest = quantise(converted, calibration, budget=1.0)
+    budget = 0.3 * sum(layer.output_error**2 for layer in honest) ** 0.5
+    costs = quantize._costs
+
+    def too_low(*arguments):
+        return [dataclasses.replace(layer, output_error=layer.output_error / 10) for layer in costs(*arguments)]
+
+    monkeypatch.setattr(quantize, "_costs", too_low)
+    quantised, layers = quantise(converted, calibration, budget=budget)
+    assert any(layer.kept for layer in layers)
+    with torch.inference_mode():
+        got = torch.from_numpy(quantize.computed(quantised, [images[20:22].numpy()])[0][0])
+        assert relative_error(got, model(images[20:22])) < 3 * budget
+
+
+class Fork(nn.Module):
+    """Convolutions without bias that are read twice: by a branch beside a sum, and by the mean of a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.branch = nn.Conv2d(16, 16, 3, padding=1, groups=4, bias=False)
+        self.second, self.head = nn.Conv2d(16, 16, 1, bias=False), nn.Conv2d(16, 5, 1, bias=False)
+
+    def forward(self, images):
+        x = self.first(images)
+        x = self.second(x + self.branch(x).relu())
+        return self.head((x - x.mean(1, keepdim=True)).abs()).mean((2, 3))
+
+
+@pytest.mark.parametrize("dynamic", ["none", "batch", "all"])
+@pytest.mark.parametrize("scale", [1, 1e-5])
+def test_a_layer_that_is_read_twice_and_small_activations_keep_to_8_bits(tmp_path, images, dynamic, scale):
+    """The plug-in scales what such a layer gives twice where the batch is free; NNCF's ranges end at 8e-5."""
+    torch.manual_seed(0)
+    model, path, images = Fork().eval(), tmp_path / "model.xml", images * scale
+    openvino.write(model, Request(images[:2], dynamic, "int8", images[:20].split(1)), path)
+    layers = openvino.quantisation_report(path)
+    assert len(layers) == 4
+    assert all(layer.own_error < 0.03 and layer.output_error < 0.03 for layer in layers)
+    (got,) = openvino.open_file(path)(images[20:22])
+    with torch.inference_mode():
+        assert relative_error(got, model(images[20:22])) < 0.05
+    assert sum(layer.kept for layer in layers) <= 1
+
+
+def test_a_level_that_is_read_again_keeps_its_name(images):
+    """What is inserted behind such a layer takes over the name of the output."""
+    torch.manual_seed(0)
+
+    class Levels(Fork):
+        def forward(self, images):
+            x = self.first(images)
+            return x, self.branch(x)
+
+    converted = graph(Levels().eval(), images[:2])
+    for index, output in enumerate(converted.outputs):
+        output.get_tensor().set_names({f"level_{index}"})
+    quantised, _ = quantise(converted, images[:20].split(1), budget=1.0)
+    assert [output.get_names() for output in quantised.outputs] == [{"level_0"}, {"level_1"}]
+    assert [output.get_names() for output in converted.outputs] == [{"level_0"}, {"level_1"}]
+
+
+def test_errors_are_measured_on_images_from_the_whole_folder(images, model, monkeypatch):
+    seen = []
+    costs = quantize._costs
+    monkeypatch.setattr(quantize, "_costs", lambda *arguments: seen.append(arguments[2]) or costs(*arguments))
+    quantise(graph(model, images[:2]), images[:20].split(1), budget=1.0)
+    (pairs,) = seen
+    assert torch.equal(torch.cat([torch.from_numpy(pair) for pair in pairs]), images[:20:5])
 
 
 def test_an_extreme_that_one_image_has_is_not_cut_off(model, images):
