@@ -249,11 +249,12 @@ def test_aot_inductor_refuses_the_code_of_another_machine(files, tmp_path, monke
         aot_inductor.open_file(changed(files["aot_inductor"], tmp_path, elsewhere))
 
 
-def test_aot_inductor_needs_a_compiler_and_its_suffix(tmp_path, monkeypatch):
+def test_aot_inductor_needs_a_compiler_and_its_suffix(tmp_path):
     with pytest.raises(ValueError, match=r"m.bin: an AOTInductor package ends in .pt2; write to .*m.pt2"):
         aot_inductor.write(tiny_net(), Request(torch.randn(2, *SIZE)), tmp_path / "m.bin")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.raises(CannotRunHere, match=r"there is no compiler; install g\+\+ or clang\+\+, or name one in CXX"):
+    without_compiler = torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    message = r"there is no compiler; install g\+\+ or clang\+\+, or name one in CXX"
+    with without_compiler, pytest.raises(CannotRunHere, match=message):
         aot_inductor.write(tiny_net(), Request(torch.randn(2, *SIZE)), tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []
 
