@@ -31,7 +31,7 @@ from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, No
 
 __all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads"]
 
-_REST = 0.02  # seconds: the idle threads of other sessions have stopped spinning then
+_REST = 0.02  # seconds: the idle threads of other candidates have stopped spinning then
 
 
 @dataclass
@@ -257,12 +257,10 @@ def _time(candidates: Sequence[_Candidate], run: _Run) -> None:
         for index, candidate in enumerate(candidates)
         for layout, call in candidate.calls.items()
     }
-    has_own_threads = any(candidate.path is not None for candidate in candidates)
     run.progress(f"{run.setting}: timing {len(named)} candidates in turns, {run.repeats} times each")
     try:
-        latencies = measure_latency(
-            named, repeats=run.repeats, warmup=run.warmup, rest=_REST if has_own_threads and len(named) > 1 else 0.0
-        )
+        rest = _REST if len(named) > 1 else 0.0
+        latencies = measure_latency(named, repeats=run.repeats, warmup=run.warmup, rest=rest)
     except Interrupted as stop:
         run.rows += _rows(candidates, stop.measured, run.setting)
         raise

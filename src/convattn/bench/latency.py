@@ -47,7 +47,8 @@ def measure_latency(
         repeats: timed calls of each.
         warmup: untimed calls of each before.
         rest: seconds to wait before each timed call, with one untimed call behind the wait. Threads that belong to
-            another candidate, and spin for a while when they have nothing to do, have gone to sleep by then.
+            another candidate, and spin for a while when they have nothing to do, have gone to sleep by then, and what
+            the candidate reads is back in the caches: its time is that of one call among many of its own.
 
     Returns:
         One row per candidate, in the order given.
