@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -128,10 +130,14 @@ class ForkedProgram:
     """
 
     def __init__(self, code: str, *args: object, **environment: str):
-        self._folder = tempfile.TemporaryDirectory()
-        words = [str(arg) for arg in args]
-        self._process = _context.Process(target=_program, args=(code, words, environment, self._folder.name))
+        words, pipes = [str(arg) for arg in args], [_context.Pipe(duplex=False) for _ in range(2)]
+        writers = [writer for _, writer in pipes]
+        self._process = _context.Process(target=_program, args=(code, words, environment, writers))
         self._process.start()
+        for writer in writers:
+            writer.close()
+        self._pool = ThreadPoolExecutor(len(pipes))
+        self._said = [self._pool.submit(_read, reader) for reader, _ in pipes]
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -144,9 +150,8 @@ class ForkedProgram:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        with self._folder as folder:
-            said = [Path(folder, name).read_text() for name in ("stdout", "stderr")]
-        return Finished(self._process.exitcode, *said)
+        with self._pool:
+            return Finished(self._process.exitcode, *(said.result() for said in self._said))
 
 
 def ranks(processes: int) -> list[dict[str, str]]:
@@ -173,6 +178,17 @@ def train_killed(config: RunConfig, kill: Kill, *, processes: int = 1, resume: b
     codes = run.join()
     assert codes[kill.rank] == -signal.SIGKILL, f"{kill} was not reached: {codes} {run.said()}"
     return run
+
+
+def lose_a_rank(folder: str, *words: str) -> None:
+    """One rank of torchrun runs `convattn` with these words; in the first attempt the second kills itself."""
+    from convattn.cli.main import main
+
+    attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"])
+    Path(folder, f"attempt_{attempt}_rank_{rank}").touch()
+    if attempt == "0":
+        arm(rank, Kill("accelerate.optimizer:AcceleratedOptimizer.step", 5, rank=1))
+    assert main(list(words)) == 0
 
 
 def arm(rank: int, kill: Kill) -> None:
@@ -277,10 +293,16 @@ def _run(
         torch.distributed.destroy_process_group()
 
 
-def _program(code: str, args: list[str], environment: dict[str, str], folder: str) -> None:
-    for stream, name in ((1, "stdout"), (2, "stderr")):
-        with open(Path(folder, name), "w") as file:
-            os.dup2(file.fileno(), stream)
+def _read(connection: Connection) -> str:
+    """All that is written to the other end of a pipe."""
+    with connection, open(connection.fileno(), closefd=False) as file:
+        return file.read()
+
+
+def _program(code: str, args: list[str], environment: dict[str, str], writers: list[Connection]) -> None:
+    for stream, writer in enumerate(writers, start=1):
+        os.dup2(writer.fileno(), stream)
+        writer.close()
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests started in the background ignore

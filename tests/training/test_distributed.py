@@ -1,10 +1,7 @@
 """Several processes train as one does, share the work differently after a stop, and recover when one is lost."""
 
 import io
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpo
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
-from forked_runs import ForkedRun, Kill, expect_dtensors, train_forked, train_killed
+from forked_runs import ForkedProgram, ForkedRun, Kill, expect_dtensors, train_forked, train_killed
 from tiny_archives import write_shards
 from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
 
@@ -210,30 +207,28 @@ def test_a_sharded_run_stays_sharded(pictures, sharded):
         train(whole, resume=True, console=quiet())
 
 
-LOSE_A_RANK = """
-import os, sys
-from forked_runs import Kill, arm
-from convattn.cli.main import main
-if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-    arm(int(os.environ["RANK"]), Kill("accelerate.optimizer:AcceleratedOptimizer.step", 5, rank=1))
-sys.exit(main())
+# What torchrun does, with ranks that are forked instead of started.
+TORCHRUN = """
+import sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from forked_runs import lose_a_rank
+config = LaunchConfig(
+    min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=1, start_method="fork", rdzv_backend="c10d",
+    rdzv_endpoint="localhost:0", rdzv_configs={"is_host": True},
+)
+elastic_launch(config, lose_a_rank)(*sys.argv[1:])
 """
 
 
 def test_torchrun_recovers_from_the_loss_of_a_rank(pictures, tmp_path):
-    (tmp_path / "lose_a_rank.py").write_text(LOSE_A_RANK)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     small = "--data.image-size 16 --data.batch-size 4 --data.workers 0 --schedule.epochs 2 --schedule.warmup-epochs 1"
     train_it = f"train --data {pictures} --output {tmp_path / 'run'} {small} --output.no-tensorboard --loop.device cpu"
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "lose_a_rank.py"), *train_it.split()],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = ForkedProgram(TORCHRUN, tmp_path, *train_it.split()).join()
     assert done.returncode == 0, done.stderr
     assert re.search(r"exitcode\s*: -9|Signal 9", done.stderr), done.stderr  # a rank was lost
+    assert sorted(path.name for path in tmp_path.glob("attempt_*")) == [
+        f"attempt_{n}_rank_{r}" for n in "01" for r in "01"
+    ]
     config = config_from_json((tmp_path / "run" / "config.json").read_text())
     straight = replace(config, output=replace(config.output, folder=str(tmp_path / "straight")))
     assert_same_run(train_forked(straight, processes=2), tmp_path / "run")

@@ -1,9 +1,7 @@
-import subprocess
-import sys
-
 import pytest
 
 from convattn.training.journal import Journal, read_log
+from forked_runs import ForkedProgram
 
 
 def entry(epoch, **figures):
@@ -61,7 +59,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 for epoch in (1, 2, 3):
     journal.write(dict(epoch=epoch, step=10 * epoch, val_loss=0.25))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = ForkedProgram(code).join()
     assert f"{tmp_path / 'log.jsonl'} could not be written: File too large" in done.stderr
     assert [line["epoch"] for line in read_log(tmp_path)] == [1, 2]
     assert (tmp_path / "log.jsonl").read_text().endswith("}\n")

@@ -1,7 +1,5 @@
 import io
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import train
 from convattn.training.update import OutOfMemory
+from forked_runs import ForkedProgram
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -104,6 +103,6 @@ try:
 except OutOfMemory as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = ForkedProgram(code).join()
     assert done.stdout.startswith("out of memory with data.batch_size 32 on cpu; "), done
     assert " fits: --data.batch-size " in done.stdout

@@ -2,8 +2,6 @@
 
 import io
 import signal
-import subprocess
-import sys
 
 import pytest
 from rich.console import Console
@@ -14,6 +12,7 @@ from convattn.training.config_json import config_from_json
 from convattn.training.loop import Interrupted, train
 from convattn.training.output import check_output, holds_run, store_config, stored_config
 from convattn.training.progress import TrainingDisplay
+from forked_runs import ForkedProgram
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -139,7 +138,7 @@ sys.exit(main(sys.argv[1:]))
 """
     small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 1 --schedule.warmup-epochs 0 --loop.device cpu"
     args = f"train --data {pictures} --output {tmp_path / 'run'} --output.no-tensorboard {small}".split()
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    done = ForkedProgram(code, *args).join()
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(f"{tmp_path / 'run' / file} could not be written: File too large")
     assert "Traceback" not in done.stderr
