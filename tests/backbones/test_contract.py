@@ -45,6 +45,10 @@ def reductions(model: nn.Module) -> list[int]:
     return [info["reduction"] for info in model.feature_info]
 
 
+# The hybrid's mixers and the gate of MobileNetV2 are in other families' files already.
+_OWN_IN_ONNX = {name for family, name in _FIRST.items() if family not in ("hybrid", "das_mobilenet")}
+
+
 # The table itself
 
 
@@ -453,10 +457,16 @@ def test_pretrained_cfg_names_what_a_user_needs(name):
 # Compiling, exporting, fusing
 
 
+def shallow_toy(name: str) -> nn.Module:
+    """With one block a stage, which takes less time to trace; Next-ViT's second block of a stage is of another kind."""
+    depths = toy(name).options["depths"]
+    return build_toy(name, depths=depths if family_file(name) == "next_vit" else (1,) * len(depths))
+
+
 @one_of_each_family
 def test_compiles_as_one_graph(name):
     torch._dynamo.reset()
-    model, images = build_toy(name).double(), toy_images(name).double()
+    model, images = shallow_toy(name).double(), toy_images(name).double()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         assert relative_error(compiled(images), model(images)) < 1e-12
@@ -474,7 +484,7 @@ def test_compiles_by_inductor(name):
 
 @one_of_each_family
 def test_exports_with_dynamic_batch_height_and_width(name):
-    model = build_toy(name).double()
+    model = shallow_toy(name).double()
     example = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     dynamic = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
     exported = torch.export.export(model, (example,), dynamic_shapes=dynamic).module()
@@ -484,9 +494,9 @@ def test_exports_with_dynamic_batch_height_and_width(name):
             assert relative_error(exported(images), model(images)) < 1e-12
 
 
-@one_of_each_family
+@pytest.mark.parametrize("name", [n if n in _OWN_IN_ONNX else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_onnx_runtime_gives_the_same_numbers(name, tmp_path):
-    report = convattn.export(build_toy(name), tmp_path / "model.onnx", input_size=(65, 71), dynamic="batch")
+    report = convattn.export(shallow_toy(name), tmp_path / "model.onnx", input_size=(65, 71), dynamic="batch")
     print(f"\n| {name} | ONNX Runtime | {report.max_relative_error:.1e} |", flush=True)
     assert report.max_relative_error < 1e-4
 
