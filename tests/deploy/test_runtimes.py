@@ -127,12 +127,14 @@ def _names_in_onnx(path):
 
 
 def _names_in_openvino(path):
-    graph = pytest.importorskip("openvino").Core().read_model(path)
+    graph = pytest.importorskip("openvino", reason="needs the extra deploy").Core().read_model(path)
     return [output.any_name for output in graph.outputs]
 
 
 def _names_in_core_ml(path):
-    model = pytest.importorskip("coremltools").models.MLModel(str(path), skip_model_load=True)
+    model = pytest.importorskip("coremltools", reason="needs the extra mobile").models.MLModel(
+        str(path), skip_model_load=True
+    )
     return [output.name for output in model.get_spec().description.output]
 
 
