@@ -123,7 +123,9 @@ class Levels(nn.Module):
 
 
 def _names_in_onnx(path):
-    return [output.name for output in pytest.importorskip("onnx").load(path).graph.output]
+    return [
+        output.name for output in pytest.importorskip("onnx", reason="needs the extra onnx").load(path).graph.output
+    ]
 
 
 def _names_in_openvino(path):
