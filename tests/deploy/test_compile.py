@@ -34,3 +34,16 @@ def test_later_changes_of_the_model_do_not_reach_it():
     nn.init.zeros_(model.weight)
     assert relative_error(run(images), want) < 1e-6
     assert relative_error(run(2 * images), want) > 0.01
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+def test_what_was_compiled_for_another_network_of_the_class_is_not_taken():
+    model, images = nn.Conv2d(3, 16, 3).eval(), torch.randn(1, 3, 9, 8)
+    plain = torch.compile(model, dynamic=False)
+    with torch.inference_mode():
+        plain(images)  # without frozen weights
+    run = compiled(model, images)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        run(images)
+    calls = Counter(event.name for event in seen.events())
+    assert calls["mkldnn::_convolution_pointwise"] == 1 and not calls["aten::convolution"]

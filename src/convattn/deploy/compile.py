@@ -36,7 +36,7 @@ def compiled(model: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
     from torch._inductor import config  # takes a second, which only compiling is worth
 
     on_cpu = images.device.type == "cpu"
-    network = torch.compile(_with_convolutions(deepcopy(model)) if on_cpu else model, dynamic=False)
+    network = torch.compile(_as_function(_with_convolutions(deepcopy(model)) if on_cpu else model), dynamic=False)
 
     def run(images: Tensor) -> object:
         with config.patch(freezing=on_cpu), torch.inference_mode():
@@ -44,6 +44,20 @@ def compiled(model: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
 
     run(images)
     return run
+
+
+def _as_function(model: nn.Module) -> Callable[[Tensor], object]:
+    """A function with a code object of its own, by which torch finds what it compiled.
+
+    Networks of one class share their `forward`: what somebody compiled without freezing for one of them would be found
+    and used for all.
+    """
+
+    def forward(images: Tensor) -> object:
+        return model(images)
+
+    forward.__code__ = forward.__code__.replace()
+    return forward
 
 
 def _with_convolutions(module: nn.Module) -> nn.Module:
