@@ -21,6 +21,7 @@ def test_agrees_with_the_model_and_leaves_the_fused_one(name):
     images = torch.randn(2, 3, 41, 55, dtype=torch.float64)
     with torch.no_grad():
         assert relative_error(form(images), model(images)) < 1e-9
+        assert torch.equal(graph_form(form)(images), form(images))  # nothing is left to do
     assert [type(module) for module in fused.modules()] == before
     assert not [module for module in form.modules() if isinstance(module, Linear2d)]
 

@@ -85,9 +85,19 @@ class ScaleAwareAggregation(nn.Module):
 
     def fused(self) -> nn.Module:
         """The inference form of an evaluating block: batch norm folded into the group convolution."""
-        return nn.Sequential(
+        return FusedScaleAwareAggregation(
             fuse_conv_bn_eval(self.group_mix, self.norm), deepcopy(self.act), Linear2d.from_conv1x1(self.proj)
         )
+
+
+class FusedScaleAwareAggregation(nn.Sequential):
+    """Inference form of `ScaleAwareAggregation`: group convolution, activation, linear layer."""
+
+    def graph_form(self) -> nn.Module:
+        """For graph runtimes: groups as wide as a vector of channels, the linear layer as a 1×1 convolution."""
+        group_mix, act, proj = self
+        assert isinstance(group_mix, nn.Conv2d) and isinstance(proj, Linear2d)
+        return nn.Sequential(widen_groups(group_mix, 16), act, proj.graph_form())
 
 
 class ScaleAwareModulation(nn.Module):
@@ -166,14 +176,3 @@ class FusedScaleAwareModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         return self.proj(self.aggregation(self.conv(self.context(x))) * self.value(x))
-
-    def graph_form(self) -> nn.Module:
-        """For graph runtimes: linear layers as 1×1 convolutions, groups as wide as a vector of channels."""
-        form = deepcopy(self)
-        for name in ("value", "context", "proj"):
-            form.set_submodule(name, getattr(self, name).graph_form())
-        if isinstance(self.aggregation, nn.Sequential):
-            group_mix, act, proj = self.aggregation
-            assert isinstance(group_mix, nn.Conv2d) and isinstance(proj, Linear2d)
-            form.aggregation = nn.Sequential(widen_groups(group_mix, 16), act, proj.graph_form())
-        return form
