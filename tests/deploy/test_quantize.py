@@ -63,6 +63,7 @@ def test_an_int8_file_is_near_the_model_and_computes_with_8_bits(file, model, im
 def test_layers_with_weights_are_quantised_and_nothing_else(file):
     layers = openvino.quantisation_report(file)
     assert [layer.kind for layer in layers] == ["Convolution", "Convolution", "MatMul"]
+    assert [layer.name for layer in layers] == ["first", "second", "head"]
     assert all(0 < layer.own_error < 0.05 and 0 < layer.output_error < 0.05 for layer in layers)
     # A layer of which nothing but a linear map follows errs in the output as it errs itself.
     assert layers[-1].output_error == pytest.approx(layers[-1].own_error, rel=0.3)

@@ -16,6 +16,7 @@ from torch.fx.experimental import _config as tracing
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.graph_form import graph_form
+from convattn.deploy.nncf_form import WEIGHTED
 from convattn.deploy.quantize import QuantisedLayer, quantise
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
@@ -55,6 +56,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     halves the weights on disk, the arithmetic stays float32. int8 quantises as `convattn.deploy.quantize` says.
     """
     openvino = require("openvino", "deploy")
+    decoders = require("openvino.frontend.pytorch.fx_decoder", "deploy")
     if request.precision == "int8" and not request.calibration:
         raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
     written, shapes = form(model), dynamic_shapes(request.dynamic)
@@ -64,7 +66,9 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     # is then wrong at other sizes. PyTorch's exporter to ONNX traces in the same way.
     with quiet(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
-        graph = openvino.convert_model(program)
+        decoder = decoders.TorchFXPythonDecoder.from_exported_program(program)
+        graph = openvino.convert_model(decoder)
+    _name_layers(graph, decoder.pt_module.graph)
     graph.input(0).get_tensor().set_names({"images"})
     for name, output in zip(names, graph.outputs, strict=True):
         output.get_tensor().set_names({name})
@@ -79,6 +83,18 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         openvino.save_model(graph, path, compress_to_fp16=request.precision == "fp16")
     except RuntimeError as error:  # a full disk is an error of its streams
         raise OSError(errno.EIO, f"OpenVINO cannot write there ({error})", str(path)) from None
+
+
+def _name_layers(graph: Any, traced: torch.fx.Graph) -> None:
+    """Name the layers with weights after the modules that compute them, numbered where one does so several times."""
+    stacks = {node.name: node.meta.get("nn_module_stack") for node in traced.nodes}
+    modules = {name: next(reversed(stack.values()))[0] for name, stack in stacks.items() if stack}
+    used: Counter[str] = Counter()
+    for node in graph.get_ordered_ops():
+        module = modules.get(node.get_friendly_name().partition("/")[0])
+        if node.get_type_name() in WEIGHTED and module:
+            used[module] += 1
+            node.set_friendly_name(module if used[module] == 1 else f"{module} ({used[module]})")
 
 
 class PlanarNorm(nn.Module):

@@ -18,6 +18,7 @@ __all__ = ["SUFFIX", "archive", "contents", "digest", "one_line", "read_metadata
 
 SUFFIX = ".pt2"
 
+_PART = 2**20  # bytes read at a time
 _ENTRY = "extra/convattn.json"
 _KINDS = {"/models/": "torch_export", "/data/aotinductor/": "aot_inductor"}
 
@@ -76,7 +77,9 @@ def digest(path: Path) -> str:
         for entry in sorted(opened.infolist(), key=lambda entry: entry.filename):
             if not entry.filename.endswith(_ENTRY):
                 total.update(f"{entry.filename}\0{entry.file_size}\0".encode())
-                total.update(opened.read(entry))
+                with opened.open(entry) as content:
+                    while part := content.read(_PART):
+                        total.update(part)
     return total.hexdigest()
 
 
