@@ -41,6 +41,12 @@ def test_one_run():
     assert "batch 1, 32 px, fp32, cpu: preparing smt_nano, fused (2 of 4)" in told
 
 
+def test_what_is_asked_for_twice_is_measured_once():
+    twice = QUICK | dict(image_sizes=(32, 32), batch_sizes=(1, 1), precisions=("fp32", "fp32"))
+    table = convattn.benchmark(["timm:test_resnet"] * 2, runtimes=["eager", "eager"], **twice)
+    assert len(table.rows) == 1
+
+
 def test_the_reference_is_measured_in_what_the_forms_are_compared_with():
     table = convattn.benchmark(["smt_nano"], runtimes=["fused"], **QUICK | dict(reference="timm:test_resnet"))
     assert [(row.model, row.runtime) for row in table.rows] == [
@@ -117,6 +123,8 @@ def test_ctrl_c_between_turns_leaves_the_turns_before(monkeypatch):
         (dict(models=["smt_nono"]), "unknown model 'smt_nono'; nearest: smt_nano"),
         (dict(reference="timm:resnet5"), "unknown timm model 'resnet5'; nearest: resnet50"),
         (dict(models=[]), "nothing to measure: give at least one model"),
+        (dict(models=["runs/mine"]), "runs/mine: models are timed by name"),
+        (dict(models=["mine.onnx"]), "mine.onnx: models are timed by name"),
         (dict(batch_sizes=[0]), "batch 0 and image size 32 must be 1 or more"),
         (dict(threads=0), "threads 0 must be 1 to "),
         (dict(repeats=0), "repeats 0 must be 1 or more"),

@@ -54,6 +54,12 @@ def test_as_markdown():
     assert "per MAC" not in BenchmarkTable(TABLE.rows, {}).to_markdown()
 
 
+def test_small_figures_keep_their_digits():
+    cells = TABLE.cells(row("c", "fused", 16_622_720, 1.234))
+    assert cells[2:5] == ("1.23", "0.23–2.23", "3.23")
+    assert cells[8] == "0.0166"
+
+
 def test_as_data():
     data = json.loads(json.dumps(TABLE.to_dict()))
     first = data["rows"][0]

@@ -135,7 +135,12 @@ def test_it_starts_again_with_a_steady_allocator_if_the_process_is_its_own(monke
             "/dev/null/page.html: could not be written: /dev/null is no",
         ),
         (["smt_nano", "--repeats", "0"], 2, "repeats 0 must be 1 or more"),
-        (["smt_nano", "--growth", "--size", "32,64", "--batch", "1"], 2, "growth needs three sizes or three batches"),
+        (
+            ["smt_nano", "--growth", "--size", "32,64", "--batch", "1"],
+            2,
+            "growth needs three different sizes or batches",
+        ),
+        (["smt_nano", "--growth", "--size", "32,32,32", "--batch", "1"], 2, "growth needs three different sizes"),
         (["smt_nano", "--profile", "--runtime", "onnxruntime"], 2, "--profile watches eager, fused or prepacked"),
         (["smt_nano", "--html", "."], 2, ".: is a folder; name a file"),
         ([], 2, "missing NAME"),

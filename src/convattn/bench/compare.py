@@ -28,9 +28,11 @@ from convattn.bench.runtimes import (
     write_file,
 )
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
+from convattn.deploy.formats import FORMATS
 
 __all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads"]
 
+_FILES = {".safetensors", ".pth", *(format.SUFFIX for format in FORMATS.values())}
 _REST = 0.02  # seconds: the idle threads of other candidates have stopped spinning then
 
 
@@ -132,7 +134,7 @@ def measure_settings(
 ) -> BenchmarkTable:
     """`benchmark` for these settings instead of all combinations."""
     models = list(dict.fromkeys([*models, *([reference] if reference else [])]))
-    runtimes = list(dict.fromkeys(runtimes))
+    runtimes, settings = list(dict.fromkeys(runtimes)), list(dict.fromkeys(settings))
     _check(models, settings, runtimes, threads, repeats, warmup)
     rows: list[BenchmarkRow] = []
     gaps: list[NotMeasured] = []
@@ -191,6 +193,10 @@ def _check(
         raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
     with torch.device("meta"):
         for name in models:
+            if "/" in name or Path(name).suffix in _FILES:
+                raise ValueError(
+                    f"{name}: models are timed by name, with random weights; give the name of the one in it"
+                )
             create_model(name)
 
 

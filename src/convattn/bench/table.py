@@ -88,13 +88,13 @@ class BenchmarkTable:
         return (
             row.model,
             f"{row.runtime} ({row.layout})" if row.runtime == "eager" else row.runtime,
-            f"{time.median_ms:.1f}",
-            f"{time.p10_ms:.1f}–{time.p90_ms:.1f}",
-            f"{time.p95_ms:.1f}",
+            _milliseconds(time.median_ms),
+            f"{_milliseconds(time.p10_ms)}–{_milliseconds(time.p90_ms)}",
+            _milliseconds(time.p95_ms),
             f"{row.images_per_second:.1f}",
             "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}",
             "-" if time.page_faults is None else f"{time.page_faults:.0f}",
-            f"{row.macs / 1e9:.2f}",
+            f"{row.macs / 1e9:.2f}" if row.macs >= 1e9 else f"{row.macs / 1e9:.4f}",
             f"{row.parameters / 1e6:.1f}",
             *over,
             "-" if row.top1 is None else f"{row.top1:.1f}",
@@ -152,6 +152,10 @@ class BenchmarkTable:
                 for gap in self.not_measured
             ],
         }
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
 def _markdown(rows: list[tuple[str, ...]], left: int) -> Iterable[str]:

@@ -142,8 +142,8 @@ def _settings(options: Options) -> list[Setting]:
     for runtime in _words("runtime", options.runtime):
         check_runtime(runtime)
     if options.growth:
-        if max(len(sizes), len(batches)) < 3:
-            raise UsageError("growth needs three sizes or three batches at least; give --size or --batch more values")
+        if max(len(set(sizes)), len(set(batches))) < 3:
+            raise UsageError("growth needs three different sizes or batches; give --size or --batch more values")
         return [
             setting
             for precision in precisions
