@@ -14,7 +14,7 @@ help:
 	@echo "make check     format, lint, types, import arrows, public surface"
 	@echo "make test      the default test suite"
 	@echo "make test-all  the slow tests too"
-	@echo "make bench     the benchmarks"
+	@echo "make bench     the benchmarks; twenty minutes"
 
 setup: $(INSTALLED)
 
