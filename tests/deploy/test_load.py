@@ -1,5 +1,6 @@
 """An exported file is a model like any other, as far as it can be."""
 
+import zipfile
 from copy import deepcopy
 
 import pytest
@@ -173,6 +174,16 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path, suffix):
     (tmp_path / f"model{suffix}").mkdir()
     with pytest.raises(UnreadableFile, match=r"model\.\w+: .*Is a directory"):
         load_exported(tmp_path / f"model{suffix}")
+
+
+def test_a_description_that_would_fill_the_memory_is_refused(tmp_path):
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/models/model.json", "{}")
+        archive.writestr("archive/extra/convattn.json", bytes(2**24 + 1))
+    assert path.stat().st_size < 2**16
+    with pytest.raises(UnreadableFile, match=r"model.pt2: its description is damaged: it has more than 16777216 bytes"):
+        load_exported(path)
 
 
 @pytest.mark.parametrize("suffix", [".pte", ".engine"])

@@ -58,3 +58,18 @@ def test_a_build_without_onednn_is_told(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"no oneDNN.*use the fused model"):
         convattn.prepack(build_toy("smt_nano"), torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("take", [convattn.fuse, lambda model: convattn.prepack(model, torch.randn(1, 8, 9, 9))])
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 1), Linear2d(8, 8)], ids=["convolution", "linear"])
+def test_a_prepacked_model_is_not_taken_further(take, layer):
+    packed = convattn.prepack(nn.Sequential(layer), torch.randn(1, 8, 9, 9))
+    with pytest.raises(ValueError, match=r"a prepacked model runs only.*take the model that it was made from"):
+        take(packed)
+
+
+def test_a_prepacked_model_is_not_exported(tmp_path):
+    packed = convattn.prepack(nn.Sequential(nn.Conv2d(3, 8, 1)), torch.randn(1, 3, 9, 9))
+    with pytest.raises(ValueError, match="a prepacked model runs only"):
+        convattn.export(packed, tmp_path / "packed.pt2", input_size=(9, 9))
+    assert list(tmp_path.iterdir()) == []

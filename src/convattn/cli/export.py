@@ -45,7 +45,7 @@ class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run folder, a model file, or a model's name (`timm:NAME` for timm's)."""
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """File to write; its suffix says the format."""
+    """File to write; its suffix says the format. An older one is replaced once the new one agrees."""
     format: str | None = None
     """Name of the format, where the suffix does not tell."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"

@@ -6,6 +6,7 @@ activation as it writes. It is the last step before running on a CPU; saving and
 """
 
 from copy import deepcopy
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def prepack(model: nn.Module, images: Tensor) -> nn.Module:
 
     Raises:
         RuntimeError: if this build of PyTorch has no oneDNN.
-        ValueError: if a weight is not on the CPU, or neither float32 nor bfloat16.
+        ValueError: if a weight is not on the CPU, or neither float32 nor bfloat16, or the model is prepacked already.
     """
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("this build of PyTorch has no oneDNN, so there is nothing to pack for; use the fused model")
@@ -94,7 +95,16 @@ def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | Non
     return PackedLinear(module, shape[:-1].numel(), *activation)
 
 
-class PackedLinear(nn.Module):
+class _Packed(nn.Module):
+    """What holds a weight that only oneDNN can read."""
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise ValueError(
+            "a prepacked model runs only; to copy, fuse, prepack or export, take the model that it was made from"
+        )
+
+
+class PackedLinear(_Packed):
     """activation(x Wᵀ + b) over the last dimension, by oneDNN with the weight reordered once for this many rows."""
 
     def __init__(self, linear: nn.Linear, rows: int, activation: str = "none", algorithm: str | None = None):
@@ -120,7 +130,7 @@ class PackedLinear2d(PackedLinear):
         return super().forward(self.rows(x)).permute(0, 3, 1, 2)
 
 
-class PackedConv2d(nn.Module):
+class PackedConv2d(_Packed):
     """activation(convolution), by oneDNN with the weight reordered once."""
 
     def __init__(self, conv: nn.Conv2d, shape: torch.Size, activation: str = "none", algorithm: str | None = None):

@@ -18,6 +18,7 @@ __all__ = ["SUFFIX", "archive", "contents", "digest", "one_line", "read_metadata
 
 SUFFIX = ".pt2"
 
+_LONGEST = 2**24  # bytes of a description: a compressed entry can grow to fill the memory
 _PART = 2**20  # bytes read at a time
 _ENTRY = "extra/convattn.json"
 _KINDS = {"/models/": "torch_export", "/data/aotinductor/": "aot_inductor"}
@@ -67,7 +68,11 @@ def read_metadata(path: Path) -> str | None:
     """What stands among the archive's extra files; None if there is nothing of ours."""
     with archive(path) as opened:
         entry = next((name for name in opened.namelist() if name.endswith(_ENTRY)), None)
-        return None if entry is None else opened.read(entry).decode(errors="replace")
+        if entry is None:
+            return None
+        if opened.getinfo(entry).file_size > _LONGEST:
+            raise UnreadableFile(f"{path}: its description is damaged: it has more than {_LONGEST} bytes")
+        return opened.read(entry).decode(errors="replace")
 
 
 def digest(path: Path) -> str:
