@@ -18,8 +18,8 @@ def test_every_form_gives_the_models_numbers(name, tmp_path):
     torch.manual_seed(0)
     model = lively(convattn.create_model(name)).eval()
     images = torch.randn(2, 3, 64, 96)
-    with torch.inference_mode():
-        compiled = relative_error(torch.compile(model, fullgraph=True, backend="eager")(images), model(images))
+    # With gradients: without them linear layers take another kernel than a graph.
+    compiled = relative_error(torch.compile(model, fullgraph=True, backend="eager")(images), model(images))
     exported = [
         convattn.export(model, tmp_path / f"model{suffix}", input_size=(64, 96), tolerance=TOLERANCE).max_relative_error
         for suffix in (".pt2", ".onnx")
