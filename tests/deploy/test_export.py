@@ -381,6 +381,16 @@ def test_a_format_may_write_two_files(tmp_path, monkeypatch):
     assert names(tmp_path) == ["m.bin", "m.pt2"]  # what opening left behind is gone
 
 
+def test_a_folder_in_the_place_of_a_second_file_stays(tmp_path, monkeypatch):
+    with_companion(monkeypatch, as_folder=False)
+    (tmp_path / "m.bin").mkdir()
+    (tmp_path / "m.bin" / "photo").write_bytes(b"dear")
+    with pytest.raises(OSError, match=r"m\.bin is a folder"):
+        convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))
+    assert names(tmp_path) == ["m.bin"]
+    assert (tmp_path / "m.bin" / "photo").read_bytes() == b"dear"
+
+
 def test_a_format_may_be_a_folder_which_takes_the_place_of_an_older_one(tmp_path, monkeypatch):
     with_companion(monkeypatch, as_folder=True)
     first = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16))

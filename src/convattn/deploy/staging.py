@@ -61,6 +61,8 @@ def move_in(folder: Path, names: list[str], path: Path) -> None:
     try:
         for name in sorted(names, key=lambda name: name == path.name):
             target = path.with_name(name)
+            if target.is_dir() and not (folder / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
             moved.append(target)
             if target.is_dir():
                 os.rename(target, older / name)
