@@ -89,7 +89,7 @@ def test_ctrl_c_shows_and_writes_what_there_is(monkeypatch, capsys, tmp_path):
     assert main(["bench", "smt_nano", "--runtime", "fused", "--profile", "--html", str(page)]) == 130
     printed = capsys.readouterr()
     assert "smt_nano" in printed.out and "20.0" in printed.out
-    assert printed.err.endswith("convattn bench: interrupted; 1 rows were measured until then\n")
+    assert printed.err.endswith("convattn bench: interrupted; rows measured until then: 1\n")
     assert "Interrupted: what was measured until then." in Page(page.read_text()).words
 
 

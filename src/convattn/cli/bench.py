@@ -105,7 +105,7 @@ def command(args: list[str]) -> int:
     else:
         _show(table, _more_tables(growths, profiles))
     if interrupted:
-        raise KeyboardInterrupt(f"interrupted; {len(table.rows)} rows were measured until then")
+        raise KeyboardInterrupt(f"interrupted; rows measured until then: {len(table.rows)}")
     return 0 if table.rows else 1
 
 
