@@ -196,6 +196,7 @@ def test_an_onnx_report_has_the_opset(tmp_path):
         ("model.pt2", {"tolerance": float("nan")}, "tolerance nan must be above 0"),
         ("model.pt2", {"input_size": (2, 32)}, "2 x 32 pixels is too small"),
         ("model.pt2", {"input_size": (0, 32)}, "input_size 0 x 32 must be at least 1 x 1"),
+        ("model.pt2", {"input_size": 32}, r"input_size 32 must be \(height, width\)"),
         (
             "model.pt2",
             {"calibration": "photos"},
@@ -236,7 +237,9 @@ def test_what_a_format_cannot_do_is_refused_with_what_can(monkeypatch):
         resolve(path, precision="fp16", dynamic="batch")
     with pytest.raises(ValueError, match="stiff cannot be in fp32, only in fp16, int8; fp32 can be had in onnx,"):
         resolve(path)
-    with pytest.raises(ValueError, match="int8 needs calibration: a folder of images like those to come"):
+    with pytest.raises(
+        ValueError, match="int8 needs images like those to come: --calibration DIR, in Python calibration=DIR"
+    ):
         resolve(path, precision="int8")
     found = resolve(path, precision="int8", has_calibration=True)
     assert (found.format, found.dynamic, found.tolerance) == ("stiff", "none", TOLERANCES["int8"])
@@ -432,7 +435,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path):
     steps = []
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match=r"could not be written: (Not a directory|File exists)"):
+    with pytest.raises(OSError, match="could not be written: .*file is no folder"):
         convattn.export(tiny(), tmp_path / "file" / "m.pt2", input_size=(16, 16), on_step=steps.append)
     with pytest.raises(OSError, match=r"could not be written: No such file or directory: '/proc/nothing/m\.pt2'"):
         convattn.export(tiny(), "/proc/nothing/m.pt2", input_size=(16, 16), on_step=steps.append)

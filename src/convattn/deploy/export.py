@@ -132,12 +132,16 @@ def resolve(
         others = [name for name, other in FORMATS.items() if precision in other.PRECISIONS]
         elsewhere = f"; {precision} can be had in {', '.join(others)}" if others else ""
         raise ValueError(f"{format} cannot be in {precision}, only in {', '.join(runtime.PRECISIONS)}{elsewhere}")
+    if isinstance(input_size, int) or (input_size is not None and len(input_size) != 2):
+        raise ValueError(f"input_size {input_size} must be (height, width)")
     if input_size is not None and min(input_size) < 1:
         raise ValueError(f"input_size {times(input_size)} must be at least 1 x 1")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance {tolerance} must be above 0")
     if precision == "int8" and not has_calibration:
-        raise ValueError("int8 needs calibration: a folder of images like those to come, or such images as tensors")
+        raise ValueError(
+            "int8 needs images like those to come: --calibration DIR, in Python calibration=DIR or tensors"
+        )
     if precision != "int8" and has_calibration:
         raise ValueError(f"calibration has no effect in {precision}; leave it out, or choose precision int8")
     limits = TOLERANCES[precision] if tolerance is None else Tolerance(tolerance)
