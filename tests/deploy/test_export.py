@@ -435,7 +435,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path):
     steps = []
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="could not be written: .*file is no folder"):
+    with pytest.raises(OSError, match=r"could not be written: .*file is no folder"):
         convattn.export(tiny(), tmp_path / "file" / "m.pt2", input_size=(16, 16), on_step=steps.append)
     with pytest.raises(OSError, match=r"could not be written: No such file or directory: '/proc/nothing/m\.pt2'"):
         convattn.export(tiny(), "/proc/nothing/m.pt2", input_size=(16, 16), on_step=steps.append)
