@@ -353,6 +353,7 @@ except OSError as error:
     print(error)
 """
     done = ForkedProgram(code).join()
+    assert done.returncode == 0, done.stderr
     assert "model.safetensors could not be written: File too large" in done.stdout
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_00001_image_000000000"]
     assert load_newest_checkpoint(folder)[0].state["counters"]["step"] == 6

@@ -104,5 +104,6 @@ except OutOfMemory as error:
     print(error)
 """
     done = ForkedProgram(code).join()
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("out of memory with data.batch_size 32 on cpu; "), done
     assert " fits: --data.batch-size " in done.stdout
