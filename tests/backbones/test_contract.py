@@ -514,3 +514,5 @@ def test_fused_form_agrees_and_leaves_the_original_alone(name):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    with torch.no_grad(), torch.autocast("cpu"):
+        assert relative_error(fused.float()(images.float()), model.float()(images.float())) < 0.15

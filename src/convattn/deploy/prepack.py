@@ -114,6 +114,7 @@ class PackedLinear(_Packed):
         self.activation, self.algorithm = activation, algorithm
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # what lies in front may have computed in another type, under autocast
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], self.algorithm)
 
 
@@ -144,6 +145,7 @@ class PackedConv2d(_Packed):
         self.activation, self.algorithm = activation, algorithm
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
         return torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, self.activation, [], self.algorithm
         )

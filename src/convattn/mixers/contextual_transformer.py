@@ -179,7 +179,7 @@ class FusedCoTAttention(nn.Module):
         embedded, value = self.input_proj(x).unflatten(1, (self.groups, -1)).tensor_split([self.hidden], 2)
         hidden = (embedded.flatten(1, 2) + self.key_proj(key)).relu_()
         y = self.aggregation(value.flatten(1, 2), self._normalise(self.weights(hidden)))
-        y = F.silu(y + self.shift, inplace=True)
+        y = F.silu((y + self.shift).to(key.dtype), inplace=True)  # under autocast the shift is wider
         if self.fusion == "dynamic":
             return y
         if self.fusion == "sum":
