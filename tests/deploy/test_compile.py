@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from convattn.deploy.compile import compiled
 from convattn.ops.linear import Linear2d
+from in_threads import worst_in_threads
 from toys import relative_error
 
 
@@ -25,6 +26,7 @@ def test_layers_over_maps_run_with_packed_weights_and_give_the_same_numbers():
     assert calls["mkldnn::_convolution_pointwise"] == 3
     assert not calls["aten::convolution"] + calls["aten::addmm"] + calls["mkl::_mkl_linear"] + calls["aten::relu"]
     assert isinstance(model[2], Linear2d)
+    assert worst_in_threads(run, [torch.randn(2, 3, 9, 8) for _ in range(4)]) < 1e-5
 
 
 def test_later_changes_of_the_model_do_not_reach_it():

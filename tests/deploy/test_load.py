@@ -15,6 +15,7 @@ from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import describe, seal
 from convattn.deploy.runtimes.runtime import UnreadableFile
 from convattn.training.loop import train
+from in_threads import worst_in_threads
 from tiny_exports import SIZE, tiny_net, write, write_sealed
 from tiny_runs import tiny_config, write_pictures
 from toys import build_toy, relative_error
@@ -66,15 +67,29 @@ def test_it_is_fed_and_read_like_the_model_it_was_made_from(model):
     assert class_names(model) == ["ant", "bee", "cat"]
 
 
+@pytest.fixture(scope="module", params=["onnx", "openvino", "torch_export"])
+def of_one_batch_size(folder, request):
+    return load_exported(write_sealed(folder, request.param, "none"))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
-@pytest.mark.parametrize("name", ["onnx", "openvino", "torch_export"])
-def test_a_file_of_one_batch_size_takes_any_number_of_images(folder, name, count):
-    path = folder / f"{name}_none_fp32_2{FORMATS[name].SUFFIX}"
-    loaded = load_exported(path if path.exists() else write_sealed(folder, name, "none"))
+def test_a_file_of_one_batch_size_takes_any_number_of_images(of_one_batch_size, count):
     images = torch.randn(count, *SIZE)
-    output = loaded(images)
+    output = of_one_batch_size(images)
     assert output.shape == (count, 3)
     assert relative_error(output, tiny_net()(images)) < 1e-5
+
+
+def test_four_threads_get_what_one_gets(of_one_batch_size):
+    assert worst_in_threads(of_one_batch_size, [torch.randn(3, *SIZE) for _ in range(4)]) < 1e-5
+
+
+def test_autocast_does_not_reach_into_a_file(of_one_batch_size):
+    images = torch.randn(2, *SIZE)
+    with torch.no_grad(), torch.autocast("cpu"):
+        got = of_one_batch_size(images)
+    assert got.dtype is torch.float32
+    assert relative_error(got, tiny_net()(images)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from convattn.deploy.gate import as_list
 from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request, UnreadableFile
 from convattn.mixers.efficient_attention import EfficientAttention
+from in_threads import worst_in_threads
 from toys import build_toy, lively, relative_error, toy_images
 
 pytest.importorskip("openvino", reason="needs the extra deploy")
@@ -44,6 +45,11 @@ def copy(tmp_path, file):
     for source in (file, file.with_suffix(".bin")):
         (tmp_path / source.name).write_bytes(source.read_bytes())
     return tmp_path / file.name
+
+
+def test_four_threads_get_what_one_gets(file):
+    run = openvino.open_file(file)
+    assert worst_in_threads(lambda images: run(images)[0], [torch.randn(2, 3, 8, 8) for _ in range(4)]) < 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -12,6 +12,7 @@ from convattn.deploy.formats import FORMATS, format_of
 from convattn.deploy.runtimes import aot_inductor, onnx, torch_export
 from convattn.deploy.runtimes.pt2_archive import contents
 from convattn.deploy.runtimes.runtime import CannotRunHere, Request, UnreadableFile
+from in_threads import worst_in_threads
 from tiny_exports import SIZE, tiny_net, write
 from toys import build_toy, relative_error, toy_images
 
@@ -41,6 +42,12 @@ def test_a_file_gives_the_models_numbers_for_any_batch(files, name):
         images = torch.randn(batch, *SIZE)
         (output,) = run(images)
         assert relative_error(output, tiny_net()(images)) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_four_threads_get_what_one_gets(files, name):
+    run = FORMATS[name].open_file(files[name])
+    assert worst_in_threads(lambda images: run(images)[0], [torch.randn(2, *SIZE) for _ in range(4)]) < 1e-5
 
 
 def test_a_bf16_program_rounds_what_it_computes_and_takes_half_the_room(files, tmp_path):

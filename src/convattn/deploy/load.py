@@ -56,6 +56,7 @@ class ExportedModel(nn.Module):
     """An exported file as a model: it runs, and has no weights to train, copy or export again.
 
     A file that takes one batch size only is given its batches: more images in several, fewer with black ones behind.
+    Several threads may call it at once.
 
     Args:
         path: the file.
@@ -82,7 +83,8 @@ class ExportedModel(nn.Module):
         given = images.detach().to("cpu", torch.float32).contiguous()
         batch = None if self.metadata is None else self.metadata.batch
         try:
-            outputs = self._run(given) if batch is None else _in_batches(self._run, given, batch)
+            with torch.autocast("cpu", enabled=False):  # a file computes in the precision that it was written in
+                outputs = self._run(given) if batch is None else _in_batches(self._run, given, batch)
         except Exception as error:  # the runtimes have nothing in common here
             raise ValueError(
                 f"{self.path}: does not run on images of shape {tuple(images.shape)} ({' '.join(str(error).split())})"

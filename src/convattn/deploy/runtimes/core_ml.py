@@ -7,6 +7,7 @@ goes through, with the shapes of the outputs.
 
 import hashlib
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,11 @@ def open_file(path: Path) -> Run:
         raise CannotRunHere(f"{path} runs on macOS and iOS only; here it was converted, and its numbers are unchecked")
     package = _coremltools().models.MLModel(str(path))
     names = [output.name for output in package.get_spec().description.output]
+    one_at_a_time = threading.Lock()  # Apple: an `MLModel` is used by one thread at a time
 
     def run(images: Tensor) -> list[Tensor]:
-        outputs = package.predict({"images": images.numpy()})
+        with one_at_a_time:
+            outputs = package.predict({"images": images.numpy()})
         return [torch.from_numpy(outputs[name]).float() for name in names]
 
     return run

@@ -7,6 +7,7 @@ portable kernels has a fixed size in ExecuTorch 1.5, and other inputs fail.
 
 import re
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,11 @@ def open_file(path: Path) -> Run:
     except (RuntimeError, ValueError) as error:
         raise UnreadableFile(f"{path}: is no ExecuTorch program, or damaged or cut short ({error})") from None
 
+    one_at_a_time = threading.Lock()  # the method writes each run's outputs into the same memory
+
     def run(images: Tensor) -> list[Tensor]:
-        return [output.clone() for output in method.execute([images.contiguous()])]
+        with one_at_a_time:
+            return [output.clone() for output in method.execute([images.contiguous()])]
 
     return run
 

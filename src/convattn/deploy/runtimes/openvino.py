@@ -127,18 +127,25 @@ def _with_planar_norms(model: nn.Module) -> nn.Module:
 def open_file(path: Path) -> Run:
     """The model on the CPU in the precision it was written in, with as many threads as PyTorch uses.
 
+    Several threads may call it at once: each run has an infer request to itself.
+
     Raises:
         CannotRunHere: for a bf16 file on a processor without bf16.
         UnreadableFile: if it is missing or damaged, or the weights beside it are missing or shorter than it says.
     """
     openvino, compiled = require("openvino", "deploy"), _compiled(path)
-    request = compiled.create_infer_request()
+    idle: list[Any] = []  # requests of runs that have ended; one that two threads shared would mix their images
     expected = compiled.input(0).partial_shape
 
     def run(images: Tensor) -> list[Tensor]:
         if not expected.compatible(openvino.PartialShape(list(images.shape))):
             raise ValueError(f"images of shape {tuple(images.shape)} given; the file takes {expected}")
-        outputs = request.infer([images.contiguous().numpy()], share_inputs=True)
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        outputs = request.infer([images.contiguous().numpy()], share_inputs=True)  # copies of what it has written
+        idle.append(request)
         return [torch.from_numpy(outputs[index]) for index in range(len(outputs))]
 
     return run

@@ -7,6 +7,7 @@ of TensorRT and the kind of GPU that built it.
 
 import json
 import tempfile
+import threading
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -92,12 +93,13 @@ def write_onnx(model: nn.Module, request: Request, path: Path) -> None:
 
 def open_file(path: Path) -> Run:
     """The engine on the current GPU; images and outputs are copied to and from it."""
-    loaded = _Engine(path)
+    loaded, one_at_a_time = _Engine(path), threading.Lock()  # its bindings belong to a single run
 
     def run(images: Tensor) -> list[Tensor]:
-        outputs = loaded.bind(images.to("cuda"))
-        loaded.start()
-        return [output.float().cpu() for output in outputs]  # waits for the stream
+        with one_at_a_time:
+            outputs = loaded.bind(images.to("cuda"))
+            loaded.start()
+            return [output.float().cpu() for output in outputs]  # waits for the stream
 
     return run
 
