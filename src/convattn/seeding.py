@@ -1,12 +1,21 @@
 """The random states that training draws from: Python's, numpy's, torch's on the CPU and on each GPU."""
 
+import hashlib
 import random
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["random_state", "restore_random_state", "seed_everything"]
+__all__ = ["derived_seed", "random_state", "restore_random_state", "seed_everything"]
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed of 63 bits from a seed and what it is for.
+
+    By a hash: sums would let one run's seed, epoch or process meet those of another, `0 + 1` those of `1 + 0`.
+    """
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 def seed_everything(seed: int) -> None:
@@ -40,5 +49,5 @@ def restore_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for gpu, value in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):  # there may be fewer now
+        torch.cuda.set_rng_state(value, gpu)

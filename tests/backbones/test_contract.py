@@ -199,7 +199,7 @@ def test_gradients_reach_every_parameter_and_the_image(name):
 
 
 @every_model
-def test_gradient_checkpointing_gives_the_same_gradients(name):
+def test_gradient_checkpointing_gives_the_same_gradients_and_batch_statistics(name):
     plain = build_toy(name).double().train()
     recomputed = copy.deepcopy(plain)
     recomputed.set_grad_checkpointing()
@@ -215,6 +215,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
     wanted = dict(plain.named_parameters())
     for key, parameter in recomputed.named_parameters():
         assert torch.allclose(parameter.grad, wanted[key].grad, rtol=1e-9, atol=1e-12), key
+    measured = dict(plain.named_buffers())
+    assert all(torch.equal(buffer, measured[key]) for key, buffer in recomputed.named_buffers())
 
 
 @every_model

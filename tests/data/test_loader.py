@@ -8,6 +8,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
+from convattn.data.workers import worker_options
+from convattn.seeding import derived_seed
 
 
 class Numbers:
@@ -53,6 +55,40 @@ def test_what_is_random_depends_on_seed_epoch_and_index_alone(workers):
                 assert torch.equal(image, alone.__getitems__([(epoch, 0, int(path[:-4]))])[0].image)
     assert paths(first) != paths(second)
     assert sorted(path for batch in second for path in batch.paths) == sorted(Numbers().paths)
+
+
+def test_neighbouring_seeds_and_epochs_share_no_order():
+    # Sums would: seed 0 in epoch 1 is then seed 1 in epoch 0.
+    orders = [
+        tuple(path for batch in training_loader(Numbers(), noisy, 4, seed=seed).batches(epoch) for path in batch.paths)
+        for seed in range(4)
+        for epoch in range(4)
+    ]
+    assert len(set(orders)) == 16
+
+
+def test_a_derived_seed_depends_on_every_part_and_its_place():
+    parts = [(0, 1), (1, 0), ("order", 0, 1), ("noise", 0, 1), ("order", 1, 0), (10, 1), (1, 1), (0,)]
+    seeds = {derived_seed(*part) for part in parts}
+    assert len(seeds) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed("order", 0, 1) == 8556750900509299915  # the same in every process and version
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cuda", True), ("cpu", False)])
+def test_batches_are_pinned_where_the_device_asks_for_it(monkeypatch, device, pins):
+    assert worker_options(0, device)["pin_memory"] is pins
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(tuple(self.shape)) or self)
+    (batch,) = evaluation_loader(Samples(Numbers(3, broken=(1,)), pil_to_tensor), 3)
+    again = batch.pin_memory()
+    assert pinned == [(2, 1, 1, 1), (2,)]
+    assert (again.paths, again.unreadable) == (batch.paths, batch.unreadable)
+    for loader in (
+        training_loader(Numbers(), pil_to_tensor, 4, device=device)._loader,
+        evaluation_loader(Samples(Numbers(), pil_to_tensor), 4, device=device),
+    ):
+        assert loader.pin_memory is pins
 
 
 def test_loading_leaves_the_random_states_of_the_process_alone():

@@ -1,10 +1,14 @@
 """Batch statistics over two processes are those of the joined batch."""
 
+import copy
+
 import pytest
+import timm.layers
 import torch
+from timm.models import checkpoint_seq
 from torch import nn
 
-from convattn.training.batch_norm import AllReduceBatchNorm2d, synchronised
+from convattn.training.batch_norm import AllReduceBatchNorm2d, measure_once, synchronised
 from convattn.training.config import ConfigError
 from forked_runs import ForkedProgram
 
@@ -134,3 +138,48 @@ def test_names_and_weights_stay():
     assert isinstance(after[1], AllReduceBatchNorm2d)
     assert list(after.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in after.state_dict().items())
+
+
+class Foreign(nn.Module):
+    """Somebody's network, which recomputes a part of itself as timm's do, in either of torch's ways."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.use_reentrant = use_reentrant
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.blocks = nn.Sequential(
+            nn.Sequential(nn.BatchNorm2d(4, momentum=None), nn.Conv2d(4, 4, 1)),
+            nn.Sequential(timm.layers.BatchNormAct2d(4), nn.Conv2d(4, 4, 1)),
+            nn.Sequential(nn.InstanceNorm2d(4, track_running_stats=True), nn.Conv2d(4, 4, 1)),
+            nn.Sequential(timm.layers.EvoNorm2dB0(4), nn.Conv2d(4, 4, 1)),
+        )
+        self.is_saving = False
+
+    def set_grad_checkpointing(self, enable=True):
+        self.is_saving = enable
+
+    def forward(self, x):
+        x = self.stem(x)
+        return checkpoint_seq(self.blocks, x, use_reentrant=self.use_reentrant) if self.is_saving else self.blocks(x)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_any_norm_of_any_network_measures_once(use_reentrant):
+    plain = Foreign(use_reentrant)
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    twice = copy.deepcopy(saving)
+    measure_once(saving)
+    saving = copy.deepcopy(saving)  # as the moving average is made
+    for _ in range(2):
+        images = torch.randn(2, 3, 5, 5)
+        for model in (plain, saving, twice):
+            model(images).square().sum().backward()
+    found, doubled = dict(saving.named_buffers()), dict(twice.named_buffers())
+    assert len(found) == 10
+    for name, value in plain.named_buffers():
+        assert torch.equal(found[name], value), name
+    moved = {name for name, value in plain.named_buffers() if not torch.equal(doubled[name], value)}
+    assert moved >= {f"blocks.{index}.0.running_var" for index in (1, 2, 3)}  # without it
+    for (name, wanted), got in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert torch.equal(wanted.grad, got.grad), name

@@ -11,7 +11,9 @@ from rich.console import Console
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config import ConfigError
 from convattn.training.loop import Interrupted, train
+from convattn.training.processes import Processes
 from convattn.training.progress import TrainingDisplay
+from convattn.training.run import Run
 from convattn.weights.read import CheckpointError
 from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
 
@@ -100,6 +102,28 @@ def test_resume_refuses_another_run(pictures, tmp_path):
         train(tiny_config(pictures, folder, schedule=dict(epochs=5)), resume=True, console=quiet())
     with pytest.raises(ConfigError, match=r"nothing: no run to resume here; it holds no config.json"):
         train(tiny_config(pictures, tmp_path / "nothing"), resume=True, console=quiet())
+
+
+def test_an_epoch_is_not_taken_up_in_another_order(pictures, tmp_path, monkeypatch):
+    # Checkpoints of earlier versions do not say which order they go by.
+    config = tiny_config(pictures, tmp_path)
+    run, again = (Run(config, tmp_path, Processes(config.loop)) for _ in range(2))
+    run.counters.updates = 2
+    with monkeypatch.context() as patch:
+        patch.setattr("convattn.training.run._ORDER", None)
+        run.save()
+    with pytest.raises(ConfigError, match=r"image_000000008: an earlier version of convattn stopped within this epoch"):
+        again.restore(print)
+    run.counters.epoch, run.counters.updates = 1, 0
+    with monkeypatch.context() as patch:
+        patch.setattr("convattn.training.run._ORDER", None)
+        run.save()
+    notes = []
+    again.restore(notes.append)
+    assert again.counters.epoch == 1
+    assert notes == [
+        "begun by an earlier version of convattn: from here on the images come in another order than there"
+    ]
 
 
 def test_resume_refuses_other_data(tmp_path):

@@ -109,6 +109,9 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
             dim = round_channels(_GROUPS[number - 1][3], multiplier=cfg.channel_multiplier)
             group.append(cfg.build_gate(dim))
 
+    def _sequences(self) -> list[nn.Sequential]:
+        return [*self.blocks]
+
 
 register_family(
     __name__,

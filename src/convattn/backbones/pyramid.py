@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from timm.layers import ClassifierHead
-from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from convattn.backbones.recompute import recompute
 
 __all__ = ["Pyramid", "Stage"]
 
@@ -35,7 +36,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing and self.training else self.blocks(x)
+        x = recompute(self.blocks, x) if self.grad_checkpointing and self.training else self.blocks(x)
         return self.norm(x)
 
 
@@ -55,6 +56,7 @@ class Pyramid(nn.Module):
     """
 
     family: ClassVar[str | None] = None  # names the map to the authors' checkpoint, where there is one
+    measures_once: ClassVar[bool] = True  # batch norms, under gradient checkpointing too
     min_input_size: ClassVar[int] = 1  # shortest side that the arithmetic allows
 
     def __init__(

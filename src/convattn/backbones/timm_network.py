@@ -8,9 +8,10 @@ A family that is a timm network with other blocks inherits from `TimmNetwork` fi
 from typing import Any
 
 from timm.models._features import feature_take_indices
-from torch import Tensor
+from torch import Tensor, nn
 
 from convattn.backbones.pyramid import check_images
+from convattn.backbones.recompute import Recomputed
 
 __all__ = ["TimmNetwork"]
 
@@ -18,6 +19,7 @@ __all__ = ["TimmNetwork"]
 class TimmNetwork:
     """Mixed into a subclass of a timm network in front of it; see `Pyramid` for what the methods promise."""
 
+    measures_once = True  # batch norms, under gradient checkpointing too
     min_input_size = 1  # pixels of the shortest side
     hidden_levels = 0  # timm's levels in front of the first of `feature_info`: two of one stride would be ambiguous
 
@@ -63,6 +65,18 @@ class TimmNetwork:
         if max(wanted) < len(self.feature_info) - 1:
             self.num_features = self.head_hidden_size = self.feature_info[max(wanted)]["num_chs"]
         return wanted
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block in backward instead of keeping its activations.
+
+        timm's own way to do so would let batch norms measure each batch twice.
+        """
+        for stage in self._sequences():
+            stage.__class__ = Recomputed if enable else nn.Sequential
+
+    def _sequences(self) -> list[nn.Sequential]:
+        """What holds the blocks."""
+        return [self.get_submodule(f"layer{number}") for number in (1, 2, 3, 4)]  # type: ignore[attr-defined]
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters with two or more dimensions that must not decay: none."""

@@ -126,7 +126,8 @@ class Classification:
         if self.mixing is not None and self.mixing.mixup_enabled:
             images, shares = self.mixing(batch.images.clone(), labels)
         else:
-            images, shares = batch.images, F.one_hot(labels, self._columns).float()
+            images = batch.images
+            shares = torch.zeros(len(labels), self._columns, device=labels.device).scatter_(1, labels[:, None], 1.0)
         return images, shares[:, : self.num_classes]
 
     def _label_losses(self, logits: Tensor, targets: Tensor) -> Tensor:

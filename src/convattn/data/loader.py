@@ -1,6 +1,5 @@
 """Batches of labelled images, from any data set, with the place in the epoch kept for resuming."""
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from convattn.data.dataset import ImageDataset
 from convattn.data.images import ImageError
 from convattn.data.transforms import Transform
 from convattn.data.workers import worker_options
-from convattn.seeding import random_state, restore_random_state
+from convattn.seeding import derived_seed, random_state, restore_random_state
 
 __all__ = ["Batch", "Key", "Sample", "Samples", "SeededSamples", "TrainingLoader", "collate", "evaluation_loader"]
 
@@ -34,6 +33,10 @@ class Batch:
         """The same batch on another device, its images in `memory_format`."""
         images = self.images.to(device, memory_format=memory_format, non_blocking=True)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from which a GPU copies while others work; PyTorch's loader asks."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -103,12 +106,10 @@ class SeededSamples(Samples):
             restore_random_state(before)
 
     def _seeded_sample(self, key: Key) -> Sample:
-        # Mixed by a hash, so that neighbouring epochs and indices share nothing; numpy's SeedSequence takes 30 µs.
-        digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
-        first, second = int.from_bytes(digest[:4]), int.from_bytes(digest[4:])
-        random.seed(first)
-        np.random.seed(first)
-        torch.default_generator.manual_seed(second)
+        seed = derived_seed(self.seed, *key)  # numpy's SeedSequence takes 30 µs
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
         return self[key[-1]]
 
 
@@ -128,6 +129,7 @@ class TrainingLoader:
             arXiv 1901.09335); the epoch has as many images as without, so fewer different ones.
         rank: this process's number among those that train together.
         replicas: how many they are.
+        device: where the batches will go.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class TrainingLoader:
         repeats: int = 1,
         rank: int = 0,
         replicas: int = 1,
+        device: torch.device | str = "cpu",
     ):
         self.images = len(samples)
         self._order = _EpochOrder(self.images, batch_size, seed, repeats, rank, replicas)
@@ -148,7 +151,7 @@ class TrainingLoader:
             batch_sampler=self._order,
             collate_fn=partial(collate, fill=True),
             persistent_workers=workers > 0,
-            **worker_options(workers),
+            **worker_options(workers, device),
         )
 
     def __len__(self) -> int:
@@ -170,14 +173,22 @@ class _EpochOrder:
         self.epoch = self.skip = 0
 
     def __iter__(self) -> Iterator[list[Key]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(derived_seed("order", self.seed, self.epoch))
         order = torch.randperm(self.images, generator=generator)
         for start in range(self.skip * self.span, self.images - self.span + 1, self.span):
             places = range(start + self.rank, start + self.span, self.replicas)
             yield [(self.epoch, at % self.repeats, int(order[at // self.repeats])) for at in places]
 
 
-def evaluation_loader(samples: Samples, batch_size: int, *, workers: int = 0, rank: int = 0, replicas: int = 1) -> Any:
+def evaluation_loader(
+    samples: Samples,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    rank: int = 0,
+    replicas: int = 1,
+    device: torch.device | str = "cpu",
+) -> Any:
     """Every image once, in order; of several processes each takes every `replicas`-th, beginning at its rank.
 
     Unreadable images are left out and named in their batch.
@@ -187,7 +198,7 @@ def evaluation_loader(samples: Samples, batch_size: int, *, workers: int = 0, ra
         batch_size,
         sampler=range(rank, len(samples), replicas),
         collate_fn=partial(collate, fill=False),
-        **worker_options(workers),
+        **worker_options(workers, device),
     )
 
 

@@ -48,6 +48,7 @@ class StreamLoader:
         seed: of the order and the transform.
         rank: this process's number among those that train together.
         replicas: how many they are.
+        device: where the batches will go.
 
     Raises:
         DataError: if `images` is missing or fills no batch, or there are fewer shards than processes that read them.
@@ -66,6 +67,7 @@ class StreamLoader:
         seed: int = 0,
         rank: int = 0,
         replicas: int = 1,
+        device: torch.device | str = "cpu",
     ):
         shards = require("webdataset.shardlists", "train").expand_urls(source)
         readers = max(workers, 1) * replicas
@@ -80,7 +82,7 @@ class StreamLoader:
             )
         self.images = images
         self._length = images // (batch_size * replicas)
-        self._workers = workers
+        self._options = worker_options(workers, device)
         self._reader = _Reader(shards, tuple(classes), transform, batch_size, seed, rank, replicas)
 
     def __len__(self) -> int:
@@ -89,7 +91,7 @@ class StreamLoader:
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, without the first `skip`."""
         lanes = _Lanes(self._reader, epoch, skip, self._length)
-        return iter(torch.utils.data.DataLoader(lanes, batch_size=None, **worker_options(self._workers)))
+        return iter(torch.utils.data.DataLoader(lanes, batch_size=None, **self._options))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 __all__ = ["worker_options"]
 
 
-def worker_options(workers: int) -> dict[str, Any]:
-    """Keywords of `torch.utils.data.DataLoader` for so many worker processes; 0 loads in this one."""
+def worker_options(workers: int, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Keywords of `torch.utils.data.DataLoader` for so many worker processes (0 loads in this one) and a device."""
     return {
         "num_workers": workers,
         "worker_init_fn": _leave_signals_to_the_main_process,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": torch.device(device).type == "cuda",
         # One of its own: starting an iterator draws from it, and must not disturb the state that training goes by.
         "generator": torch.Generator(),
     }

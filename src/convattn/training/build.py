@@ -73,6 +73,7 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
         workers=config.data.workers,
         rank=processes.rank,
         replicas=processes.count,
+        device=processes.device,
     )
     labels = None if train is None else train.labels
     height, width = model.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
@@ -106,7 +107,9 @@ def _training_loader(
     config: RunConfig, train: ImageDataset | None, transform: Transform, processes: Processes, classes: Sequence[str]
 ) -> TrainingLoader | StreamLoader:
     data, count = config.data, processes.count
-    share = dict(workers=data.workers, seed=config.loop.seed, rank=processes.rank, replicas=count)
+    share: dict[str, Any] = dict(
+        workers=data.workers, seed=config.loop.seed, rank=processes.rank, replicas=count, device=processes.device
+    )
     if train is None:
         return StreamLoader(data.source, transform, classes, data.batch_size, images=data.epoch_images, **share)
     if data.epoch_images is not None:
@@ -281,7 +284,10 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         load_official(model, select_head_rows(state, rows, cfg["classifier"]))
     if config.grad_checkpointing:
-        model.set_grad_checkpointing()  # type: ignore[operator]
+        try:
+            model.set_grad_checkpointing()  # type: ignore[operator]
+        except (AssertionError, AttributeError):  # how timm's models say so
+            raise ConfigError(f"model.grad_checkpointing: {config.name} does not offer it; leave it out") from None
     return model
 
 

@@ -62,9 +62,13 @@ class Processes:
         """Each value summed over the processes."""
         if self.count == 1:
             return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.tolist()
+        return self.summed(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The same of values on the device, for which nobody waits yet; `values` may be changed."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
     def gather(self, items: list) -> list:
         """The items of all processes, in order of their ranks."""
@@ -88,13 +92,13 @@ class Processes:
         """A context in which gradients add up within this process only."""
         return self.accelerator.no_sync(model)
 
-    def gradient_norm(self, parameters: Sequence[Tensor], largest: float | None) -> float:
-        """The norm of the gradient before it is clipped to `largest`."""
+    def gradient_norm(self, parameters: Sequence[Tensor], largest: float | None) -> Tensor:
+        """The norm of the gradient before it is clipped to `largest`, a scalar on the device."""
         if largest is not None:
             norm = self.accelerator.clip_grad_norm_(parameters, largest)
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 def is_main_process() -> bool:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from convattn.data.sources import is_stream
-from convattn.seeding import random_state, restore_random_state, seed_everything
+from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
 from convattn.training import sharded
-from convattn.training.batch_norm import synchronised
+from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (
     TrainingData,
     build_ema,
@@ -34,6 +34,8 @@ from convattn.training.processes import Processes
 from convattn.training.unreadable import UnreadableImages
 
 __all__ = ["Counters", "Run"]
+
+_ORDER = "hashed"  # how an epoch's order of images follows from seed and epoch; checkpoints of before do not say
 
 
 @dataclass
@@ -70,12 +72,15 @@ class Run:
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
         self.data, model = self._build(config)
         self.task = build_task(config, self.data, processes.device)
-        seed_everything(loop.seed + processes.rank)  # the same weights everywhere, but each its own noise
+        # The same weights everywhere, but each its own noise.
+        seed_everything(derived_seed("noise", loop.seed, processes.rank))
         model = model.to(processes.device)
         if loop.sharding == "none":
             model = model.to(memory_format=self.memory_format)  # FSDP2 takes contiguous weights only
         if loop.sync_batch_norm and processes.count > 1:
             model = synchronised(model, processes.device)
+        if config.model.grad_checkpointing:
+            measure_once(model)
         self.ema = build_ema(model, loop)
         self.bare_model = model  # as built: what is saved and averaged
         self._whole: nn.Module | None = None  # of a sharded model: takes all weights for validation
@@ -92,6 +97,7 @@ class Run:
         self.optimizer = processes.accelerator.prepare(optimizer)
         self.model: nn.Module = model
         self._frozen: bool | None = None  # not wrapped yet
+        self.statistics = KeptStatistics(model)
         self.counters = Counters()
         self.unreadable = UnreadableImages(folder, self.data.train_loader.images)
 
@@ -162,6 +168,7 @@ class Run:
                 "images": self.data.train_loader.images,
                 "images_per_update": self.images_per_update,
                 "readers": self._readers,
+                "order": _ORDER,
                 "epoch_trained": self.counters.updates >= self.updates_per_epoch,  # and not validated yet
                 "optimizer": None if shards else self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -204,11 +211,13 @@ class Run:
                 "when the run was stopped; restore the data or start a new run"
             )
         counters = Counters(**state["counters"])
-        if state["readers"] != self._readers and counters.updates and not state["epoch_trained"]:
+        within = counters.updates > 0 and not state["epoch_trained"]
+        if state["readers"] != self._readers and within:
             raise ConfigError(
                 f"{self.config.data.source}: within an epoch a pipe is resumed by as many processes and data.workers "
                 f"as before: {state['readers']}, not {self._readers}"
             )
+        self._check_order(checkpoint, within, note)
         self.counters = self._place(counters, state)
         self._restore_weights(checkpoint)
         self.schedule.step_update(self.counters.step)
@@ -216,6 +225,17 @@ class Run:
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
         self._restore_random_state(state["random"], note)
+
+    def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
+        """An epoch is not taken up in another order than it began with: images would be seen twice, or not at all."""
+        if self._readers is not None or checkpoint.state.get("order") == _ORDER:
+            return
+        if within:
+            raise ConfigError(
+                f"{checkpoint.folder}: an earlier version of convattn stopped within this epoch, whose images it took "
+                "in another order; resume with that version to the end of the epoch, or begin a new run"
+            )
+        note("begun by an earlier version of convattn: from here on the images come in another order than there")
 
     def _place(self, counters: Counters, state: dict[str, Any]) -> Counters:
         """The counters in updates of this run, which may take another number of images than those of the run before."""
@@ -254,7 +274,7 @@ class Run:
             return
         images = "the same images" if self._readers is None else "images in another order"
         note(f"resumed by {self.processes.count} processes, not {len(states)}: {images}, other random numbers")
-        seed_everything((self.config.loop.seed + 7919 * self.counters.step + self.processes.rank) % 2**32)
+        seed_everything(derived_seed("resumed", self.config.loop.seed, self.counters.step, self.processes.rank))
 
     def _wrap(self, frozen: bool) -> None:
         """(Un)freeze, and let Accelerate wrap the model for the parameters that learn now."""

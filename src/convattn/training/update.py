@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from convattn.data.loader import Batch
+from convattn.training.batch_norm import measures_nothing
+from convattn.training.config import ConfigError
 from convattn.training.run import Run
 
 __all__ = ["GRADIENT", "OutOfMemory", "Update", "update"]
 
 GRADIENT = "the gradient's norm"  # begins a problem that all processes see, whichever it came from
-
-_STATISTICS = (".running_mean", ".running_var")  # how the names of batch norm's buffers end
 
 
 class OutOfMemory(ValueError):
@@ -46,40 +46,44 @@ def update(run: Run, group: list[Batch], *, stop: bool = False) -> Update:
 
     Raises:
         OutOfMemory: naming a batch size that fits. The run cannot go on behind it.
+        ConfigError: if a norm has too few values to measure.
     """
     try:
         return _update(run, group, stop)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
+    except ValueError as error:
+        told = _too_few_values(run, str(error))
+        if told is None:
+            raise
+        raise ConfigError(told) from None
     raise _out_of_memory(run, group)  # out here, where what the pass held in memory is gone with its error
 
 
 def _update(run: Run, group: list[Batch], stop: bool) -> Update:
-    buffers = list(run.bare_model.buffers())
-    before = [buffer.clone() for buffer in buffers]
-    loss, images = _backward(run, group)
+    run.statistics.keep()
+    loss = _backward(run, group)
     learning = [p for p in run.bare_model.parameters() if p.requires_grad]
     norm = run.processes.gradient_norm(learning, run.config.optimizer.clip_grad)
-    problem = _problem(run, loss, norm)
-    loss_sum, total, bad, stops = run.processes.total([loss * images, images, problem is not None, stop])
-    if bad:
+    seen = _Seen.of(run, loss, norm, sum(map(len, group)), stop)
+    total = int(seen.total)
+    if seen.bad:
         _forget(run)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+        run.statistics.put_back()
     elif total:
         run.optimizer.step()
     run.optimizer.zero_grad()
-    _count(run, loss_sum, int(total), bool(bad))
-    return Update(loss_sum / total if total else math.nan, int(total), problem, bool(bad), bool(stops))
+    _count(run, seen.loss_sum, total, bool(seen.bad))
+    problem = _problem(seen)
+    return Update(seen.loss_sum / total if total else math.nan, total, problem, bool(seen.bad), bool(seen.stops))
 
 
-def _backward(run: Run, group: list[Batch]) -> tuple[float, int]:
-    """Add up the gradients; returns the mean loss and the number of images, of this process."""
+def _backward(run: Run, group: list[Batch]) -> Tensor:
+    """Add up the gradients; returns the mean loss of this process, on the device."""
     full = [batch for batch in group if len(batch)]
     if not full:
-        return _nothing(run), 0
+        return _nothing(run)
     losses: list[Tensor] = []
     for index, batch in enumerate(full):
         last = index == len(full) - 1
@@ -89,28 +93,54 @@ def _backward(run: Run, group: list[Batch]) -> tuple[float, int]:
                 loss = run.task.loss(run.model, batch) / len(full)
             run.processes.accelerator.backward(loss)
         losses.append(loss.detach())
-    return float(torch.stack(losses).sum()), sum(len(batch) for batch in full)
+    return torch.stack(losses).sum()
 
 
-def _nothing(run: Run) -> float:
+def _nothing(run: Run) -> Tensor:
     """Take part in the exchange of gradients with nothing to add, so that the other processes do not wait for ever."""
+    device = run.processes.device
     if run.processes.count > 1:
-        size = run.data.image_size
-        blank = torch.zeros(2, 3, *size, device=run.processes.device)
-        run.processes.accelerator.backward(0 * run.model(blank).sum())
-    return 0.0
+        blank = torch.zeros(2, 3, *run.data.image_size, device=device)
+        with measures_nothing(run.bare_model):  # a black image is none of the data
+            run.processes.accelerator.backward(0 * run.model(blank).sum())
+    return torch.zeros((), device=device)
 
 
-def _problem(run: Run, loss: float, norm: float) -> str | None:
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
-    scaler = run.processes.accelerator.scaler
-    may_overflow = scaler is not None and scaler.get_scale() > 1  # then the scaler skips by itself and scales less
-    if not math.isfinite(norm) and not may_overflow:
-        return f"{GRADIENT} is {norm}"
-    statistics = [buffer for name, buffer in run.bare_model.named_buffers() if name.endswith(_STATISTICS)]
-    largest = float(torch.nn.utils.get_total_norm(statistics, math.inf)) if statistics else 0.0
-    return None if math.isfinite(largest) else f"the largest of batch norm's statistics is {largest}"
+@dataclass(frozen=True)
+class _Seen:
+    """What an update needs to know of its figures. They come from the device together: it is waited for once."""
+
+    loss_sum: float  # of all processes, as the next three
+    total: float  # images
+    bad: float  # processes in which something is not finite
+    stops: float  # processes that were asked to stop
+    loss: float  # of this process, as the next three
+    norm: float  # of its gradient
+    may_overflow: float  # whether a scaler of losses looks after a norm that is not finite
+    largest: float  # of batch norm's statistics
+
+    @classmethod
+    def of(cls, run: Run, loss: Tensor, norm: Tensor, images: int, stop: bool) -> "_Seen":
+        scaler, largest = run.processes.accelerator.scaler, run.statistics.largest()
+        one = torch.ones((), dtype=torch.float64, device=loss.device)
+        # Its scale on the device: above 1 it skips by itself and scales less.
+        may_overflow = 0 * one if scaler is None else (scaler.scale(one.float()) > 1).double()
+        own = torch.stack(
+            [loss.double(), norm.double(), may_overflow, 0 * one if largest is None else largest.double()]
+        )
+        loss, norm, may_overflow, largest = own
+        fine = loss.isfinite() & (norm.isfinite() | (may_overflow > 0)) & largest.isfinite()
+        both = torch.stack([loss * images, images * one, (~fine).double(), float(stop) * one])
+        return cls(*torch.cat([run.processes.summed(both), own]).tolist())
+
+
+def _problem(seen: _Seen) -> str | None:
+    """What is not finite in this process."""
+    if not math.isfinite(seen.loss):
+        return f"the loss is {seen.loss}"
+    if not math.isfinite(seen.norm) and not seen.may_overflow:
+        return f"{GRADIENT} is {seen.norm}"
+    return None if math.isfinite(seen.largest) else f"the largest of batch norm's statistics is {seen.largest}"
 
 
 def _forget(run: Run) -> None:
@@ -134,6 +164,23 @@ def _count(run: Run, loss_sum: float, images: int, skipped: bool) -> None:
     counters.loss_sum += loss_sum
     if run.ema is not None:
         run.ema.update(run.bare_model, counters.step)
+
+
+def _too_few_values(run: Run, error: str) -> str | None:
+    """Which option to change where torch's norms have nothing to take a variance of; None for another error."""
+    data, name = run.config.data, run.config.model.name
+    if "more than 1 value per channel" in error:
+        return (
+            f"data.batch_size {data.batch_size}: a batch norm of {name} sees one value a channel, which has no "
+            "variance; set data.batch_size to 2 or more"
+        )
+    if "more than 1 spatial element" in error:
+        height, width = run.data.image_size
+        return (
+            f"data.image_size {height}: an instance norm of {name} sees one pixel of images of {height} x {width}, "
+            "which has no variance; set a larger data.image_size"
+        )
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
