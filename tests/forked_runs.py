@@ -8,7 +8,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor, Shard
 
 from convattn.training.config import RunConfig
@@ -66,7 +66,8 @@ class ForkedRun:
         args: Sequence[Any] = (),
     ):
         self.log = Path(f"{config.output.folder}.said")
-        environments = ranks(processes) if processes > 1 else [{}]
+        self._store = meeting_point() if processes > 1 else None
+        environments = [{}] if self._store is None else ranks(processes, self._store.port)
         common = (config, resume, self.log, prepare, tuple(args))
         self.processes: list[BaseProcess] = [
             _context.Process(target=_run, args=(rank, environment, *common))
@@ -154,13 +155,19 @@ class ForkedProgram:
             return Finished(self._process.exitcode, *(said.result() for said in self._said))
 
 
-def ranks(processes: int) -> list[dict[str, str]]:
-    """What torchrun tells each of so many processes."""
+def meeting_point() -> TCPStore:
+    """Where processes find one another, as torchrun keeps it; its port is never anybody else's."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def ranks(processes: int, port: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes that meet at this port."""
     common = {
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
@@ -185,14 +192,16 @@ def lose_a_rank(folder: str, *words: str) -> None:
     from convattn.cli.main import main
 
     attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"])
-    Path(folder, f"attempt_{attempt}_rank_{rank}").touch()
+    mark = Path(folder, f"attempt_{attempt}_rank_{rank}")
+    mark.with_suffix(".began").touch()
     if attempt == "0":
-        arm(rank, Kill("accelerate.optimizer:AcceleratedOptimizer.step", 5, rank=1))
+        arm(rank, Kill("accelerate.optimizer:AcceleratedOptimizer.step", 5, rank=1), mark.with_suffix(".killed"))
     assert main(list(words)) == 0
+    mark.with_suffix(".done").touch()
 
 
-def arm(rank: int, kill: Kill) -> None:
-    """Let a process of this rank kill itself as `kill` says."""
+def arm(rank: int, kill: Kill, mark: Path | None = None) -> None:
+    """Let a process of this rank kill itself as `kill` says; `mark` is made right before."""
     if rank == kill.rank:
         calls = 0
 
@@ -200,6 +209,8 @@ def arm(rank: int, kill: Kill) -> None:
             nonlocal calls
             calls += at is kill.after
             if calls == kill.call:
+                if mark is not None:
+                    mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
         around(kill.where, count)
@@ -310,9 +321,3 @@ def _program(code: str, args: list[str], environment: dict[str, str], writers: l
     tempfile.tempdir = None  # it is asked for anew
     sys.argv = ["-c", *args]
     exec(code, {"__name__": "__main__"})
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

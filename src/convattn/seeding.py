@@ -1,4 +1,4 @@
-"""The random states that training draws from: Python's, numpy's, torch's on the CPU and on each GPU."""
+"""The random states that training draws from: Python's, numpy's, torch's on the CPU and on the GPU of this process."""
 
 import hashlib
 import random
@@ -38,16 +38,22 @@ def random_state(*, gpus: bool = True) -> dict[str, Any]:
             float(cached),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if gpus and torch.cuda.is_initialized() else [],
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Put every generator where `random_state` found it."""
+def restore_random_state(state: dict[str, Any]) -> bool:
+    """Put every generator where `random_state` found it.
+
+    Returns:
+        Whether the GPU's could be put there too; not without a GPU, or if the state was taken without one.
+    """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    for gpu, value in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):  # there may be fewer now
-        torch.cuda.set_rng_state(value, gpu)
+    saved, in_use = state["cuda"], torch.cuda.is_initialized()
+    if saved and in_use:  # older checkpoints have the states of all GPUs that a process saw
+        torch.cuda.set_rng_state(saved[min(torch.cuda.current_device(), len(saved) - 1)])
+    return bool(saved) == in_use

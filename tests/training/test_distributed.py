@@ -1,7 +1,6 @@
 """Several processes train as one does, share the work differently after a stop, and recover when one is lost."""
 
 import io
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,10 +224,10 @@ def test_torchrun_recovers_from_the_loss_of_a_rank(pictures, tmp_path):
     train_it = f"train --data {pictures} --output {tmp_path / 'run'} {small} --output.no-tensorboard --loop.device cpu"
     done = ForkedProgram(TORCHRUN, tmp_path, *train_it.split()).join()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"exitcode\s*: -9|Signal 9", done.stderr), done.stderr  # a rank was lost
-    assert sorted(path.name for path in tmp_path.glob("attempt_*")) == [
-        f"attempt_{n}_rank_{r}" for n in "01" for r in "01"
-    ]
+    # One rank was lost, whichever end torchrun noticed first; then both began again, and they alone came to the end.
+    begun = [f"attempt_{attempt}_rank_{rank}.began" for attempt in "01" for rank in "01"]
+    ends = ["attempt_0_rank_1.killed", "attempt_1_rank_0.done", "attempt_1_rank_1.done"]
+    assert sorted(path.name for path in tmp_path.glob("attempt_*")) == sorted(begun + ends)
     config = config_from_json((tmp_path / "run" / "config.json").read_text())
     straight = replace(config, output=replace(config.output, folder=str(tmp_path / "straight")))
     assert_same_run(train_forked(straight, processes=2), tmp_path / "run")

@@ -10,6 +10,7 @@ from rich.console import Console
 from convattn.atomic import unfinished
 from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.config import ConfigError
+from convattn.training.lock import LOCK_NAME
 from convattn.training.loop import train
 from forked_runs import ForkedRun, Kill, train_forked, train_killed
 from tiny_runs import EVERYTHING, assert_same_run, tiny_config, write_pictures
@@ -106,7 +107,7 @@ def test_killed_twice(pictures, tmp_path, straight):
 def test_killed_before_anything_was_written(pictures, tmp_path, straight):
     config = configured(pictures, tmp_path / "run")
     train_killed(config, Kill(REPLACE, 1))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [path.name for path in unfinished(tmp_path / "run")]
+    assert set((tmp_path / "run").iterdir()) == {*unfinished(tmp_path / "run"), tmp_path / "run" / LOCK_NAME}
     with pytest.raises(ConfigError, match=r"run: no run to resume here; it holds no config.json"):
         train(config, resume=True, console=Console(file=io.StringIO()))
     assert_same_run(straight(1), train_forked(config))  # what was begun is in nobody's way, and goes

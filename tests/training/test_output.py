@@ -59,13 +59,13 @@ def test_a_damaged_configuration_is_named(tmp_path, content):
         (dict(data=dict(batch_size=8)), ["data.batch_size is now 8, was 4: the order of the images stays"]),
         (dict(data=dict(workers=2), output=dict(keep_checkpoints=5)), []),  # nothing that anybody would notice
         (dict(loop=dict(precision="bf16")), ["loop.precision is now 'bf16', was 'fp32': weights and optimiser"]),
-        (dict(data=dict(source="moved")), ["data.source is now 'moved', was 'data': it must be the same images"]),
+        (dict(data=dict(source="/")), ["data.source is now '/', was '/dev': it must be the same images"]),
     ],
 )
 def test_what_may_change_is_told(tmp_path, change, notes):
-    store_config(tiny_config("data", tmp_path / "run"))
+    store_config(tiny_config("/dev", tmp_path / "run"))
     changed = {"data": {}, "loop": {}, "output": {}} | change
-    told = check_output(tiny_config("data", tmp_path / "run", **changed), resume=True)
+    told = check_output(tiny_config("/dev", tmp_path / "run", **changed), resume=True)
     assert [line.startswith(note) for line, note in zip(told, notes, strict=True)] == [True] * len(notes)
 
 

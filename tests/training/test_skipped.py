@@ -21,7 +21,7 @@ from convattn.training.run import Run
 from convattn.training.skipped import record_skipped, replay_skipped
 from convattn.training.update import update
 from convattn.weights.read import CheckpointError
-from forked_runs import ForkedProgram, ranks
+from forked_runs import ForkedProgram, meeting_point, ranks
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -225,7 +225,8 @@ Classification.loss = spoilt
 train(config_from_json(Path({str(tmp_path / "config.json")!r}).read_text()))
 torch.distributed.destroy_process_group()
 """
-    processes = [ForkedProgram(code, **rank) for rank in ranks(2)]
+    store = meeting_point()
+    processes = [ForkedProgram(code, **rank) for rank in ranks(2, store.port)]
     said = ""
     for process in processes:
         done = process.join()

@@ -28,7 +28,8 @@ from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.deploy.load import ExportedModel
 from convattn.saved import open_classifier
-from convattn.training.output import holds_run, stored_config
+from convattn.training.output import check_place, holds_run, stored_config
+from convattn.training.places import with_absolute_paths
 from convattn.weights.records import OfficialWeights
 
 __all__ = ["command"]
@@ -128,9 +129,14 @@ def _source(options: Options) -> tuple[str, Path | None]:
         return options.data, options.labels
     if not holds_run(Path(options.model)):
         raise UsageError(f"--data is missing, and {options.model} is no run folder that would name its own")
-    data = stored_config(Path(options.model)).data
+    stored = stored_config(Path(options.model))
+    data = with_absolute_paths(stored).data
+    if data != stored.data:
+        print(f"{options.model}: stored without their folder, its images are taken from {Path.cwd()}", file=sys.stderr)
     labels = Path(data.validation_labels) if data.validation_labels else None
-    return data.validation or data.source, options.labels or labels
+    images = data.validation or data.source
+    check_place("data.validation" if data.validation else "data.source", images, "--data")
+    return images, options.labels or labels
 
 
 def _precision(options: Options, model: nn.Module) -> str:

@@ -1,13 +1,13 @@
 """`convattn train`: run a recipe, with any field of it changed, or go on with a run that was stopped."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -16,12 +16,20 @@ from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError, parse
 from convattn.recipes import RECIPES
 from convattn.report.run import write_run_report
-from convattn.training.config import RunConfig
+from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import Interrupted, train
 from convattn.training.output import check_output, stored_config
+from convattn.training.places import (
+    WITHHELD,
+    check_stored_options,
+    field_of,
+    stored_calls,
+    with_absolute_paths,
+    with_field,
+)
 from convattn.training.probe import Probe, probe
-from convattn.training.processes import is_main_process
+from convattn.training.processes import end_processes, is_main_process
 from convattn.training.skipped import replay_skipped
 
 __all__ = ["command"]
@@ -74,20 +82,26 @@ def command(args: Sequence[str]) -> int:
             print(line)
         return 0
     config = _config(options)
-    if options.dry_run:
-        check_output(config, resume=options.resume is not None)
-        found = probe(config)
-        if is_main_process():
-            _print_probe(config, found, options.json)
-        return 0
+    status = _dry_run(config, options) if options.dry_run else _train(config, options)
+    end_processes()
+    return status
+
+
+def _train(config: RunConfig, options: Options) -> int:
     try:
         folder = train(config, resume=options.resume is not None, on_epoch=write_run_report)
     except Interrupted as stop:  # it has said how to go on
         return 128 + stop.signal
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # NCCL warns of one that is left
     if is_main_process():
         print(folder)
+    return 0
+
+
+def _dry_run(config: RunConfig, options: Options) -> int:
+    check_output(with_absolute_paths(config), resume=options.resume is not None)
+    found = probe(config)
+    if is_main_process():
+        _print_probe(config, found, options.json)
     return 0
 
 
@@ -100,7 +114,17 @@ def _parse(args: Sequence[str]) -> Options:
     if stored is not None:
         run = stored_config(stored)
         config = replace(run, output=replace(run.output, folder=str(stored)))
+        check_stored_options(config, str(stored))
+        calls = stored_calls(config)
+        for name in calls:
+            config = with_field(config, name, WITHHELD)
         options = _parse_for(args, Options(config=config))
+        for name, value in calls.items():
+            if field_of(_config(options), name) == WITHHELD:
+                raise ConfigError(
+                    f"{stored}: its {name} would run or fetch {value!r}; if you trust it, give it again: "
+                    f"--{name.replace('_', '-')} {shlex.quote(value)}"
+                )
         if options.recipe != DEFAULT_RECIPE or options.output is not None:
             raise UsageError(f"--resume {stored} takes neither a recipe nor --output: the run has its own")
         return options

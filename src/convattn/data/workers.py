@@ -1,11 +1,18 @@
 """What every loader here tells PyTorch's about its worker processes."""
 
+import multiprocessing
+import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-__all__ = ["worker_options"]
+__all__ = ["starting_workers", "worker_options"]
+
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 def worker_options(workers: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -19,5 +26,34 @@ def worker_options(workers: int, device: torch.device | str = "cpu") -> dict[str
     }
 
 
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Workers that are forked within this context hear no Ctrl-C or SIGTERM before they know what to do with it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A signal to the whole group (Ctrl-C, `timeout`, a scheduler) is the main process's, which then ends its workers.
+
+    Its own SIGTERM, by which it ends one that is stuck, still counts.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # SIGTERM is taken by the thread below alone
+    main = multiprocessing.parent_process()
+    threading.Thread(target=_obey, args=(None if main is None else main.pid,), daemon=True).start()
+
+
+def _obey(main: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
+        pass
+    os._exit(0)

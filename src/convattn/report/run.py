@@ -11,7 +11,8 @@ from convattn.report.content import Epoch, Figure, Report, Table, epochs_from_lo
 from convattn.report.environment import describe_environment
 from convattn.report.write import short_count, write_report
 from convattn.training.config import RunConfig
-from convattn.training.journal import read_log
+from convattn.training.config_json import read_json
+from convattn.training.journal import LogError, read_log
 
 __all__ = ["RunError", "RunFolder", "as_text", "duration", "read_run", "write_run_report"]
 
@@ -71,19 +72,30 @@ def read_run(folder: str | Path) -> RunFolder:
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no run; it holds no {name}")
     try:
-        config = _flat(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, AttributeError) as error:
+        config = _flat(read_json((folder / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / 'config.json'}: damaged ({error})") from None
-    wrong = [
-        name for name, kind in (("model.name", str), ("schedule.epochs", int)) if type(config.get(name)) is not kind
-    ]
+    # Other versions have other fields; these are what a run is measured by here.
+    wanted = {"model.name": _is_text, "schedule.epochs": _is_count, "loop.early_stopping": _is_count_or_none}
+    wrong = [name for name, fits in wanted.items() if not fits(config.get(name))]
     if wrong:
         raise RunError(f"{folder / 'config.json'}: no configuration of a run; it lacks {' and '.join(wrong)}")
     try:
-        epochs = epochs_from_log(read_log(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return RunFolder(folder, config, epochs_from_log(read_log(folder)))
+    except (OSError, LogError) as error:
         raise RunError(f"{folder / 'log.jsonl'}: damaged ({error})") from None
-    return RunFolder(folder, config, epochs)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or _is_count(value)
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -101,13 +113,14 @@ def write_run_report(folder: str | Path) -> Path:
         RunError: if the folder holds no run, or a damaged one. OSError: if the page cannot be written.
     """
     run = read_run(folder)
-    unreadable, skipped = _lines(run.folder / "unreadable.txt"), _lines(run.folder / "skipped.jsonl")
+    skipped_file = run.folder / "skipped.jsonl"
+    unreadable, skipped = _lines(run.folder / "unreadable.txt"), _lines(skipped_file)
     report = Report(
         title=f"{run.model} on {run.config.get('data.source')}",
         summary=f"Run in {run.folder}, {len(run.epochs)} of {run.planned} epochs.",
         figures=tuple(_figures(run, len(unreadable), len(skipped))),
         epochs=run.epochs,
-        tables=(_configuration_table(run), _unreadable_table(unreadable), _skipped_table(skipped)),
+        tables=(_configuration_table(run), _unreadable_table(unreadable), _skipped_table(skipped, skipped_file)),
         environment=describe_environment(),
     )
     return write_report(run.folder / "report.html", report)
@@ -182,15 +195,18 @@ def _unreadable_table(reasons: list[str]) -> Table:
     return Table("Unreadable images", ("File", "Why"), tuple(rows[:_MOST_ROWS]), note=_note(rows, "unreadable.txt"))
 
 
-def _skipped_table(lines: list[str]) -> Table:
+def _skipped_table(lines: list[str], path: Path) -> Table:
     rows = []
-    for line in lines:
-        entry = json.loads(line)
-        paths = entry["paths"]
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = read_json(line)
+            step, reason, paths = str(int(entry["step"])), str(entry["reason"]), [str(path) for path in entry["paths"]]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{path}, line {number}: not a skipped update; remove the line") from None
         more = f" and {len(paths) - _MOST_PATHS} more" if len(paths) > _MOST_PATHS else ""
-        rows.append((str(entry["step"]), entry["reason"], ", ".join(paths[:_MOST_PATHS]) + more))
+        rows.append((step, reason, ", ".join(paths[:_MOST_PATHS]) + more))
     columns = ("Update", "Why", "Images of its batch")
-    return Table("Skipped updates", columns, tuple(rows[:_MOST_ROWS]), note=_note(rows, "skipped.jsonl"))
+    return Table("Skipped updates", columns, tuple(rows[:_MOST_ROWS]), note=_note(rows, path.name))
 
 
 def _note(rows: list, file: str) -> str:
@@ -198,8 +214,8 @@ def _note(rows: list, file: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """The finished lines of a text file; none if there is no such file."""
-    return path.read_text().split("\n")[:-1] if path.is_file() else []
+    """The finished lines of a text file, whose names of files need not be UTF-8; none if there is no such file."""
+    return path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ checkpoints/epoch_00002_image_000012800/   epochs finished, and images of the st
 import hashlib
 import io
 import json
-import pickle
 import shutil
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,17 @@ from torch import Tensor, nn
 
 from convattn.atomic import unfinished, write_atomically, write_folder_atomically
 from convattn.saved import save_model
+from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 
-__all__ = ["Checkpoint", "checkpoint_folders", "load_newest_checkpoint", "remove_unfinished", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "checkpoint_folders",
+    "load_newest_checkpoint",
+    "read_checkpoint",
+    "remove_unfinished",
+    "save_checkpoint",
+]
 
 _MODEL, _EMA, _SHARDS = "model.safetensors", "ema.safetensors", "shards"
 _STATE, _CONFIG, _DIGESTS = "state.pt", "config.json", "sha256.json"
@@ -54,8 +62,11 @@ def save_checkpoint(
     state: dict[str, Any],
     config: str,
     keep: int,
+    trusted: Container[Path] = (),
 ) -> Path:
-    """Write a checkpoint and remove all but the newest `keep`; a crash at any time leaves whole checkpoints only.
+    """Write a checkpoint and remove all but the newest `keep` whole ones; a crash at any time leaves these.
+
+    Damaged ones are removed and do not count. One that is newer and whole stays: the run will write it again.
 
     Args:
         run: the run folder.
@@ -67,32 +78,68 @@ def save_checkpoint(
         state: everything else, in types that `torch.load(weights_only=True)` reads.
         config: the configuration as JSON.
         keep: how many to keep, this one included.
+        trusted: older checkpoints that are known to be whole; the others are read before they are kept.
 
     Raises:
         OSError: naming the file and the cause; older checkpoints are untouched.
     """
     # Not named by updates: a run that goes on with larger batches counts fewer, and the new ones would look older.
-    folder = run / "checkpoints" / f"epoch_{epoch:05d}_image_{image:09d}"
+    folder = _place(run, f"epoch_{epoch:05d}_image_{image:09d}")
 
     def fill(target: Path) -> None:
+        names = [_STATE, _CONFIG]
         if shards is not None:
             shards.rename(target / _SHARDS)
-        if model is not None:
-            save_model(model, target / _MODEL)
-        if ema is not None:
-            save_model(ema, target / _EMA)
+            names += [f"{_SHARDS}/{file.name}" for file in (target / _SHARDS).iterdir()]
+        for name, part in ((_MODEL, model), (_EMA, ema)):
+            if part is not None:
+                save_model(part, target / name)
+                names.append(name)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(target / _STATE, buffer.getvalue())
         write_atomically(target / _CONFIG, config.encode())
-        files = sorted(path for path in target.rglob("*") if path.is_file())
-        digests = {str(file.relative_to(target)): _digest(file) for file in files}
+        digests = {name: _digest(target / name) for name in sorted(names)}  # by name: one that has vanished is missed
         write_atomically(target / _DIGESTS, json.dumps(digests, indent=2).encode())
 
     write_folder_atomically(folder, fill)
-    for old in checkpoint_folders(run)[keep:]:
-        shutil.rmtree(old)
+    _remove_old(run, folder, keep, trusted)
     return folder
+
+
+def _place(run: Path, name: str) -> Path:
+    """Where a checkpoint goes: never in the place of another one, which would be lost for a moment."""
+    same = [folder.name for folder in checkpoint_folders(run) if folder.name.rstrip("+") == name]
+    return run / "checkpoints" / (f"{max(same)}+" if same else name)  # sorts behind them
+
+
+def _remove_old(run: Path, written: Path, keep: int, trusted: Container[Path]) -> None:
+    whole = 1
+    for folder in checkpoint_folders(run):
+        if folder == written:
+            continue
+        newer = folder.name > written.name
+        if not newer and whole >= keep:
+            shutil.rmtree(folder)
+        elif folder in trusted:
+            whole += not newer
+        elif (damaged := _is_damaged(folder)) is True:
+            shutil.rmtree(folder)
+        elif damaged is False:
+            whole += not newer
+
+
+def _is_damaged(folder: Path) -> bool | None:
+    """Whether a checkpoint cannot be used; None if the disk does not say, which may pass."""
+    try:
+        _read(folder)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return True
+    except OSError:
+        return None
+    except Exception:  # as in `read_checkpoint`
+        return True
+    return False
 
 
 def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -104,7 +151,7 @@ def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     problems: list[str] = []
     for folder in checkpoint_folders(run):
         try:
-            return _load(folder), problems
+            return read_checkpoint(folder), problems
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
@@ -126,20 +173,42 @@ def remove_unfinished(run: Path) -> None:
             path.unlink(missing_ok=True)  # it may have been in a folder that is gone
 
 
-def _load(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """A checkpoint whose files are as they were written, and open.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
     try:
-        digests = json.loads((folder / _DIGESTS).read_text())
-        for name, digest in digests.items():
-            if _digest(folder / name) != digest:
-                raise CheckpointError(f"{folder}: damaged: {name} is not as it was written")
-        ema = safetensors.torch.load_file(folder / _EMA) if _EMA in digests else None
-        shards = folder / _SHARDS if (folder / _SHARDS).is_dir() else None
-        model = {} if shards else safetensors.torch.load_file(folder / _MODEL)
-        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, AttributeError, pickle.UnpicklingError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{folder}: damaged ({error})") from None
+        return _read(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader stumble on
+        raise CheckpointError(f"{folder}: damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+
+
+def _read(folder: Path) -> Checkpoint:
+    digests = json.loads((folder / _DIGESTS).read_text())
+    parts = {name.partition("/")[0] for name in digests}
+    needed = {_STATE, _SHARDS if _SHARDS in parts else _MODEL}
+    strange = parts - {_STATE, _CONFIG, _MODEL, _EMA, _SHARDS}
+    if strange or not needed <= parts:
+        raise CheckpointError(f"{folder}: damaged: {_DIGESTS} names {', '.join(sorted(parts)) or 'nothing'}")
+    for name, digest in digests.items():
+        if ".." in name or not (folder / name).is_file():  # nor a device, which may have no end
+            raise CheckpointError(f"{folder}: damaged: {name} is missing")
+        if _digest(folder / name) != digest:
+            raise CheckpointError(f"{folder}: damaged: {name} is not as it was written")
+    model, shards = {}, None
+    if _SHARDS in parts:
+        shards = folder / _SHARDS
+        check_shards(shards)
+    else:
+        model = safetensors.torch.load_file(folder / _MODEL)
+    ema = safetensors.torch.load_file(folder / _EMA) if _EMA in parts else None
+    state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder}: damaged: {_STATE} holds {type(state).__name__}, not a dictionary")
     return Checkpoint(folder, model, ema, shards, state)
 
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from convattn.backbones.registry import nearest
 from convattn.training.config import ConfigError, RunConfig
 
-__all__ = ["config_from_json", "config_to_json"]
+__all__ = ["config_from_json", "config_to_json", "read_json"]
+
+_LONGEST = 2**24  # bytes of a configuration, which has some 3,000
 
 
 def config_to_json(config: RunConfig) -> str:
@@ -26,15 +28,38 @@ def config_from_json(text: str) -> RunConfig:
             or out of range.
     """
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        return _build(RunConfig, read_json(text), "")
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError("not a configuration: nested too deep") from None
+    except ValueError as error:
         raise ConfigError(f"not a configuration: {error}") from None
-    return _build(RunConfig, content, "")
+
+
+def read_json(text: str | bytes) -> Any:
+    """JSON as the standard has it.
+
+    Raises:
+        ValueError: also for NaN and Infinity, for numbers without end, and for text nested too deep or too long.
+    """
+    if len(text) > _LONGEST:
+        raise ValueError(f"{len(text):,} bytes are too many")
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _build(kind: Any, content: Any, prefix: str) -> Any:
     if not isinstance(content, dict):
-        raise ConfigError(f"{prefix.rstrip('.') or 'configuration'} {content!r} must be an object with fields")
+        raise ConfigError(
+            f"{prefix.rstrip('.') or 'configuration'} {_shortened(content)} must be an object with fields"
+        )
     hints = typing.get_type_hints(kind)
     for name in content:
         if name not in hints:
@@ -59,24 +84,35 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         return _value(next(kind for kind in arguments if kind is not type(None)), value, name)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{name} {value!r} is unknown; choose one of {', '.join(map(str, arguments))}")
+            raise ConfigError(f"{name} {_shortened(value)} is unknown; choose one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple and arguments[-1] is Ellipsis:
         if not isinstance(value, list):
-            raise ConfigError(f"{name} {value!r} must be a list")
+            raise ConfigError(f"{name} {_shortened(value)} must be a list")
         return tuple(_value(arguments[0], entry, name) for entry in value)
     if origin is tuple:
         if not isinstance(value, list) or len(value) != len(arguments):
-            raise ConfigError(f"{name} {value!r} must be a list of {len(arguments)} numbers")
+            raise ConfigError(f"{name} {_shortened(value)} must be a list of {len(arguments)} numbers")
         return tuple(_value(kind, entry, name) for kind, entry in zip(arguments, value, strict=True))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
-            raise ConfigError(f"{name} {value!r} must be an object")
+            raise ConfigError(f"{name} {_shortened(value)} must be an object")
         return {key: _with_tuples(entry) for key, entry in value.items()}
     wanted = (int, float) if hint is float else hint
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} {value!r} must be {hint.__name__}")
+        raise ConfigError(f"{name} {_shortened(value)} must be {hint.__name__}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{name} {_shortened(value)} is too large")
     return value
+
+
+def _shortened(value: Any) -> str:
+    """What is shown of a value that may be of any length."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _with_tuples(value: Any) -> Any:

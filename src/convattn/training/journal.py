@@ -2,16 +2,25 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from convattn.atomic import append_line, write_atomically
 from convattn.extras import require
+from convattn.training.config_json import read_json
 
-__all__ = ["Journal", "read_log"]
+__all__ = ["Journal", "LogError", "read_log"]
 
 _FILE = "log.jsonl"
+_EVENTS = "tensorboard"
+_LONGEST = 2**20  # bytes of a line; an entry has some 300
+_LARGEST = 2**63  # figure: what is larger was never measured
+
+
+class LogError(ValueError):
+    """A run's log that is damaged."""
 
 
 class Journal:
@@ -28,45 +37,69 @@ class Journal:
         entries = [entry for entry in read_log(folder) if entry["epoch"] <= epoch]
         write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._writer = None
+        self._events = folder / _EVENTS
         if tensorboard:
             writer = require("torch.utils.tensorboard", "train").SummaryWriter
-            self._writer = writer(str(folder / "tensorboard"), purge_step=epoch + 1 if epoch else None)
+            with self._naming_events():
+                self._writer = writer(str(self._events), purge_step=epoch + 1 if epoch else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Add one epoch; `entry` has `epoch`, from 1, and figures. One that is not finite becomes null."""
         entry = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         append_line(self._path, json.dumps(entry))
         if self._writer is not None:
-            for name, value in entry.items():
-                if name != "epoch" and value is not None:
-                    self._writer.add_scalar(name, value, entry["epoch"])
-            self._writer.flush()
+            with self._naming_events():
+                for name, value in entry.items():
+                    if name != "epoch" and value is not None:
+                        self._writer.add_scalar(name, value, entry["epoch"])
+                self._writer.flush()
 
     def close(self) -> None:
-        """Finish the files."""
+        """Finish the files; every epoch written is in them already."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # of the events that could not be written, which was told then
+                self._writer.close()
+
+    @contextmanager
+    def _naming_events(self) -> Iterator[None]:
+        """Errors of the disk with the name of the folder, which TensorBoard's own leave out."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, f"{self._events} could not be written: {error.strerror}") from None
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """The entries of a run folder's log, oldest first; an unfinished last line (of a killed process) is left out.
 
     Raises:
-        ValueError: naming the file and the line that is no entry.
+        LogError: naming the file and the line that is no entry. OSError: if it cannot be read.
     """
     path = Path(folder) / _FILE
     if not path.is_file():
         return []
-    *lines, unfinished = path.read_bytes().split(b"\n")
-    del unfinished
-    return [_entry(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    entries: list[dict[str, Any]] = []
+    with open(path, "rb") as file:
+        while (line := file.readline(_LONGEST)).endswith(b"\n"):
+            entries.append(_entry(line, f"{path}, line {len(entries) + 1}"))
+    if len(line) == _LONGEST:
+        raise LogError(f"{path}, line {len(entries) + 1}: too long for an entry of a run's log; remove the line")
+    return entries
 
 
 def _entry(line: bytes, place: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = read_json(line)
     except ValueError:  # no JSON, or no text
         entry = None
-    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
-        raise ValueError(f"{place}: not an entry of a run's log; remove the line")
+    if not isinstance(entry, dict) or type(entry.get("epoch")) is not int or not 1 <= entry["epoch"] < 2**31:
+        raise LogError(f"{place}: not an entry of a run's log; remove the line")
+    wrong = [name for name, value in entry.items() if not (value is None or _is_figure(value))]
+    if wrong:
+        raise LogError(f"{place}: {wrong[0]!r} is no figure; remove the line")
     return entry
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a value of an entry can be drawn and added up."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST

@@ -15,14 +15,18 @@ from rich.console import Console
 from torch import nn
 
 from convattn.data.loader import Batch
+from convattn.data.workers import starting_workers
 from convattn.saved import save_model
 from convattn.seeding import random_state
 from convattn.training.checkpoint import checkpoint_folders, remove_unfinished
 from convattn.training.config import RunConfig
+from convattn.training.failure import EndTogether
 from convattn.training.journal import Journal
+from convattn.training.lock import FolderLock
 from convattn.training.memory import peak_memory
 from convattn.training.output import check_output, holds_run, store_config
-from convattn.training.processes import Processes
+from convattn.training.places import with_absolute_paths
+from convattn.training.processes import Processes, without_settings
 from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.signals import StopRequest
@@ -78,36 +82,49 @@ def train(
         `tensorboard/`; with `skipped.jsonl` and `unreadable.txt` where there is something to tell.
 
     Raises:
-        ConfigError: if the output folder is not empty (without `resume`), holds no run or another one (with it).
+        ConfigError: if the output folder is not empty (without `resume`), holds no run or another one (with it), or
+            another run is writing there.
         DataError: if the data is missing, empty or smaller than a batch. CheckpointError: if no checkpoint is whole.
         TrainingError: if too many updates in a row are not finite. UnreadableError: if more than 1 % of the images
             cannot be read. OutOfMemory: with a batch size that fits.
         Interrupted: a KeyboardInterrupt, after Ctrl-C or SIGTERM, once a checkpoint is written.
-        OSError: if the disk is full or the folder cannot be written; the last checkpoint survives.
+        OSError: if the disk is full, or the folder cannot be written or was removed; the last checkpoint survives.
     """
+    config = with_absolute_paths(config)
     folder = Path(config.output.folder)
-    with StopRequest() as stop:
+    with StopRequest() as stop, without_settings() as notes:
         processes = Processes(config.loop)
-        resume = resume or (processes.restarted and processes.from_main(holds_run(folder)))
-        notes = check_output(config, resume=resume) if processes.is_main else []
-        run = Run(config, folder, processes)
-        with _Loop(run, stop, console, on_epoch) as loop:
-            for note in notes:
-                loop.display.note(note)
-            if resume:
-                run.restore(loop.display.note)
-            if processes.is_main:
-                remove_unfinished(folder)
-                store_config(config)  # not before it is known that the run can go on with it
-            loop.train()
+        together = EndTogether(processes.rank, processes.count)
+        with together, FolderLock(folder, wanted=processes.is_main) as lock:
+            resume = resume or (processes.restarted and processes.from_main(holds_run(folder)))
+            notes += check_output(config, resume=resume) if processes.is_main else []
+            run = Run(config, folder, processes)
+            with _Loop(run, stop, lock, console, on_epoch) as loop:
+                for note in notes:
+                    loop.display.note(note)
+                if resume:
+                    run.restore(loop.display.note)
+                if processes.is_main:
+                    remove_unfinished(folder)
+                    store_config(config)  # not before it is known that the run can go on with it
+                if lock.problem is not None:
+                    loop.display.note(f"warning: {lock.problem}")
+                loop.train()
     return folder
 
 
 class _Loop:
     """The epochs of a run, and what a person sees of them."""
 
-    def __init__(self, run: Run, stop: StopRequest, console: Console | None, on_epoch: Callable[[Path], object] | None):
-        self.run, self.stop, self.on_epoch = run, stop, on_epoch
+    def __init__(
+        self,
+        run: Run,
+        stop: StopRequest,
+        lock: FolderLock,
+        console: Console | None,
+        on_epoch: Callable[[Path], object] | None,
+    ):
+        self.run, self.stop, self.lock, self.on_epoch = run, stop, lock, on_epoch
         epochs = run.config.schedule.epochs
         if not run.processes.is_main:
             console = Console(quiet=True)
@@ -160,6 +177,8 @@ class _Loop:
         images_before, every = counters.images, run.config.output.checkpoint_updates
         speed = 0.0
         for group in self._groups():
+            if self.stop.received and run.processes.count == 1:  # it may have ended what prints the images, too
+                self._interrupt()
             done = self._update(group)
             speed = (counters.images - images_before) / (time.perf_counter() - start)
             memory = peak_memory(run.processes.device)
@@ -167,7 +186,7 @@ class _Loop:
             if done.stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
                 self._interrupt()
             if every is not None and counters.updates % every == 0 and counters.updates < run.updates_per_epoch:
-                run.save()
+                self._save()
         return speed
 
     def _groups(self) -> Iterator[list[Batch]]:
@@ -176,13 +195,15 @@ class _Loop:
         if run.counters.updates >= run.updates_per_epoch:
             return
         accumulation = run.config.loop.accumulation
-        batches = run.data.train_loader.batches(run.counters.epoch, skip=run.counters.updates * accumulation)
+        with starting_workers():
+            batches = run.data.train_loader.batches(run.counters.epoch, skip=run.counters.updates * accumulation)
         while group := list(itertools.islice(batches, accumulation)):
             yield group
 
     def _update(self, group: list[Batch]) -> Update:
         """An update; looks after what went wrong in it."""
         run = self.run
+        self.lock.check()
         for batch in group:
             run.unreadable.add(batch.unreadable, self.display.note)
         random = random_state()
@@ -227,7 +248,9 @@ class _Loop:
 
     def _validation_batches(self) -> Iterator[Batch]:
         """The validation images; those that cannot be read are left out of the metrics, and named the first time."""
-        for batch in self.run.data.validation_loader:
+        with starting_workers():
+            batches = iter(self.run.data.validation_loader)
+        for batch in batches:
             for reason in batch.unreadable.values():
                 if reason not in self.left_out:
                     self.left_out.add(reason)
@@ -247,6 +270,7 @@ class _Loop:
             "memory_gib": peak_memory(run.processes.device) / 2**30,
             "seconds": seconds,
         }
+        self.lock.check()
         if self.journal is not None:
             self.journal.write(entry)
         self.display.epoch_done(entry)
@@ -259,16 +283,21 @@ class _Loop:
         result = metrics[run.task.best_metric]
         if counters.best is None or result > counters.best:
             counters.best, counters.best_epoch = result, counters.epoch
+        self.lock.check()
         if run.processes.is_main:
             if result == counters.best:  # of equals the last, which has learnt for longer
                 save_model(model, run.folder / "best.safetensors", metrics=metrics)
             save_model(model, run.folder / "last.safetensors", metrics=metrics)
-        run.save()
+        self._save()
         if run.processes.is_main and self.on_epoch is not None:
             self.on_epoch(run.folder)
 
-    def _interrupt(self) -> None:
+    def _save(self) -> None:
+        self.lock.check()
         self.run.save()
+
+    def _interrupt(self) -> None:
+        self._save()
         self._raise_interrupted()
 
     def _raise_interrupted(self) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from convattn.atomic import unfinished, write_atomically
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
+from convattn.training.lock import LOCK_NAME
+from convattn.training.places import DATA_PLACES, PLACES, field_of, is_relative, with_absolute_paths
 
-__all__ = ["check_output", "holds_run", "store_config", "stored_config"]
+__all__ = ["check_output", "check_place", "holds_run", "store_config", "stored_config"]
 
 _CONFIG = "config.json"
 
@@ -46,8 +48,11 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
     """
     folder = Path(config.output.folder)
     if resume:
-        return _changes(config, stored_config(folder), folder)
-    if folder.is_dir() and set(folder.iterdir()) - set(unfinished(folder)):
+        notes = _changes(config, stored_config(folder), folder)
+        for name in DATA_PLACES:
+            check_place(name, field_of(config, name), f"--{name.replace('_', '-')}")
+        return notes
+    if folder.is_dir() and set(folder.iterdir()) - {*unfinished(folder), folder / LOCK_NAME}:
         raise ConfigError(
             f"{folder}: the output folder is not empty; go on with --resume {folder}, or choose another --output"
         )
@@ -78,9 +83,28 @@ def stored_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{folder / _CONFIG}: {error}; the checkpoints have whole copies of it") from None
 
 
+def check_place(name: str, value: str | None, option: str) -> None:
+    """Whether what a stored configuration names is still there.
+
+    Args:
+        name: dotted, of the field.
+        value: of the field.
+        option: of the command line, which names another place.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if value is not None and Path(value).is_absolute() and "{" not in value and not Path(value).exists():
+        raise ConfigError(f"{value}: no such folder or file any more, the run's {name}; give its new place: {option} …")
+
+
 def _changes(config: RunConfig, stored: RunConfig, folder: Path) -> list[str]:
-    notes = []
-    for part, fields in asdict(stored).items():
+    notes = [
+        f"{name} {value!r}, stored without its folder, is taken from here: {field_of(config, name)}"
+        for name in PLACES
+        if name != "output.folder" and (value := field_of(stored, name)) is not None and is_relative(name, value)
+    ]
+    for part, fields in asdict(with_absolute_paths(stored)).items():
         for name, value in fields.items():
             given = asdict(config)[part][name]
             if given == value:

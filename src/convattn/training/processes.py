@@ -1,7 +1,8 @@
 """The processes that train together: who this one is, and how they agree. Alone, all of it is trivial."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +13,16 @@ from torch.distributed.rendezvous import rendezvous
 from convattn.extras import require
 from convattn.training.config import ConfigError, LoopConfig
 
-__all__ = ["Processes", "is_main_process"]
+__all__ = ["Processes", "end_processes", "is_main_process", "without_settings"]
+
+# How the variables begin by which Accelerate lets the environment, or `accelerate launch`, change what is trained.
+_SETTINGS = ("ACCELERATE_", "FSDP_", "FP8_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 
 
 class Processes:
     """Accelerate's handle on device, precision and processes, and what the loop asks of it.
+
+    The configuration alone says what is trained: call it, and train, within `without_settings`.
 
     Args:
         loop: device and precision. The processes are those that `torchrun` (or Slurm, or MPI) started.
@@ -99,6 +105,29 @@ class Processes:
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+@contextmanager
+def without_settings() -> Iterator[list[str]]:
+    """Within this context the environment holds nothing by which Accelerate would train otherwise than configured.
+
+    Yields:
+        A line for the user, if there was something.
+    """
+    found = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
+    for name in found:
+        del os.environ[name]
+    names = ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
+    try:
+        yield [f"not heeded: {names}; the configuration alone says what is trained"] if found else []
+    finally:
+        os.environ.update(found)
+
+
+def end_processes() -> None:
+    """Leave the group of processes, if there is one: NCCL warns of one that is left at the end of a program."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:

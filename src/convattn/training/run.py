@@ -25,13 +25,14 @@ from convattn.training.build import (
 from convattn.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
-    load_newest_checkpoint,
+    read_checkpoint,
     save_checkpoint,
 )
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
 from convattn.training.unreadable import UnreadableImages
+from convattn.weights.read import CheckpointError
 
 __all__ = ["Counters", "Run"]
 
@@ -51,6 +52,16 @@ class Counters:
     best_epoch: int = 0  # when it was reached, from 1
     skipped: int = 0  # updates skipped in all
     skipped_in_a_row: int = 0
+
+    def check(self) -> None:
+        """Raise TypeError for what no run counts to: these were read from a file."""
+        for name, value in asdict(self).items():
+            if name in ("loss_sum", "best"):
+                fits = isinstance(value, float | int) or (name == "best" and value is None)
+            else:
+                fits = type(value) is int and 0 <= value < 2**62
+            if not fits:
+                raise TypeError(f"counter {name} is {value!r}")
 
 
 class Run:
@@ -100,17 +111,14 @@ class Run:
         self.statistics = KeptStatistics(model)
         self.counters = Counters()
         self.unreadable = UnreadableImages(folder, self.data.train_loader.images)
+        self._whole_checkpoints: set[Path] = set()  # that this process wrote, or resumed from
 
     def _build(self, config: RunConfig) -> tuple[TrainingData, nn.Module]:
-        """Data and model. The weights that a run began with may be gone when it goes on from its checkpoint."""
-        try:
-            return build_model_and_data(config, self.processes)
-        except (ValueError, OSError, RuntimeError):
-            begun = config.model.pretrained or config.model.pretrained_path is not None
-            if not begun or not checkpoint_folders(self.folder):
-                raise
+        """Data and model. A run that goes on takes its weights from its checkpoint: those it began with may be gone."""
+        if self.processes.from_main(bool(checkpoint_folders(self.folder))):
             alone = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
-            return build_model_and_data(replace(config, model=alone), self.processes)
+            config = replace(config, model=alone)
+        return build_model_and_data(config, self.processes)
 
     @property
     def images_per_update(self) -> int:
@@ -174,7 +182,7 @@ class Run:
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "random": random_states,
             }
-            save_checkpoint(
+            written = save_checkpoint(
                 self.folder,
                 epoch=self.counters.epoch,
                 image=self.counters.updates * self.images_per_update,
@@ -184,7 +192,9 @@ class Run:
                 state=state,
                 config=config_to_json(self.config),
                 keep=self.config.output.keep_checkpoints,
+                trusted=self._whole_checkpoints,
             )
+            self._whole_checkpoints.add(written)
         self.processes.wait()
 
     def restore(self, note: Callable[[str], None]) -> None:
@@ -198,19 +208,53 @@ class Run:
                 pipe is read by another number of processes.
             CheckpointError: if there are checkpoints and all are damaged.
         """
-        checkpoint, problems = load_newest_checkpoint(self.folder)
-        if checkpoint is None:
+        folders = self.processes.from_main(checkpoint_folders(self.folder))
+        if not folders:
             note(f"{self.folder}: no checkpoint was written yet; starting from the beginning")
             return
-        for problem in problems:
-            note(f"warning: {problem}; going on from {checkpoint.folder.name}")
-        state = checkpoint.state
+        problems: list[str] = []
+        for folder in folders:
+            problem = self._take_up(folder, note)
+            if problem is None:
+                for line in problems:
+                    note(f"warning: {line}; going on from {folder.name}")
+                self._whole_checkpoints.add(folder)
+                return
+            problems.append(problem)
+        raise CheckpointError(f"{self.folder}: no checkpoint to resume from ({'; '.join(problems)})")
+
+    def _take_up(self, folder: Path, note: Callable[[str], None]) -> str | None:
+        """Take up one checkpoint; or what is wrong with it in some process, the same answer in all."""
+        checkpoint, problem = None, None
+        try:
+            checkpoint = read_checkpoint(folder)
+        except CheckpointError as error:
+            problem = str(error)
+        problem = self._found_by_any(problem)
+        if problem is not None or checkpoint is None:
+            return problem
+        try:
+            self._restore_from(checkpoint, note)
+        except ConfigError:  # of this run, not of the checkpoint
+            raise
+        except Exception as error:  # whatever a state of another shape makes its reader stumble on
+            found = " ".join(str(error).split())[:200]
+            problem = f"{folder}: damaged: it does not fit the run ({type(error).__name__}: {found})"
+        return self._found_by_any(problem)
+
+    def _found_by_any(self, problem: str | None) -> str | None:
+        return next((found for found in self.processes.gather([problem]) if found is not None), None)
+
+    def _restore_from(self, checkpoint: Checkpoint, note: Callable[[str], None]) -> None:
+        state, counters = checkpoint.state, Counters(**checkpoint.state["counters"])
+        counters.check()
+        if type(state["images"]) is not int:
+            raise TypeError(f"images is {state['images']!r}")
         if state["images"] != self.data.train_loader.images:
             raise ConfigError(
                 f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
                 "when the run was stopped; restore the data or start a new run"
             )
-        counters = Counters(**state["counters"])
         within = counters.updates > 0 and not state["epoch_trained"]
         if state["readers"] != self._readers and within:
             raise ConfigError(
@@ -218,12 +262,13 @@ class Run:
                 f"as before: {state['readers']}, not {self._readers}"
             )
         self._check_order(checkpoint, within, note)
-        self.counters = self._place(counters, state)
+        counters = self._place(counters, state)
         self._restore_weights(checkpoint)
-        self.schedule.step_update(self.counters.step)
+        self.schedule.step_update(counters.step)
         scaler = self.processes.accelerator.scaler
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
+        self.counters = counters
         self._restore_random_state(state["random"], note)
 
     def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
@@ -257,20 +302,19 @@ class Run:
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         ema = None if self.ema is None else self.ema.module
-        rates = [group["lr"] for group in self.optimizer.param_groups]
         if checkpoint.shards is not None:
             sharded.load_shards(checkpoint.shards, self.bare_model, ema, self._inner)
-        else:
-            self.bare_model.load_state_dict(checkpoint.model)
-            if ema is not None and checkpoint.ema is not None:
-                ema.load_state_dict(checkpoint.ema)
-            self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = lr  # of this run's batch, which the schedule then moves
+            return
+        self.bare_model.load_state_dict(checkpoint.model)
+        if ema is not None:
+            ema.load_state_dict(checkpoint.ema or {})
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
 
     def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> None:
         if len(states) == self.processes.count:
-            restore_random_state(states[self.processes.rank])
+            whole = restore_random_state(states[self.processes.rank])
+            if not all(self.processes.gather([whole])):
+                note("resumed on another kind of device: the same images, other random numbers on it")
             return
         images = "the same images" if self._readers is None else "images in another order"
         note(f"resumed by {self.processes.count} processes, not {len(states)}: {images}, other random numbers")

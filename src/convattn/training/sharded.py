@@ -1,12 +1,24 @@
 """Weights, gradients and optimiser spread over the processes by PyTorch's FSDP2, and their checkpoints."""
 
+import dataclasses
+import enum
+import importlib
+import io
+import pathlib
+import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -17,7 +29,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-__all__ = ["full_state", "load_shards", "save_shards", "shard"]
+__all__ = ["check_shards", "full_state", "load_shards", "save_shards", "shard"]
+
+_METADATA = ".metadata"
+_THEIRS = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
@@ -42,14 +57,31 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_shards(folder: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
-    """Every process writes its part into `folder`."""
-    state_dict_saver.save(_state(model, ema, optimizer), checkpoint_id=str(folder))
+    """Every process writes its part into `folder`.
+
+    Raises:
+        OSError: naming the folder and the cause, if one of them cannot.
+    """
+    try:
+        state_dict_saver.save(_state(model, ema, optimizer), checkpoint_id=str(folder))
+    except CheckpointException as error:
+        cause = _cause(error)
+        if isinstance(cause, OSError):
+            raise OSError(cause.errno, f"{folder} could not be written: {cause.strerror}") from None
+        raise RuntimeError(f"{folder} could not be written: {cause}") from None
 
 
 def load_shards(folder: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
-    """Every process reads its part, however many there were when it was written."""
+    """Every process reads its part, however many there were when it was written.
+
+    Raises:
+        ValueError: in all of them, if one of them cannot.
+    """
     state = _state(model, ema, optimizer)
-    state_dict_loader.load(state, checkpoint_id=str(folder))
+    try:
+        state_dict_loader.load(state, storage_reader=_Reader(folder), planner=_Planner())
+    except CheckpointException as error:
+        raise ValueError(f"{folder} could not be read: {_cause(error)}") from None
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     if ema is not None:
         set_model_state_dict(ema, state["ema"])
@@ -66,3 +98,65 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
     for child in model.children():
         inner = child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
         yield from (unit for unit in inner if any(True for _ in unit.parameters()))
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What the first of the processes that failed raised."""
+    return next(iter(error.failures.values()))[0]
+
+
+def check_shards(folder: Path) -> None:
+    """Whether every part that the shards' index names is there, and as long as it says.
+
+    Raises:
+        ValueError, OSError, pickle.UnpicklingError: if it is not so, or the index cannot be read.
+    """
+    for part in _read_index(folder).storage_data.values():
+        file = folder / part.relative_path
+        if file.parent != folder or not file.is_file() or file.stat().st_size < part.offset + part.length:
+            raise ValueError(f"{folder.name}/{part.relative_path} is missing or cut short")
+
+
+def _read_index(folder: Path) -> Metadata:
+    with open(folder / _METADATA, "rb") as file:
+        found = _IndexUnpickler(file).load()
+    if not isinstance(found, Metadata):
+        raise ValueError(f"{folder.name}/{_METADATA} is no index of shards")
+    return found
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads the index, in which PyTorch trusts any pickle, without running what others may have put there."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Only what holds data."""
+        if (module, name) in {("torch", "Size"), ("torch.serialization", "_get_layout")}:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module == "pathlib" and name.endswith("Path"):
+            return pathlib.PurePosixPath
+        found = getattr(importlib.import_module(module), name, None) if module in _THEIRS else None
+        if isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, enum.Enum)):
+            return found
+        raise pickle.UnpicklingError(f"{_METADATA} asks to load {module}.{name}, which could run code")
+
+
+class _Reader(FileSystemReader):
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """As PyTorch's, but of data only."""
+        found = _read_index(Path(self.path))
+        found.storage_meta = found.storage_meta or StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
+
+
+class _Planner(DefaultLoadPlanner):
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """As PyTorch's, but what could run code is refused first."""
+        try:
+            torch.load(value, weights_only=True)
+        except pickle.UnpicklingError:
+            raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no plain value and could run code") from None
+        value.seek(0)
+        super().load_bytes(read_item, value)
