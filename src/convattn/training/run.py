@@ -233,19 +233,24 @@ class Run:
         problem = self._found_by_any(problem)
         if problem is not None or checkpoint is None:
             return problem
+        whole = True
         try:
-            self._restore_from(checkpoint, note)
+            whole = self._restore_from(checkpoint, note)
         except ConfigError:  # of this run, not of the checkpoint
             raise
         except Exception as error:  # whatever a state of another shape makes its reader stumble on
             found = " ".join(str(error).split())[:200]
             problem = f"{folder}: damaged: it does not fit the run ({type(error).__name__}: {found})"
-        return self._found_by_any(problem)
+        problem = self._found_by_any(problem)
+        if problem is None and not all(self.processes.gather([whole])):
+            note("resumed on another kind of device: the same images, other random numbers on it")
+        return problem
 
     def _found_by_any(self, problem: str | None) -> str | None:
         return next((found for found in self.processes.gather([problem]) if found is not None), None)
 
-    def _restore_from(self, checkpoint: Checkpoint, note: Callable[[str], None]) -> None:
+    def _restore_from(self, checkpoint: Checkpoint, note: Callable[[str], None]) -> bool:
+        """Take up all that is in a checkpoint; returns whether every random state could be, on this device."""
         state, counters = checkpoint.state, Counters(**checkpoint.state["counters"])
         counters.check()
         if type(state["images"]) is not int:
@@ -269,7 +274,7 @@ class Run:
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
         self.counters = counters
-        self._restore_random_state(state["random"], note)
+        return self._restore_random_state(state["random"], note)
 
     def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
         """An epoch is not taken up in another order than it began with: images would be seen twice, or not at all."""
@@ -310,15 +315,13 @@ class Run:
             ema.load_state_dict(checkpoint.ema or {})
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
 
-    def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> None:
+    def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> bool:
         if len(states) == self.processes.count:
-            whole = restore_random_state(states[self.processes.rank])
-            if not all(self.processes.gather([whole])):
-                note("resumed on another kind of device: the same images, other random numbers on it")
-            return
+            return restore_random_state(states[self.processes.rank])
         images = "the same images" if self._readers is None else "images in another order"
         note(f"resumed by {self.processes.count} processes, not {len(states)}: {images}, other random numbers")
         seed_everything(derived_seed("resumed", self.config.loop.seed, self.counters.step, self.processes.rank))
+        return True
 
     def _wrap(self, frozen: bool) -> None:
         """(Un)freeze, and let Accelerate wrap the model for the parameters that learn now."""
