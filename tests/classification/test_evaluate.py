@@ -4,10 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.functional import to_tensor
 
+from convattn.classification.calibration import expected_calibration_error
 from convattn.classification.evaluate import evaluate, wilson_interval
+from convattn.classification.scores import score
 from convattn.data.loader import Batch, Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from tiny_runs import write_pictures
@@ -43,7 +47,9 @@ def test_figures_of_a_case_worked_by_hand():
         math.log(1 + math.e + math.e**2) - 1,
     ]
     assert result.loss == pytest.approx(sum(losses) / 3)
-    assert torch.allclose(result.probabilities, torch.tensor(logits).softmax(1))
+    assert torch.allclose(result.probabilities, torch.tensor(logits).softmax(1).sort(descending=True).values)
+    assert result.ranked[0].tolist() == [0, 2, 1]
+    assert (result.num_classes, result.confidences.tolist()) == (3, result.probabilities[:, 0].tolist())
     assert result.predictions.tolist() == [0, 1, 2]
     assert 0 < result.images_per_second < result.model_images_per_second
 
@@ -85,6 +91,92 @@ def test_each_class_that_has_images_has_its_share_and_what_it_is_taken_for():
     assert found == [(0, 3, 2, 2, 1, pytest.approx(200 / 3)), (1, 1, 1, None, 0, 100.0), (3, 4, 2, 1, 2, 50.0)]
 
 
+def old_figures(logits, labels):
+    """As they were made of all logits at once."""
+    probabilities = logits.softmax(dim=1)
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    right = ranked == labels[:, None]
+    return dict(
+        top1=100 * right[:, 0].double().mean().item(),
+        top5=100 * right.any(dim=1).double().mean().item(),
+        loss=F.cross_entropy(logits.double(), labels).item(),
+        calibration_error=100 * expected_calibration_error(probabilities, labels),
+    )
+
+
+@pytest.mark.parametrize(("count", "classes"), [(60, 3), (37, 40)])
+def test_figures_are_those_of_all_logits_at_once(count, classes):
+    logits = 3 * torch.randn(count, classes)
+    labels = torch.where(torch.rand(count) < 0.5, logits.argmax(dim=1), torch.randint(classes, (count,)))
+    made = batches(logits.tolist(), labels.tolist(), size=7)
+    result, wanted = evaluate(Logits(), made), old_figures(logits, labels)
+    for name in ("top1", "top5"):
+        assert getattr(result, name) == wanted[name]
+    assert result.calibration_error == pytest.approx(wanted["calibration_error"], abs=1e-12)
+    assert result.loss == pytest.approx(wanted["loss"], rel=1e-6)
+    counted = score(Logits(), made)
+    assert (counted.images, counted.top1, counted.top5) == (count, result.top1, result.top5)
+    assert counted.loss == pytest.approx(result.loss, rel=1e-12)
+
+
+class Many(nn.Module):
+    """Logits of as many classes as ImageNet-22k has."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :1] * torch.ones(21_841)
+
+
+def test_what_is_kept_of_an_image_does_not_grow_with_the_classes():
+    images = [Batch(torch.ones(2, 3, 1, 1), torch.zeros(2, dtype=torch.int64), ["a", "b"])] * 3
+    result = evaluate(Many(), images)
+    assert result.num_classes == 21_841
+    kept = [value for value in vars(result).values() if isinstance(value, torch.Tensor)]
+    assert sum(value.numel() for value in kept) == 6 * (1 + 5 + 5)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_counting_waits_for_the_device_at_the_end_alone(monkeypatch):
+    lists, whole = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: lists.append(self.shape) or whole(self))
+    made = batches([[1.0, 0.0]] * 6, [0, 1, 0, 0, 1, 0])
+    with Waits() as waits:
+        found = score(Logits(), made)
+    assert (waits.count, lists) == (0, [(4,)])
+    assert found.top1 == pytest.approx(400 / 6)
+
+
+def test_processes_sum_their_counts():
+    made = batches([[1.0, 0.0]] * 5, [0, 1, 0, 0, 1])
+    whole = score(Logits(), made)
+    sent = []
+    for share in (made[:1], made[1:], []):
+        score(Logits(), share, total=lambda values: sent.append(values) or values)
+    summed = [sum(values) for values in zip(*sent, strict=True)]
+    joined = score(Logits(), made[:1], total=lambda values: summed)
+    assert (joined.images, joined.top1, joined.top5) == (whole.images, whole.top1, whole.top5)
+    assert joined.loss == pytest.approx(whole.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("run", [evaluate, score])
+def test_images_lie_in_memory_as_the_weights_do(run):
+    seen = []
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = [Batch(torch.rand(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), ["a", "b"])]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        run(model, images, memory_format=layout)
+        assert seen.pop().is_contiguous(memory_format=layout)
+
+
 class MeanColour(nn.Module):
     """Logits of an image from its pixels alone, whatever shares the batch."""
 
@@ -105,7 +197,7 @@ def test_processes_that_share_the_images_find_what_one_finds(tmp_path, processes
     for joined in results:
         figures = ("top1", "top5", "topk_size", "loss", "calibration_error", "paths", "unreadable")
         assert {name: getattr(joined, name) for name in figures} == {name: getattr(whole, name) for name in figures}
-        for name in ("labels", "predictions", "probabilities", "confusion"):
+        for name in ("labels", "ranked", "probabilities", "confusion"):
             assert torch.equal(getattr(joined, name), getattr(whole, name)), name
 
 

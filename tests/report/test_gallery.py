@@ -25,8 +25,9 @@ class Squares:
 def test_mistakes_come_first_then_one_right_image_of_each_class():
     probabilities = torch.tensor([[0.4, 0.6], [0.9, 0.1], [0.3, 0.7], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]])
     labels = torch.tensor([0, 0, 1, 1, 0, 0])  # wrong: 0 (0.6), 3 (0.8), 5 (0.9)
-    assert choose_samples(probabilities, labels) == [5, 3, 0, 1, 2]
-    assert choose_samples(probabilities, labels, most_wrong=1) == [5, 1, 2]
+    confidences, predicted = probabilities.max(dim=1)
+    assert choose_samples(confidences, predicted, labels) == [5, 3, 0, 1, 2]
+    assert choose_samples(confidences, predicted, labels, most_wrong=1) == [5, 1, 2]
 
 
 def test_items_show_what_the_model_saw_and_said():

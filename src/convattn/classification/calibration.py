@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["expected_calibration_error"]
+__all__ = ["calibration_error", "expected_calibration_error"]
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -22,10 +22,16 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     Returns:
         0 (right as often as it says) to 1.
     """
-    confidence, predicted = probabilities.double().max(dim=1)
-    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
-    bin_of = torch.bucketize(confidence, edges)  # right edges belong to their bin
+    confidences, predicted = probabilities.double().max(dim=1)
+    return calibration_error(confidences, predicted == labels, bins)
+
+
+def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
+    """The same of the probabilities (N,) of the predicted classes, and whether these are the labels' (N,)."""
+    confidences = confidences.double()
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidences.device) / bins
+    bin_of = torch.bucketize(confidences, edges)  # right edges belong to their bin
     # count · |accuracy - mean confidence| is the distance of the sums.
-    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    gap.index_add_(0, bin_of, (predicted == labels).double() - confidence)
-    return (gap.abs().sum() / len(labels)).item()
+    gap = torch.zeros(bins, dtype=torch.float64, device=confidences.device)
+    gap.index_add_(0, bin_of, right.double() - confidences)
+    return (gap.abs().sum() / len(right)).item()

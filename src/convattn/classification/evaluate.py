@@ -1,4 +1,4 @@
-"""How good a classifier is on a set of labelled images."""
+"""How good a classifier is on a set of labelled images, and what it said of each of them."""
 
 import math
 import time
@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.classification.calibration import expected_calibration_error
+from convattn.classification.calibration import calibration_error
+from convattn.classification.scores import evaluating, judge
 from convattn.data.loader import Batch
 
 __all__ = ["ClassResult", "Evaluation", "evaluate", "wilson_interval"]
@@ -36,20 +36,31 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model said about N images, in the order of the data set."""
+    """What a model said about N images, in the order of the data set; a few numbers an image, whatever the classes."""
 
     top1: float  # percent
     top5: float  # percent; of the `topk_size` most probable classes
     topk_size: int  # 5, or the number of classes if there are fewer
     loss: float  # mean cross entropy, nats
     calibration_error: float  # percent: by how much confidence and accuracy differ (`expected_calibration_error`)
-    probabilities: Tensor  # (N, classes) float32
+    num_classes: int
     labels: Tensor  # (N,) int64
-    predictions: Tensor  # (N,) int64
+    ranked: Tensor  # (N, topk_size) int64: the most probable classes, the first is the prediction
+    probabilities: Tensor  # (N, topk_size) float32, theirs
     paths: list[str]  # N names
     images_per_second: float  # of all processes together, loading included
     model_images_per_second: float  # the same without loading: copying to the device, the model, copying back
     unreadable: dict[str, str]  # file -> why; not among the N
+
+    @property
+    def predictions(self) -> Tensor:
+        """The most probable class of each image, (N,) int64."""
+        return self.ranked[:, 0]
+
+    @property
+    def confidences(self) -> Tensor:
+        """Its probability, (N,) float32."""
+        return self.probabilities[:, 0]
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -64,16 +75,14 @@ class Evaluation:
     @property
     def confusion(self) -> Tensor:
         """How often images of a class (row) were taken for another (column): (classes, classes) int64."""
-        classes = self.probabilities.shape[1]
-        pairs = self.labels * classes + self.predictions
-        return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+        pairs = self.labels * self.num_classes + self.predictions
+        return torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
 
     def per_class(self) -> list[ClassResult]:
         """One entry for each class that has images, in the order of the labels."""
-        classes = self.probabilities.shape[1]
         results = []
         for label in self.labels.unique().tolist():
-            predicted = torch.bincount(self.predictions[self.labels == label], minlength=classes)
+            predicted = torch.bincount(self.predictions[self.labels == label], minlength=self.num_classes)
             images, right = int(predicted.sum()), int(predicted[label])
             predicted[label] = 0
             most = int(predicted.argmax())
@@ -88,6 +97,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     *,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    memory_format: torch.memory_format = torch.contiguous_format,
     on_batch: Callable[[int], None] | None = None,
     gather: Callable[[list], list] | None = None,
 ) -> Evaluation:
@@ -102,6 +112,7 @@ def evaluate(
         loader: batches in a fixed order (`evaluation_loader`).
         device: where the batches go.
         autocast: makes the context in which the model runs, for lower precision.
+        memory_format: of the images; that of the model's weights.
         on_batch: called with the number of images after each batch.
         gather: of several processes: joins the lists that each gives, in the order of their ranks, for all of them
             (`accelerate.utils.gather_object`).
@@ -109,12 +120,8 @@ def evaluate(
     Raises:
         ValueError: if there is no readable image, or a label lies outside the model's classes.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        share = _run(model, loader, torch.device(device), autocast, on_batch)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        share = _run(model, loader, torch.device(device), autocast, memory_format, on_batch)
     return _summary([share] if gather is None else gather([share]))
 
 
@@ -137,15 +144,28 @@ def wilson_interval(percent: float, count: int) -> tuple[float, float]:
 
 @dataclass
 class _Share:
-    """What one process saw; entries of the first four lists belong together, batch by batch."""
+    """What one process saw; entries of the first six lists belong together, batch by batch."""
 
-    logits: list[Tensor] = field(default_factory=list)  # (B, classes) float32 each
+    ranked: list[Tensor] = field(default_factory=list)  # (B, k) int64 each: the most probable classes
+    probabilities: list[Tensor] = field(default_factory=list)  # (B, k) float32 each, theirs
+    losses: list[Tensor] = field(default_factory=list)  # (B,) each
     labels: list[Tensor] = field(default_factory=list)  # (B,) each
     paths: list[str] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # of each image among all that the process took, unreadable too
+    num_classes: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     model_seconds: float = 0.0
+
+    def add(self, logits: Tensor, ranked: Tensor, losses: Tensor) -> None:
+        """Keep what matters of a batch."""
+        k, self.num_classes = ranked.shape[1], logits.shape[1]
+        probabilities = logits.softmax(dim=1).gather(1, ranked)
+        together = torch.cat([ranked.double(), probabilities.double(), losses.double()[:, None]], dim=1)
+        ranked, probabilities, losses = together.cpu().split([k, k, 1], dim=1)  # waits for the device, once
+        self.ranked.append(ranked.long())
+        self.probabilities.append(probabilities.float())
+        self.losses.append(losses[:, 0])
 
 
 def _run(
@@ -153,15 +173,17 @@ def _run(
     loader: Iterable[Batch],
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
+    memory_format: torch.memory_format,
     on_batch: Callable[[int], None] | None,
 ) -> _Share:
     share, taken, start = _Share(), 0, time.perf_counter()
     for batch in loader:
         if len(batch):
             loaded = time.perf_counter()
+            moved = batch.to(device, memory_format)
             with autocast():
-                output = model(batch.images.to(device))
-            share.logits.append(output.float().cpu())  # waits for the device
+                logits = model(moved.images).float()
+            share.add(logits, *judge(logits, batch.labels, moved.labels))
             share.model_seconds += time.perf_counter() - loaded
             share.labels.append(batch.labels)
             share.paths += batch.paths
@@ -188,28 +210,24 @@ def _summary(shares: list[_Share]) -> Evaluation:
     if not places:
         raise ValueError("nothing to evaluate: the data set has no readable image")
     order = sorted(range(len(places)), key=places.__getitem__)  # the processes take turns
-    logits = torch.cat([part for share in shares for part in share.logits])
-    labels = torch.cat([part for share in shares for part in share.labels])
-    if len(shares) > 1:
-        logits, labels = logits[order], labels[order]
+
+    def joined(name: str) -> Tensor:
+        parts = torch.cat([part for share in shares for part in getattr(share, name)])
+        return parts[order] if len(shares) > 1 else parts
+
+    ranked, probabilities, losses, labels = map(joined, ("ranked", "probabilities", "losses", "labels"))
     paths = [path for share in shares for path in share.paths]
-    classes = logits.shape[1]
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if len(outside):
-        raise ValueError(f"label {int(outside[0])} does not exist in a model of {classes} classes")
-    topk_size = min(5, classes)
-    ranked = logits.topk(topk_size, dim=1).indices
     right = ranked == labels[:, None]
-    probabilities = logits.softmax(dim=1)
     return Evaluation(
         top1=100 * right[:, 0].double().mean().item(),
         top5=100 * right.any(dim=1).double().mean().item(),
-        topk_size=topk_size,
-        loss=F.cross_entropy(logits, labels).item(),
-        calibration_error=100 * expected_calibration_error(probabilities, labels),
-        probabilities=probabilities,
+        topk_size=ranked.shape[1],
+        loss=losses.mean().item(),
+        calibration_error=100 * calibration_error(probabilities[:, 0], right[:, 0]),
+        num_classes=max(share.num_classes for share in shares),
         labels=labels,
-        predictions=ranked[:, 0],
+        ranked=ranked,
+        probabilities=probabilities,
         paths=[paths[index] for index in order],
         images_per_second=len(labels) / max(share.seconds for share in shares),
         model_images_per_second=len(labels) / max(share.model_seconds for share in shares),

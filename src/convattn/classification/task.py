@@ -9,7 +9,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from convattn.classification.distillation import DistillationOptions, distillation_loss
-from convattn.classification.evaluate import evaluate
+from convattn.classification.scores import score
 from convattn.data.loader import Batch
 
 __all__ = ["Classification", "balanced_weights"]
@@ -111,12 +111,15 @@ class Classification:
         device: torch.device,
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
-        gather: Callable[[list], list] | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        total: Callable[[Sequence[float]], list[float]] | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
-        """`val_loss`, `top1` and `top5` (percent) on a validation set; `gather` as in `evaluate`."""
-        result = evaluate(model, loader, device, autocast=autocast, gather=gather, on_batch=on_batch)
-        return {"val_loss": result.loss, "top1": result.top1, "top5": result.top5}
+        """`val_loss`, `top1` and `top5` (percent) on a validation set, as `score`; nan where no image can be read."""
+        found = score(
+            model, loader, device, autocast=autocast, memory_format=memory_format, total=total, on_batch=on_batch
+        )
+        return {"val_loss": found.loss, "top1": found.top1, "top5": found.top5}
 
     def _images_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The images as the model sees them, and their classes' shares (B, classes): all 0 where there is no label."""

@@ -108,7 +108,7 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
         evaluation = evaluate(model, evaluation_loader(Samples(digits, transforms_for(model)), batch_size=90))
         costs = count(model)
     with _step(console, "3/5", "looking where it looks"):
-        samples = choose_samples(evaluation.probabilities, evaluation.labels)
+        samples = choose_samples(evaluation.confidences, evaluation.predictions, evaluation.labels)
         gallery = gallery_items(model, digits, samples, digits.classes, _explained_layer(model))
     with _step(console, "4/5", "exporting to ONNX and comparing the numbers"):
         fused = fuse(model)

@@ -185,7 +185,10 @@ def _published(source: str, dataset: ImageDataset) -> tuple[OfficialWeights | No
 def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Evaluation:
     device = torch.device("cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last)
-    loader = evaluation_loader(Samples(dataset, transforms_for(model)), options.batch_size, workers=options.workers)
+    samples = Samples(dataset, transforms_for(model))
+    loader = evaluation_loader(samples, options.batch_size, workers=options.workers, device=device)
+    # Runtimes read images as they lie in memory.
+    layout = torch.contiguous_format if isinstance(model, ExportedModel) else torch.channels_last
 
     def bf16() -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16)
@@ -195,7 +198,12 @@ def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Eval
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         return evaluate(
-            model, loader, device, autocast=autocast, on_batch=lambda images: progress.advance(task, images)
+            model,
+            loader,
+            device,
+            autocast=autocast,
+            memory_format=layout,
+            on_batch=lambda images: progress.advance(task, images),
         )
 
 

@@ -20,17 +20,17 @@ __all__ = ["choose_samples", "gallery_items"]
 _SHOWN_SIZE = 192  # pixels: twice as many as a card has room for, so that it stays sharp on dense screens
 
 
-def choose_samples(probabilities: Tensor, labels: Tensor, most_wrong: int = 10) -> list[int]:
+def choose_samples(confidences: Tensor, predicted: Tensor, labels: Tensor, most_wrong: int = 10) -> list[int]:
     """The mistakes, most confident first, then the first image of every class that is classified rightly.
 
     Args:
-        probabilities: (N, classes).
+        confidences: (N,) probabilities of the predicted classes.
+        predicted: (N,) these classes.
         labels: (N,).
         most_wrong: how many mistakes at most.
     """
-    confidence, predicted = probabilities.max(dim=1)
     mistakes = (predicted != labels).nonzero()[:, 0]
-    wrong = mistakes[confidence[mistakes].argsort(descending=True, stable=True)][:most_wrong].tolist()
+    wrong = mistakes[confidences[mistakes].argsort(descending=True, stable=True)][:most_wrong].tolist()
     right: dict[int, int] = {}
     for index in (predicted == labels).nonzero()[:, 0].tolist():
         right.setdefault(int(labels[index]), index)

@@ -61,7 +61,13 @@ def probe(config: RunConfig) -> Probe:
         model = run.result_model()
         batch = next(iter(run.data.validation_loader))
         if len(batch):
-            run.task.metrics(model, [batch], run.processes.device, autocast=processes.accelerator.autocast)
+            run.task.metrics(
+                model,
+                [batch],
+                processes.device,
+                autocast=processes.accelerator.autocast,
+                memory_format=run.memory_format,
+            )
         run.save()
         checkpoint = _size(folder)
         if processes.is_main:
