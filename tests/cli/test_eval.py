@@ -37,18 +37,30 @@ def test_eval_gives_accuracy_with_its_interval(run, pictures, capsys):
     assert "published    none: these are not the authors' weights\n" in shown
 
 
+def test_eval_names_what_it_leaves_out_up_to_a_limit(run, tmp_path, capsys):
+    pictures = write_pictures(tmp_path / "pictures", val=1)
+    for index in range(100):
+        (pictures / "val" / "bright" / f"{index + 1:03d}.png").hardlink_to(pictures / "val" / "bright" / "000.png")
+    broken = pictures / "val" / "dark" / "000.png"
+    broken.write_bytes(b"")
+    assert main(["eval", str(run), "--data", str(pictures), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        f"left out: {broken}: the file is empty",
+        "class 'dark' is not evaluated: none of its images can be read",
+    ]
+    assert json.loads(captured.out)["unreadable"] == [str(broken)]
+    (pictures / "val" / "dark" / "001.png").write_bytes(b"")
+    assert main(["eval", str(run), "--data", str(pictures)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"convattn eval: 2 of 103 images of {pictures} cannot be read, more than 1%; repair or remove"
+    )
+
+
 def test_eval_of_a_run_takes_the_data_it_was_trained_on(run, capsys):
     assert main(["eval", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 8
-
-
-def test_eval_leaves_out_what_it_cannot_read_and_names_it(run, tmp_path, capsys):
-    pictures = write_pictures(tmp_path)
-    (pictures / "val" / "dark" / "001.png").write_bytes(b"")
-    assert main(["eval", str(run), "--data", str(pictures), "--json"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["images"] == 7
-    assert captured.err.strip().endswith("dark/001.png: the file is empty")
 
 
 def test_eval_shows_what_each_class_is_taken_for_the_worst_first(run, tmp_path, capsys):

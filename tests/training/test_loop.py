@@ -23,7 +23,7 @@ from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
 from convattn.training.update import update
 from forked_runs import ForkedProgram
-from tiny_runs import tiny_config, write_pictures
+from tiny_runs import figures, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +183,47 @@ def test_an_unreadable_image_is_set_aside_and_named_once(tmp_path):
     assert console.file.getvalue().count("set aside: ") == 1
 
 
-def test_an_unreadable_validation_image_is_named_once(tmp_path):
-    pictures = write_pictures(tmp_path / "pictures")
-    (pictures / "val" / "dark" / "001.png").write_bytes(b"")
+def test_an_unreadable_validation_image_is_named_once_and_so_is_a_class_that_is_lost(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures", val=75)
+    broken = [pictures / "val" / name / "000.png" for name in ("dark", "grey")]
+    for split in ("train", "val"):
+        (pictures / split / "grey").mkdir()
+    (pictures / "train" / "dark" / "011.png").rename(pictures / "train" / "grey" / "000.png")
+    for path in broken:
+        path.write_bytes(b"")
+    for index in range(50):
+        (pictures / "val" / "bright" / f"{index + 75:03d}.png").hardlink_to(pictures / "val" / "bright" / "000.png")
     console = quiet()
     train(tiny_config(pictures, tmp_path / "run"), console=console)
-    told = console.file.getvalue().split("left out of the validation: ")
-    assert len(told) == 2
-    assert told[1].startswith(f"{pictures / 'val' / 'dark' / '001.png'}: the file is empty")
+    said = console.file.getvalue()
+    assert said.startswith("".join(f"left out of the validation: {path}: the file is empty\n" for path in broken))
+    assert said.count("left out of the validation: ") == 2
+    assert said.count("class 'grey' is not validated: none of its validation images can be read") == 1
+
+
+def test_too_many_unreadable_validation_images_are_told_before_the_first_update(tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures")
+    broken = pictures / "val" / "dark" / "001.png"
+    broken.write_bytes(b"")
+    monkeypatch.setattr("convattn.training.loop.update", None)
+    with pytest.raises(
+        UnreadableError,
+        match=rf"^1 of 8 validation images of {pictures} cannot be read, more than 1%; repair or remove .*: {broken}: ",
+    ):
+        train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+
+
+def test_validation_images_that_are_lost_later_leave_the_epoch(tmp_path):
+    pictures = write_pictures(tmp_path / "pictures")
+    content = {path: path.read_bytes() for path in (pictures / "val").rglob("*.png")}
+    config = tiny_config(pictures, tmp_path / "run")
+    with pytest.raises(UnreadableError, match=r"^8 of 8 validation images of .*: the file is empty; .*: the file is"):
+        train(config, console=quiet(), on_epoch=lambda folder: [path.write_bytes(b"") for path in content])
+    for path, whole in content.items():
+        path.write_bytes(whole)
+    train(config, resume=True, console=quiet())
+    assert [entry["epoch"] for entry in figures(tmp_path / "run")] == [1, 2]
+    assert load_newest_checkpoint(tmp_path / "run")[0].state["counters"]["step"] == 12
 
 
 def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,14 @@ from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.cli.arguments import UsageError, parse
 from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
-from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.loader import Batch, Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.deploy.load import ExportedModel
 from convattn.saved import open_classifier
 from convattn.training.output import check_place, holds_run, stored_config
 from convattn.training.places import with_absolute_paths
+from convattn.training.unreadable import check_unreadable, lost_classes
 from convattn.weights.records import OfficialWeights
 
 __all__ = ["command"]
@@ -102,7 +103,11 @@ def command(args: list[str]) -> int:
     dataset = _open(source, labels, model)
     real_labels = _real_labels(options.real_labels, model, dataset) if options.real_labels else None
     published, no_published = _published(options.model, dataset)
-    result = _evaluate(options, model, dataset)
+    result = _evaluate(options, model, dataset, source)
+    for reason in result.unreadable.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    for name in lost_classes(dataset, result.unreadable):
+        print(f"class {name!r} is not evaluated: none of its images can be read", file=sys.stderr)
     found = Findings(
         options=options,
         precision=precision,
@@ -118,8 +123,6 @@ def command(args: list[str]) -> int:
         print(json.dumps(_as_json(found)))
     else:
         _print(found)
-    for reason in result.unreadable.values():
-        print(f"left out: {reason}", file=sys.stderr)
     return 0
 
 
@@ -182,7 +185,8 @@ def _published(source: str, dataset: ImageDataset) -> tuple[OfficialWeights | No
     return record, ""
 
 
-def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Evaluation:
+def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset, source: str) -> Evaluation:
+    """Raises UnreadableError as soon as too many images cannot be read."""
     device = torch.device("cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last)
     samples = Samples(dataset, transforms_for(model))
@@ -194,12 +198,20 @@ def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset) -> Eval
         return torch.autocast(device.type, torch.bfloat16)
 
     autocast: Callable[[], AbstractContextManager] = bf16 if options.precision == "bf16" else nullcontext
+    unreadable: dict[str, str] = {}
+
+    def batches() -> Iterator[Batch]:
+        for batch in loader:
+            unreadable.update(batch.unreadable)
+            check_unreadable(unreadable, len(dataset), f"images of {source}")
+            yield batch
+
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         return evaluate(
             model,
-            loader,
+            batches(),
             device,
             autocast=autocast,
             memory_format=layout,

@@ -21,6 +21,7 @@ from convattn.deploy.export import ExportError, ExportReport, export, resolve
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.saved import open_model
+from convattn.training.unreadable import check_unreadable
 
 __all__ = ["command"]
 
@@ -145,8 +146,15 @@ def _top1(source: str, model: Any) -> Callable[[nn.Module], float]:
     size = (model.pretrained_cfg or {}).get("input_size", (3, 32, 32))[1]
     samples = Samples(in_model_order(open_evaluation(source, size), model), transforms_for(model))
 
+    told: set[str] = set()
+
     def top1(classifier: nn.Module) -> float:
-        return evaluate(classifier, evaluation_loader(samples, batch_size=_BATCH)).top1
+        result = evaluate(classifier, evaluation_loader(samples, batch_size=_BATCH))
+        check_unreadable(result.unreadable, len(samples), f"images of {source}")
+        for file in result.unreadable.keys() - told:
+            print(f"left out: {result.unreadable[file]}", file=sys.stderr)
+        told.update(result.unreadable)
+        return result.top1
 
     return top1
 

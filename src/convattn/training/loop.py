@@ -31,6 +31,7 @@ from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.training.signals import StopRequest
 from convattn.training.skipped import Skipped, record_skipped
+from convattn.training.unreadable import UnreadableError, check_unreadable, lost_classes
 from convattn.training.update import Update, update
 
 __all__ = ["Interrupted", "TrainingError", "train"]
@@ -85,8 +86,8 @@ def train(
         ConfigError: if the output folder is not empty (without `resume`), holds no run or another one (with it), or
             another run is writing there.
         DataError: if the data is missing, empty or smaller than a batch. CheckpointError: if no checkpoint is whole.
-        TrainingError: if too many updates in a row are not finite. UnreadableError: if more than 1 % of the images
-            cannot be read. OutOfMemory: with a batch size that fits.
+        TrainingError: if too many updates in a row are not finite. UnreadableError: if more than 1 % of the training
+            or of the validation images cannot be read. OutOfMemory: with a batch size that fits.
         Interrupted: a KeyboardInterrupt, after Ctrl-C or SIGTERM, once a checkpoint is written.
         OSError: if the disk is full, or the folder cannot be written or was removed; the last checkpoint survives.
     """
@@ -130,7 +131,8 @@ class _Loop:
             console = Console(quiet=True)
         self.display = TrainingDisplay(epochs * run.updates_per_epoch, epochs, console)
         self.journal: Journal | None = None
-        self.left_out: set[str] = set()  # validation images that cannot be read, told once each
+        self.left_out: dict[str, str] = {}  # validation images that cannot be read, and why
+        self.told: set[str] = set()  # of these
 
     def __enter__(self) -> "_Loop":
         self.display.__enter__()
@@ -146,6 +148,8 @@ class _Loop:
         if run.processes.is_main:
             self.journal = Journal(run.folder, epoch=run.counters.epoch, tensorboard=run.config.output.tensorboard)
         self.display.start(run.counters.step)
+        if run.counters.step == 0:
+            self._look_at_validation()
         while run.counters.epoch < run.config.schedule.epochs and not self._has_stalled():
             self._epoch()
         self.display.note(f"done: {run.folder / 'best.safetensors'}")
@@ -218,7 +222,43 @@ class _Loop:
                 raise TrainingError(self._too_many_skipped(skipped))
         return done
 
+    def _look_at_validation(self) -> None:
+        """Read every validation image before the first update: what is lost must not show behind an epoch of work."""
+        seen = self._seen_of_validation()
+        try:
+            for batch in self._validation_batches():
+                seen(len(batch) + len(batch.unreadable))
+        except _StopDuringValidation:
+            self._interrupt()
+        self._tell_left_out()
+
     def _validate(self, model: nn.Module) -> dict[str, float]:
+        run = self.run
+        try:
+            metrics = run.task.metrics(
+                model,
+                self._validation_batches(),
+                run.processes.device,
+                autocast=run.processes.accelerator.autocast,
+                memory_format=run.memory_format,
+                total=run.processes.total,
+                on_batch=self._seen_of_validation(),
+            )
+        except _StopDuringValidation:
+            self._interrupt()
+            raise
+        try:
+            self._tell_left_out()
+        except UnreadableError:
+            run.save()  # the epoch is not lost
+            raise
+        for name, value in metrics.items():
+            if not math.isfinite(value):  # the weights have overflowed; no checkpoint is written of them
+                raise TrainingError(f"{name} is {value} after step {run.counters.step}; {self._advice()}")
+        return metrics
+
+    def _seen_of_validation(self) -> Callable[[int], None]:
+        """To be called with the number of images after each batch: shows it, and leaves where a stop was asked for."""
         run = self.run
         seen, total = 0, len(run.data.validation)
 
@@ -229,33 +269,34 @@ class _Loop:
             if self.stop.received and run.processes.count == 1:
                 raise _StopDuringValidation
 
-        try:
-            metrics = run.task.metrics(
-                model,
-                self._validation_batches(),
-                run.processes.device,
-                autocast=run.processes.accelerator.autocast,
-                gather=run.processes.gather,
-                on_batch=on_batch,
-            )
-        except _StopDuringValidation:
-            self._interrupt()
-            raise
-        for name, value in metrics.items():
-            if not math.isfinite(value):  # the weights have overflowed; no checkpoint is written of them
-                raise TrainingError(f"{name} is {value} after step {run.counters.step}; {self._advice()}")
-        return metrics
+        return on_batch
 
     def _validation_batches(self) -> Iterator[Batch]:
-        """The validation images; those that cannot be read are left out of the metrics, and named the first time."""
+        """The validation images of this process; those that cannot be read are left out."""
         with starting_workers():
             batches = iter(self.run.data.validation_loader)
         for batch in batches:
-            for reason in batch.unreadable.values():
-                if reason not in self.left_out:
-                    self.left_out.add(reason)
-                    self.display.note(f"left out of the validation: {reason}")
+            self.left_out.update(batch.unreadable)
             yield batch
+
+    def _tell_left_out(self) -> None:
+        """Name the validation images that no process can read, and the classes that go with them, once each.
+
+        Raises:
+            UnreadableError: if they are too many.
+        """
+        run, data = self.run, self.run.data.validation
+        for file, reason in run.processes.gather([*self.left_out.items()]):
+            self.left_out[file] = reason
+        new = self.left_out.keys() - self.told
+        for file in sorted(new):
+            self.display.note(f"left out of the validation: {self.left_out[file]}")
+        config = run.config.data
+        where = f"validation images of {config.validation or config.source}"
+        check_unreadable(self.left_out, len(data), where)
+        for name in lost_classes(data, self.left_out) if new else ():
+            self.display.note(f"class {name!r} is not validated: none of its validation images can be read")
+        self.told |= new
 
     def _log(self, metrics: dict[str, float], images_per_second: float, seconds: float) -> None:
         run, counters = self.run, self.run.counters

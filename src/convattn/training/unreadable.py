@@ -1,16 +1,48 @@
-"""Training images that cannot be read: set aside by name, up to a limit."""
+"""Images that cannot be read: set aside by name, up to a limit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from convattn.atomic import append_line
 from convattn.data.check import UNREADABLE_LIMIT
+from convattn.data.dataset import ImageDataset
 
-__all__ = ["UnreadableError", "UnreadableImages"]
+__all__ = ["UnreadableError", "UnreadableImages", "check_unreadable", "lost_classes"]
+
+_NAMED = 8  # files in a message
 
 
 class UnreadableError(ValueError):
     """Too many images of a data set cannot be read."""
+
+
+def check_unreadable(unreadable: Mapping[str, str], images: int, told: str) -> None:
+    """Refuse to measure on less than what was asked for.
+
+    Args:
+        unreadable: file -> reason, which begins with the file's name.
+        images: size of the data set.
+        told: what they are and where, for the message.
+
+    Raises:
+        UnreadableError: when more than 1 % are unreadable, naming the first.
+    """
+    if len(unreadable) > UNREADABLE_LIMIT * images:
+        named = "; ".join([*unreadable.values()][:_NAMED])
+        more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
+        raise UnreadableError(
+            f"{len(unreadable)} of {images} {told} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
+            f"repair or remove them: {named}{more}"
+        )
+
+
+def lost_classes(dataset: ImageDataset, unreadable: Collection[str]) -> list[str]:
+    """The classes of a data set of which no image is left without the files in `unreadable`."""
+    if not unreadable:
+        return []
+    pairs = zip(dataset.paths, dataset.labels, strict=True)
+    left = {label for path, label in pairs if path not in unreadable}
+    return [dataset.classes[label] for label in sorted(set(dataset.labels) - left)]
 
 
 class UnreadableImages:
