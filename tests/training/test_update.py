@@ -14,7 +14,7 @@ from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
 from convattn.training.run import Run
 from convattn.training.update import update
-from forked_runs import ForkedProgram, ranks
+from forked_runs import ForkedProgram, meeting_point, ranks
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -154,7 +154,8 @@ def test_a_process_without_readable_images_measures_nothing(pictures, tmp_path):
     alone = dict(run.bare_model.named_buffers())
     torch.save(batch, tmp_path / "batch.pt")
     (tmp_path / "config.json").write_text(config_to_json(config))
-    processes = [ForkedProgram(EMPTY, tmp_path, rank, **words) for rank, words in enumerate(ranks(2))]
+    store = meeting_point()
+    processes = [ForkedProgram(EMPTY, tmp_path, rank, **words) for rank, words in enumerate(ranks(2, store.port))]
     for process in processes:
         done = process.join()
         assert done.returncode == 0, done.stderr
