@@ -10,7 +10,8 @@ from convattn.deploy.fuse import fuse
 from convattn.deploy.load import load_exported
 from convattn.deploy.prepack import prepack
 from convattn.surgery import attach, detach, replace
-from convattn.weights.official import load_official, to_official
+from convattn.weights.load import load_official
+from convattn.weights.official import to_official
 
 __all__ = [
     "attach",

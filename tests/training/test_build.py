@@ -20,7 +20,7 @@ from convattn.training.build import (
 )
 from convattn.training.config import ConfigError, LoopConfig, ScheduleConfig
 from convattn.training.processes import Processes
-from convattn.weights.read import CheckpointError
+from convattn.weights.errors import CheckpointError, WeightsNote
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
 
 
@@ -112,16 +112,35 @@ def test_a_classifier_starts_as_the_rows_of_a_larger_one(built, tmp_path):
     large.pretrained_cfg = {**large.pretrained_cfg, "label_names": ["cat", "dark", "dog", "bright", "elk"]}
     save_model(large, tmp_path / "large.safetensors")
     path = str(tmp_path / "large.safetensors")
-    by_name = built(model=dict(pretrained_path=path))[2]  # of the classes bright and dark
+    with pytest.warns(WeightsNote, match=r"large.safetensors: head takes 2 of the file's 5 outputs$"):
+        by_name = built(model=dict(pretrained_path=path))[2]  # of the classes bright and dark
     assert torch.equal(by_name.head.fc.bias, large.head.fc.bias[[3, 1]])
     assert torch.equal(by_name.stem.conv1.weight, large.stem.conv1.weight)
 
     (tmp_path / "rows.txt").write_text("4\n0\n")
-    by_file = built(model=dict(pretrained_path=path, head_rows=str(tmp_path / "rows.txt")))[2]
+    with pytest.warns(WeightsNote, match=r"head takes 2 of the file's 5 outputs$"):
+        by_file = built(model=dict(pretrained_path=path, head_rows=str(tmp_path / "rows.txt")))[2]
     assert torch.equal(by_file.head.fc.weight, large.head.fc.weight[[4, 0]])
     (tmp_path / "rows.txt").write_text("4\n")
     with pytest.raises(ConfigError, match=r"rows.txt: 1 rows for 2 classes; write one a class"):
         built(model=dict(pretrained_path=path, head_rows=str(tmp_path / "rows.txt")))
+
+
+def test_a_classifier_of_as_many_other_classes_is_not_taken_without_a_word(built, tmp_path):
+    other = convattn.create_model("smt_nano", num_classes=2, **TINY_OPTIONS)
+    torch.nn.init.normal_(other.head.fc.bias)
+    path = str(tmp_path / "other.safetensors")
+    save_model(other, path)
+    with pytest.warns(WeightsNote, match=r"head taken as it is, 2 outputs: the file does not name its classes$"):
+        unnamed = built(model=dict(pretrained_path=path))[2]
+    assert torch.equal(unnamed.head.fc.bias, other.head.fc.bias)
+    for names in (["cat", "dog"], ["bright", "dog"]):
+        other.pretrained_cfg = {**other.pretrained_cfg, "label_names": names}
+        save_model(other, path)
+        with pytest.warns(WeightsNote, match=r"head fresh: the file's is of other classes$"):
+            named = built(model=dict(pretrained_path=path))[2]
+        assert not named.head.fc.bias.any()
+        assert torch.equal(named.stem.conv1.weight, other.stem.conv1.weight)
 
 
 def test_validation_images_may_lie_elsewhere(built, tmp_path):

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import timm
@@ -16,9 +17,9 @@ from timm.models import adapt_input_conv
 
 import convattn
 from convattn.backbones import registry
+from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.fetch import fetch_official
 from convattn.weights.head_rows import imagenet_22k_rows
-from convattn.weights.read import CheckpointError
 from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 from toys import build_toy, toy
 
@@ -191,7 +192,10 @@ def test_a_tag_chooses_the_file(published, server, tag, create):
 
 
 def test_classes_and_channels_are_adapted(published):
-    model = convattn.create_model(TOY, pretrained=True, num_classes=10, in_chans=1, **toy(TOY).options)
+    said = r"stem.conv1 adapted from 3 to 1 image channels; head fresh: the file has 1,000 classes, the model 10$"
+    with pytest.warns(WeightsNote, match=said) as caught:
+        model = convattn.create_model(TOY, pretrained=True, num_classes=10, in_chans=1, **toy(TOY).options)
+    assert len(caught) == 1
     source = published["in22k_ft_in1k"]
     assert torch.equal(model.stem.conv1.weight, source.stem.conv1.weight.sum(1, keepdim=True))
     assert model.get_classifier().weight.shape == (10, 24)
@@ -199,20 +203,29 @@ def test_classes_and_channels_are_adapted(published):
 
 
 def test_more_channels_repeat_the_kernel(published):
-    model = convattn.create_model(TOY, pretrained=True, in_chans=4, **toy(TOY).options)
+    with pytest.warns(WeightsNote, match=r"stem.conv1 adapted from 3 to 4 image channels$"):
+        model = convattn.create_model(TOY, pretrained=True, in_chans=4, **toy(TOY).options)
     want = adapt_input_conv(4, published["in22k_ft_in1k"].stem.conv1.weight.detach())
     assert torch.equal(model.stem.conv1.weight, want)
 
 
 def test_the_22k_file_in_a_model_of_1000_classes(published):
-    model = convattn.create_model(f"{TOY}.in22k", pretrained=True, num_classes=1000, **toy(TOY).options)
-    assert torch.equal(model.head.fc.weight, published["in22k"].head.fc.weight[imagenet_22k_rows()])
+    build = partial(convattn.create_model, f"{TOY}.in22k", pretrained=True, num_classes=1000, **toy(TOY).options)
+    head = published["in22k"].head.fc.weight
+    with pytest.warns(WeightsNote, match=r"head takes 1,000 of the file's 21,841 outputs$"):
+        assert torch.equal(build(head_rows="imagenet-22k").head.fc.weight, head[imagenet_22k_rows()])
+    with pytest.warns(WeightsNote, match=r"head fresh: the file has 21,841 classes, the model 1,000; head_rows='imag"):
+        fresh = build().head.fc.weight
+    assert not (fresh == head[imagenet_22k_rows()]).any()
+    with pytest.raises(ValueError, match=r"head_rows needs a file: give smt_large pretrained=True or pretrained_path"):
+        convattn.create_model(TOY, head_rows="imagenet-22k", **toy(TOY).options)
 
 
 def test_features_only_with_the_authors_weights(published):
-    features = timm.create_model(
-        TOY, pretrained=True, features_only=True, out_indices=(1, 3), **toy(TOY).options
-    ).eval()
+    with pytest.warns(WeightsNote, match=r"the model ends before head.fc.weight, head.fc.bias, left aside$"):
+        features = timm.create_model(
+            TOY, pretrained=True, features_only=True, out_indices=(1, 3), **toy(TOY).options
+        ).eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         source = published["in22k_ft_in1k"]

@@ -9,6 +9,7 @@ import convattn
 from convattn.backbones.recognise import recognise
 from convattn.cli.main import main
 from convattn.saved import load_model, save_model
+from convattn.weights.errors import WeightsNote
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
 from convattn.weights.read import CheckpointError
 from golden_file import official_shapes
@@ -75,8 +76,12 @@ def test_the_file_decides_depths_widths_and_ratios(toy_file, tmp_path):
     assert_same_weights(model, source)
     save_model(model, tmp_path / "saved.safetensors")
     assert_same_weights(load_model(tmp_path / "saved.safetensors"), source)
-    with pytest.warns(UserWarning, match="unlike groupmixformer_large"):
+    with pytest.warns(WeightsNote) as caught:
         features = convattn.create_model("groupmixformer_large", pretrained_path=str(path), features_only=True)
+    assert [str(note.message).partition(": ")[2][:40] for note in caught] == [
+        "has dims=(10, 20, 20, 30), depths=(1, 2,",
+        "the model ends before head.fc.weight, he",
+    ]
     assert features.built_as["options"]["depths"] == (1, 2, 3, 1)
 
 

@@ -7,7 +7,6 @@ import torch
 from official_files import TOY, official_toy, save_with_yacs_node
 
 import convattn
-from convattn.weights.head_rows import imagenet_22k_rows
 from convattn.weights.read import CheckpointError
 from toys import build_toy, toy, toy_images
 
@@ -137,9 +136,11 @@ def test_a_checkpoint_of_another_model_is_named_as_such(tmp_path):
             convattn.load_official(model, path, strict=strict)
 
 
-def test_a_model_without_a_map_is_refused():
-    with pytest.raises(CheckpointError, match=r"ResNet has no official checkpoint; families: .*smt"):
+def test_a_model_without_the_authors_files():
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of resnet10t \(2 classes\): its entries are a, …"):
         convattn.load_official(timm.create_model("resnet10t", num_classes=2), {"a": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"DASResNet has no official checkpoint; families: .*smt"):
+        convattn.to_official(build_toy("resnet18_das"))
 
 
 def test_to_official_refuses_what_the_authors_model_lacks():
@@ -149,26 +150,6 @@ def test_to_official_refuses_what_the_authors_model_lacks():
         CheckpointError, match=r"stages.0.blocks.0.gate.weight of .* has no counterpart in the authors' model"
     ):
         convattn.to_official(model)
-
-
-# ImageNet-22k
-
-
-def test_rows_of_the_22k_head():
-    rows = torch.tensor(imagenet_22k_rows())
-    assert rows[:3].tolist() == [359, 368, 460]
-    assert rows[850] == 5564
-    assert len(rows.unique()) == 1000 and rows.max() < 21841
-
-
-def test_a_22k_head_is_mapped_onto_1000_classes():
-    source, state = official_toy(num_classes=21841)
-    model = convattn.load_official(build_toy(TOY, num_classes=1000), state)
-    assert torch.equal(model.head.fc.weight, source.head.fc.weight[imagenet_22k_rows()])
-    assert torch.equal(model.head.fc.bias, source.head.fc.bias[imagenet_22k_rows()])
-    assert_same_weights(model.stages, source.stages)
-    same = convattn.load_official(build_toy(TOY, num_classes=21841), state)
-    assert_same_weights(same, source)
 
 
 def test_a_scalar_where_a_tensor_belongs_is_listed_by_shape():

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from official_files import save_with_yacs_node
 
-from convattn.weights.read import CheckpointError, read_state_dict, unwrap_state_dict
+from convattn.weights.read import CheckpointError, read_state_dict
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 
@@ -25,16 +25,6 @@ def test_takes_off_the_wrapper(tmp_path, wrapper):
     path = tmp_path / "weights.pth"
     torch.save(STATE if wrapper is None else {wrapper: STATE, "epoch": 3, "optimizer": {"lr": 0.1}}, path)
     assert_is_state(read_state_dict(path))
-
-
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "backbone.", "module.backbone."])
-def test_takes_off_a_common_prefix(prefix):
-    assert_is_state(unwrap_state_dict({"model": {prefix + key: tensor for key, tensor in STATE.items()}}))
-
-
-def test_keeps_a_prefix_that_is_not_common():
-    state = {"backbone.weight": torch.ones(1), "head.weight": torch.ones(1)}
-    assert unwrap_state_dict(state).keys() == state.keys()
 
 
 def test_reads_a_file_with_a_yacs_node_and_a_namespace(tmp_path):
@@ -123,7 +113,7 @@ def test_damaged_files_are_told_apart_in_one_line(tmp_path):
     [
         ([1, 2], "holds list, not a dictionary of weights"),
         ({}, "holds no weights"),
-        ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a tensor; no known wrapper holds the weights"),
+        ({"epoch": 3, "lr": 0.1}, "entry 'epoch' is not a tensor; no dictionary in it holds weights"),
         (torch.ones(3), "holds Tensor, not a dictionary of weights"),
     ],
 )

@@ -6,7 +6,7 @@ import fnmatch
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ from timm.models import (
     register_model,
     split_model_name_tag,
 )
-from torch import Tensor, nn
+from torch import nn
 
+from convattn.backbones.timm_weights import create_timm
+from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.fetch import fetch_official
-from convattn.weights.official import load_adapted, to_our_names
-from convattn.weights.read import CheckpointError, read_state_dict
+from convattn.weights.find import find_weights
+from convattn.weights.load import HeadRows, load_pretrained
+from convattn.weights.official import shapes_by_name, to_our_names
+from convattn.weights.read import read_checkpoint
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = [
@@ -70,10 +74,14 @@ def create_model(
     num_classes: int | None = None,
     features_only: bool = False,
     *,
-    pretrained_path: str | None = None,
+    pretrained_path: str | Path | None = None,
+    head_rows: HeadRows = None,
+    classes: Sequence[str] = (),
     **overrides: Any,
 ) -> nn.Module:
     """Build a model by name.
+
+    Whatever of a file is chosen, mapped, adapted, left over or left fresh is said in one warning (`WeightsNote`).
 
     Args:
         name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), or `timm:NAME` for
@@ -85,7 +93,11 @@ def create_model(
         features_only: return a model whose forward gives the list of pyramid levels; `out_indices` selects them.
         pretrained_path: load these weights instead of downloading: the authors' file, or one in our names. Where a
             family can tell from the file that it disagrees with the variant's table (depths, say), the model is built
-            as the file says, with a warning; options given here stand.
+            as the file says, and that is said too; options given here stand.
+        head_rows: which outputs of the file's classifier the model's are: numbers, a text file with one a line, or
+            `"imagenet-22k"` for ImageNet's 1,000 classes out of 21,841, `"fresh"` for none. By default the same ones
+            where there are as many, or fresh ones.
+        classes: names of the classes; ImageNet's synsets (`n01440764`) find their outputs in a file of 21,841.
         **overrides: options of the model (`in_chans`, `drop_path_rate`, `global_pool`, and the fields of its family's
             configuration).
 
@@ -98,11 +110,21 @@ def create_model(
         kwargs["num_classes"] = num_classes
     if features_only:
         kwargs["features_only"] = True
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     if pretrained_path is not None:
-        pretrained = True
-        kwargs["pretrained_cfg_overlay"] = dict(file=str(pretrained_path))
-    model = timm.create_model(_timm_name(name), pretrained=pretrained, **kwargs)
-    kwargs.pop("pretrained_cfg_overlay", None)
+        overlay["file"] = str(pretrained_path)
+    source: dict[str, Any] = dict(pretrained=pretrained or pretrained_path is not None)
+    if overlay:
+        source["pretrained_cfg_overlay"] = overlay
+    model: Any
+    if not name.startswith("timm:"):
+        model = timm.create_model(_timm_name(name), head_rows=head_rows, classes=classes, **source, **kwargs)
+    elif pretrained_path is not None:
+        model = create_timm(_timm_name(name), pretrained_path, head_rows=head_rows, classes=classes, **kwargs)
+    elif head_rows is not None:
+        raise ValueError(f"head_rows needs pretrained_path: timm itself loads the weights of {name}")
+    else:
+        model = timm.create_model(_timm_name(name), **source, **kwargs)
     kwargs |= getattr(getattr(model, "model", model), "options_of_file", {})
     model.built_as = {"name": name, "options": kwargs}
     return model
@@ -242,7 +264,9 @@ def _entry(
     fields = {field.name for field in dataclasses.fields(config)}
     options = {*inspect.signature(model_class).parameters} - {"cfg"}
 
-    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    def entry(
+        pretrained: bool = False, head_rows: HeadRows = None, classes: Sequence[str] = (), **kwargs: Any
+    ) -> nn.Module:
         for key in kwargs:
             if key not in fields | options | {*_FACTORY_OPTIONS}:
                 raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
@@ -250,19 +274,26 @@ def _entry(
         given = {key: kwargs.pop(key) for key in fields & kwargs.keys()}
         row = dataclasses.replace(config, **given)
         path = _weights_path(name, kwargs) if pretrained else None
+        if head_rows is not None and path is None:
+            raise ValueError(f"head_rows needs a file: give {name} pretrained=True or pretrained_path")
 
         def build(cfg: Any, **model_options: Any) -> nn.Module:
             model = model_class(cfg=cfg, **model_options)
             if path is None:
                 return model
-            state = read_state_dict(path)
-            found = {key: value for key, value in _options_of(state, model).items() if key not in given}
+            content = read_checkpoint(path)
+            found = {key: value for key, value in _options_of(content, model).items() if key not in given}
             if found:
                 stated = ", ".join(f"{key}={value}" for key, value in found.items())
-                warnings.warn(f"{path}: has {stated}, unlike {name}; the model is built as the file says", stacklevel=2)
-                model = model_class(cfg=dataclasses.replace(cfg, **found), **model_options)
+                said = f"{path}: has {stated}, unlike {name}; the model is built as the file says"
+                warnings.warn(said, WeightsNote, stacklevel=2)
+                try:
+                    model = model_class(cfg=dataclasses.replace(cfg, **found), **model_options)
+                except ValueError as error:
+                    raise CheckpointError(f"{path}: has {stated}, which {name} cannot: {error}") from None
                 vars(model)["options_of_file"] = found
-            load_adapted(model, state, str(path), **layers)
+            pyramid = kwargs.get("features_only", False)
+            load_pretrained(model, content, str(path), head_rows=head_rows, classes=classes, pyramid=pyramid, **layers)
             return model
 
         return build_model_with_cfg(
@@ -289,10 +320,15 @@ def _check_rates(options: Mapping[str, Any]) -> None:
         raise ValueError(f"num_classes {options['num_classes']} must be 0 (no head) or more")
 
 
-def _options_of(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
+def _options_of(content: Any, model: nn.Module) -> dict[str, Any]:
     """What a checkpoint says about the options of `model`, where its family can tell and they differ."""
     infer = getattr(model, "infer_options", None)
-    return infer(to_our_names(state, model)) if infer else {}
+    if infer is None:
+        return {}
+    try:
+        return infer(to_our_names(find_weights(content, shapes_by_name(model)).state, model))
+    except (ArithmeticError, IndexError, ValueError):  # entries of no such shape; loading says which
+        return {}
 
 
 def _weights_path(name: str, kwargs: Mapping[str, Any]) -> str | Path | None:

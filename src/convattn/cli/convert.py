@@ -11,8 +11,10 @@ import tyro
 from convattn.backbones.recognise import recognise
 from convattn.cli.arguments import UsageError, parse
 from convattn.saved import save_model
-from convattn.weights.official import load_official
-from convattn.weights.read import read_state_dict
+from convattn.weights.find import find_weights
+from convattn.weights.load import load_official
+from convattn.weights.official import shapes_by_name
+from convattn.weights.read import read_checkpoint
 
 __all__ = ["command"]
 
@@ -44,12 +46,13 @@ def command(args: list[str]) -> int:
         raise UsageError(f"{options.target}: the target must end in .safetensors")
     if options.target.resolve() == options.source.resolve():
         raise UsageError(f"{options.target}: the target must be another file than the source")
-    state = read_state_dict(options.source)
-    found = recognise(state, str(options.source))
+    content = read_checkpoint(options.source)
+    found = recognise(content, str(options.source))
     model = found.build()
     with warnings.catch_warnings(record=True) as caught:  # told below
         warnings.simplefilter("always")
-        load_official(model, state)
+        load_official(model, content)
+    state = find_weights(content, shapes_by_name(model)).state
     notes = [str(warning.message).removeprefix("state dict: ") for warning in caught]
     save_model(model, options.target)
     facts: dict[str, Any] = {

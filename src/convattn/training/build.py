@@ -23,9 +23,7 @@ from convattn.data.transforms import Transform, training_transform, transforms_f
 from convattn.saved import label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
-from convattn.weights.head_rows import read_head_rows, select_head_rows
-from convattn.weights.official import load_official, to_our_names
-from convattn.weights.read import read_state_dict
+from convattn.weights.head_rows import FRESH, read_head_rows
 
 __all__ = [
     "TrainingData",
@@ -265,7 +263,8 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
     Args:
         config: name, options, weights to start from.
         num_classes: outputs.
-        classes: their names. Where a model file knows them all, each output starts as that of its name.
+        classes: their names. Where a model file knows them all, each output starts as that of its name; where it knows
+            others, the classifier starts fresh.
 
     Raises:
         ConfigError: if the model takes no such option, or `head_rows` are not as many as the classes.
@@ -273,16 +272,15 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
     """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     options: Mapping[str, Any] = {**{name: rate for name, rate in rates.items() if rate}, **config.options}
-    rows = _head_rows(config, num_classes, classes)
-    path = config.pretrained_path if rows is None else None
+    names = label_names(config.pretrained_path) if config.pretrained_path is not None else []
+    rows = _head_rows(config, num_classes, classes, names)
+    weights: dict[str, Any] = dict(pretrained_path=config.pretrained_path, head_rows=rows)
+    if list(classes) != names:  # else there is nothing to tell
+        weights["classes"] = classes
     try:
-        model = create_model(config.name, config.pretrained, num_classes, pretrained_path=path, **options)
+        model = create_model(config.name, config.pretrained, num_classes, **weights, **options)
     except TypeError as error:
         raise ConfigError(f"model {config.name} cannot be built: {error}") from None
-    if rows is not None and config.pretrained_path is not None:
-        state = to_our_names(read_state_dict(config.pretrained_path), model)
-        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        load_official(model, select_head_rows(state, rows, cfg["classifier"]))
     if config.grad_checkpointing:
         try:
             model.set_grad_checkpointing()  # type: ignore[operator]
@@ -291,18 +289,22 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
     return model
 
 
-def _head_rows(config: ModelConfig, num_classes: int, classes: Sequence[str]) -> list[int] | None:
-    """Which outputs of the file at `pretrained_path` the model's start as; None for the same, or new ones."""
+def _head_rows(
+    config: ModelConfig, num_classes: int, classes: Sequence[str], names: Sequence[str]
+) -> list[int] | str | None:
+    """Which outputs of a file with classes of such names the model's start as; None for the same, or new ones."""
+    if config.head_rows == FRESH:
+        return FRESH
     if config.head_rows is not None:
         rows = read_head_rows(config.head_rows)
         if len(rows) != num_classes:
             raise ConfigError(f"{config.head_rows}: {len(rows)} rows for {num_classes} classes; write one a class")
         return rows
-    names = label_names(config.pretrained_path) if config.pretrained_path is not None else ()
-    if not classes or list(classes) == list(names) or not set(classes) <= set(names):
+    if not classes or not names or list(classes) == names:
         return None
-    position = {name: row for row, name in enumerate(names)}
-    return [position[name] for name in classes]
+    if len({*names}) < len(names) or not {*classes} <= {*names}:
+        return FRESH  # even where they are as many
+    return [names.index(name) for name in classes]
 
 
 def _describe_input(model: nn.Module, config: RunConfig, classes: Sequence[str]) -> None:

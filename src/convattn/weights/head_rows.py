@@ -1,16 +1,19 @@
 """Some outputs of a checkpoint's classifier as the outputs of a smaller model: ImageNet-1k's out of ImageNet-22k's."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-__all__ = ["imagenet_22k_rows", "read_head_rows", "select_head_rows"]
+__all__ = ["FRESH", "IMAGENET_22K", "are_imagenet", "imagenet_22k_rows", "read_head_rows", "select_head_rows"]
 
-# In the 22k classifiers of the Swin project, whose order SMT takes over, ImageNet-1k's classes from 718 on stand one
-# output behind their place in timm's list of synsets, and two from 982 on. Class 850 (n04399382) is not in that list.
-_EXTRA_FROM = (718, 982)
+IMAGENET_22K = 21841  # classes
+FRESH = "fresh"  # instead of rows: none of them
+
+# The 22k classifiers of the Swin project, whose order SMT takes over, have ImageNet-1k's classes where Google's list of
+# synsets has them. Class 850 is not in that list.
 _ABSENT = {"n04399382": 5564}
 
 
@@ -40,13 +43,29 @@ def read_head_rows(path: str | Path) -> list[int]:
     return rows
 
 
-def imagenet_22k_rows() -> list[int]:
-    """For each of ImageNet-1k's classes, its output in a 21,841-class model of the Swin project or SMT-L."""
-    position = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-22k").label_names())}
-    return [
-        _ABSENT[synset] if synset in _ABSENT else position[synset] + sum(label >= first for first in _EXTRA_FROM)
-        for label, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())
-    ]
+def imagenet_22k_rows(classes: Sequence[str] = ()) -> list[int]:
+    """For each of ImageNet-1k's classes, its output in a 21,841-class model of the Swin project or SMT-L.
+
+    Args:
+        classes: synsets of ImageNet-1k (`n01440764`), in any order; by default all 1,000 in their usual one.
+
+    Raises:
+        KeyError: for another class.
+    """
+    row = _row_of_synset()
+    return [row[synset] for synset in classes or row]
+
+
+def are_imagenet(classes: Sequence[str]) -> bool:
+    """Whether these are names of classes, all of them synsets of ImageNet-1k."""
+    return bool(classes) and _row_of_synset().keys() >= {*classes}
+
+
+@cache
+def _row_of_synset() -> dict[str, int]:
+    position = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-21k-goog").label_names())}
+    position |= _ABSENT
+    return {synset: position[synset] for synset in ImageNetInfo("imagenet-1k").label_names()}
 
 
 def select_head_rows(

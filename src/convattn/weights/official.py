@@ -1,23 +1,28 @@
-"""The authors' checkpoints: into our models, and our models back under the authors' names."""
+"""The authors' names in checkpoints: what of a state dict fits our models, and our models back under those names."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from timm.models import adapt_input_conv
-from timm.models._features import FeatureGetterNet
-from torch import Tensor, nn
+import torch
+from torch import Size, Tensor, nn
 
 from convattn.weights.cotnet import COTNET_NAMES
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
-from convattn.weights.head_rows import imagenet_22k_rows
 from convattn.weights.nextvit import nextvit_names
-from convattn.weights.read import CheckpointError, read_state_dict, unwrap_state_dict
+from convattn.weights.read import CheckpointError
 from convattn.weights.rename import NameMap
 from convattn.weights.smt import SMT_NAMES
 
-__all__ = ["Conversion", "convert_official", "load_adapted", "load_official", "to_official"]
+__all__ = [
+    "NAME_MAPS",
+    "Conversion",
+    "convert_official",
+    "shapes_by_name",
+    "to_official",
+    "to_our_names",
+    "unwrap_model",
+]
 
 # By a model's `family`: its map, or what makes the map for a model where it depends on the variant.
 NAME_MAPS: Mapping[str, NameMap | Callable[[nn.Module], NameMap]] = {
@@ -27,111 +32,62 @@ NAME_MAPS: Mapping[str, NameMap | Callable[[nn.Module], NameMap]] = {
     "smt": SMT_NAMES,
 }
 
+_OWN_NAMES = NameMap({})  # of a family whose authors released no files
+_COUNTER = ".num_batches_tracked"  # missing in old and in converted files, and read by nothing
+
 
 @dataclass
 class Conversion:
-    """An official state dict sorted by what fits the model and what does not, under our names."""
+    """A state dict sorted by what fits the model and what does not, under our names."""
 
     fits: dict[str, Tensor] = field(default_factory=dict)
-    mismatched: dict[str, Tensor] = field(default_factory=dict)  # as in the file; the model's has another shape
+    mismatched: dict[str, Tensor] = field(default_factory=dict)  # as in the file; the model's is of another kind
     unexpected: dict[str, Tensor] = field(default_factory=dict)  # not in the model; the authors' name if unknown
     missing: dict[str, Tensor] = field(default_factory=dict)  # as in the model; not in the file
     unused: dict[str, Tensor] = field(default_factory=dict)  # in the file, but the authors' own code never reads it
-    mapped_22k: list[str] = field(default_factory=list)  # of 21,841 classes, of which the 1,000 were taken
 
-    def problems(self, model: nn.Module, besides: str | tuple[str, ...] = ()) -> list[str]:
-        """One phrase with name and shape for everything that did not fit, but for names that start with `besides`."""
-        model_shape = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        found = {
-            **{k: f"{k} is {tuple(t.shape)} in the file, {model_shape[k]} here" for k, t in self.mismatched.items()},
-            **{k: f"{k} {tuple(t.shape)} is missing in the file" for k, t in self.missing.items()},
-            **{k: f"{k} {tuple(t.shape)} is in the file, not here" for k, t in self.unexpected.items()},
-        }
-        return [phrase for name, phrase in found.items() if not (besides and name.startswith(besides))]
-
-
-def load_official(model: nn.Module, path_or_state_dict: str | Path | Mapping, *, strict: bool = True) -> nn.Module:
-    """Load a checkpoint in the authors' names into `model`, in place, and return it.
-
-    A 21,841-class ImageNet-22k head is mapped onto a 1,000-class model by the rows of the 1k classes. A file already in
-    our names is taken too.
-
-    Args:
-        model: a model of a family with an official checkpoint, or its `features_only` form.
-        path_or_state_dict: the authors' file, or what was read from it.
-        strict: raise unless every entry of the file and of the model met its counterpart. With False everything that
-            fits is loaded, and one warning lists by name and shape what did not.
-
-    Raises:
-        CheckpointError: if the file cannot be read safely, or (strict) something does not fit; the model is unchanged.
-    """
-    if isinstance(model, FeatureGetterNet):
-        model = model.model
-    if isinstance(path_or_state_dict, Mapping):
-        state, source = unwrap_state_dict(path_or_state_dict), "state dict"
-    else:
-        state, source = read_state_dict(path_or_state_dict), str(path_or_state_dict)
-    conversion = _convert_or_raise(state, model, source)
-    problems = conversion.problems(model)
-    if problems and strict:
-        raise CheckpointError(_misfit(source, model, problems) + "; load what fits with strict=False")
-    if problems:
-        warnings.warn(f"{source}: left out of {_describe(model)}: {'; '.join(problems)}", stacklevel=2)
-    if conversion.unused:
-        names = ", ".join(conversion.unused)
-        warnings.warn(f"{source}: left out, because the authors' code never reads it: {names}", stacklevel=2)
-    model.load_state_dict(conversion.fits, strict=False)
-    return model
-
-
-def load_adapted(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, *, first_conv: str, classifier: str
-) -> None:
-    """Load an official state dict as `pretrained=True` means it: the first kernel and the classifier may differ.
-
-    A kernel for another number of image channels is summed or repeated by timm's rule; a classifier for another number
-    of classes stays as it was initialised (an ImageNet-22k head is mapped onto 1,000 classes). `source` is what to call
-    the state dict in an error.
-
-    Raises:
-        CheckpointError: if anything else in it or in the model lacks a counterpart.
-    """
-    conversion = _convert_or_raise(state, model, source)
-    kernel = f"{first_conv}.weight"
-    problems = conversion.problems(model, besides=(kernel, f"{classifier}."))
-    if problems:
-        raise CheckpointError(_misfit(source, model, problems))
-    fits = dict(conversion.fits)
-    if kernel in conversion.mismatched:
-        fits[kernel] = adapt_input_conv(model.get_parameter(kernel).shape[1], conversion.mismatched[kernel])
-    model.load_state_dict(fits, strict=False)
+    def problems(self, model: nn.Module) -> list[str]:
+        """One phrase with name and shape for everything that did not fit."""
+        target = model.state_dict() if self.mismatched else {}
+        return [
+            *(
+                f"{k} is {_kind(t, target[k])} in the file, {_kind(target[k], t)} here"
+                for k, t in self.mismatched.items()
+            ),
+            *(f"{k} {tuple(t.shape)} is missing in the file" for k, t in self.missing.items()),
+            *(f"{k} {tuple(t.shape)} is in the file, not here" for k, t in self.unexpected.items()),
+        ]
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:
     """The weights of `model` under the authors' names, for their code to load.
 
     Raises:
-        CheckpointError: if a weight has no counterpart there (an option of ours, an inserted block).
+        CheckpointError: if a weight has no counterpart there (an option of ours, an inserted block), or the authors
+            released no files.
     """
+    model = unwrap_model(model)
+    if getattr(model, "family", None) not in NAME_MAPS:
+        raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
     names = _name_map(model)
     state = dict(names.unused)
     for name, tensor in model.state_dict().items():
         official = names.to_theirs(name)
         if official is None:
-            raise CheckpointError(f"{name} of {_describe(model)} has no counterpart in the authors' model")
+            raise CheckpointError(f"{name} of {describe(model)} has no counterpart in the authors' model")
         state[official] = tensor
     return state
 
 
 def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """An official state dict under our names, whatever fits; names without counterpart are kept."""
+    """A state dict under our names, whatever fits; names without counterpart are kept."""
     names = _name_map(model)
     ours = model.state_dict().keys()
     return {(name if name in ours else names.to_ours(name) or name): tensor for name, tensor in state.items()}
 
 
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
-    """Sort an official state dict into what fits `model` and what does not. Nothing is loaded."""
+    """Sort a state dict into what fits `model` and what does not. Nothing is loaded."""
     target = model.state_dict()
     unused = _name_map(model).unused
     conversion = Conversion()
@@ -140,39 +96,70 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
             conversion.unused[name] = tensor
         elif name not in target:
             conversion.unexpected[name] = tensor
-        elif target[name].shape == tensor.shape:
+        elif _fits(tensor, target[name]):
             conversion.fits[name] = tensor
-        elif tensor.shape[:1] == (21841,) and target[name].shape == (1000, *tensor.shape[1:]):
-            conversion.fits[name] = tensor[imagenet_22k_rows()]
-            conversion.mapped_22k.append(name)
         else:
             conversion.mismatched[name] = tensor
     met = conversion.fits.keys() | conversion.mismatched.keys()
-    conversion.missing = {name: tensor for name, tensor in target.items() if name not in met}
+    conversion.missing = {
+        name: tensor for name, tensor in target.items() if name not in met and not name.endswith(_COUNTER)
+    }
     return conversion
 
 
-def _convert_or_raise(state: Mapping[str, Tensor], model: nn.Module, source: str) -> Conversion:
-    conversion = convert_official(state, model)
-    if not conversion.fits:
-        first = ", ".join(list(state)[:3])
-        raise CheckpointError(f"{source}: not a checkpoint of {_describe(model)}: its entries are {first}, …")
-    return conversion
+def shapes_by_name(model: nn.Module) -> dict[str, Size]:
+    """The shapes of the entries of `model`, under each of the names that a file may have for them."""
+    names = _name_map(model)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name, shape in list(shapes.items()):
+        theirs = names.to_theirs(name)
+        if theirs is not None:
+            for spelling in (theirs, *(theirs.replace(ours, alias) for alias, ours in names.aliases.items())):
+                shapes.setdefault(spelling, shape)
+    return shapes
 
 
-def _name_map(model: nn.Module) -> NameMap:
-    family = getattr(model, "family", None) or "none"
-    if family not in NAME_MAPS:
-        raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
-    names = NAME_MAPS[family]
-    return names if isinstance(names, NameMap) else names(model)
+def is_known(name: str, model: nn.Module) -> bool:
+    """Whether a name of ours is one that the model's family may have, in this variant or another."""
+    names = _name_map(model)
+    return names is _OWN_NAMES or names.to_theirs(name) is not None
 
 
-def _describe(model: nn.Module) -> str:
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model in a compiled, parallel or averaged one, or in timm's wrapper of its levels."""
+    while True:
+        children = dict(model.named_children())
+        inner = next((children[name] for name in ("_orig_mod", "module", "model") if [*children] == [name]), None)
+        if inner is None or next(model.parameters(recurse=False), None) is not None:
+            return model
+        model = inner
+
+
+def describe(model: nn.Module) -> str:
+    """The name of a model's architecture, and how many classes it has."""
     architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
     return f"{architecture} ({getattr(model, 'num_classes', 0)} classes)"
 
 
-def _misfit(source: str, model: nn.Module, problems: list[str], most: int = 12) -> str:
-    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return f"{source}: does not fit {_describe(model)}: {'; '.join(problems[:most])}{more}"
+def _name_map(model: nn.Module) -> NameMap:
+    names = NAME_MAPS.get(getattr(model, "family", None) or "", _OWN_NAMES)
+    return names if isinstance(names, NameMap) else names(model)
+
+
+def _fits(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of a file can be copied into the model's without becoming something else."""
+    if tensor.shape != target.shape or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        return False
+    if tensor.is_meta and not target.is_meta:
+        return False
+    return tensor.is_floating_point() or not target.is_floating_point()
+
+
+def _kind(tensor: Tensor, other: Tensor) -> Any:
+    """What is another about a tensor than about `other`, in a word: its shape, or else its type."""
+    if tensor.shape != other.shape:
+        return tuple(tensor.shape)
+    if tensor.is_meta and not other.is_meta:
+        return "without numbers"
+    kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+    return kind.removeprefix("torch.")

@@ -1,90 +1,135 @@
 """Reading a checkpoint file without running anything that is in it."""
 
-import argparse
-import collections
-import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
-__all__ = ["CheckpointError", "read_state_dict"]
+from convattn.weights.errors import CheckpointError
+from convattn.weights.pickles import read_pickled
 
-# What the authors' training scripts stored beside the weights. Allowed by name: a yacs node becomes a plain ordered
-# dictionary (yacs itself is never imported), an argparse namespace and a set hold data only.
-_HARMLESS: list[Any] = [(collections.OrderedDict, "yacs.config.CfgNode"), argparse.Namespace, set]
+__all__ = ["CheckpointError", "dictionaries", "is_averaged", "read_checkpoint", "read_state_dict", "unwrap_state_dict"]
 
-_WRAPPERS = ("model", "state_dict_ema", "state_dict", "model_state_dict", "module")  # averaged weights first
-_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_MOST_GROWTH = 16  # bytes of weights for each of the file
+_MOST_LEVELS = 8  # of dictionaries in dictionaries
+_AVERAGED = {"ema", "swa", "avg", "average", "averaged", "shadow", "teacher"}
+
+# What people have under the name of a checkpoint, by how it starts.
+_OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of git-lfs, not the file; fetch it with `git lfs pull`",
+    b"<": "a web page or XML, not a checkpoint; download the file itself",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"BZh": "compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed by xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
+    b"\x89HDF": "an HDF5 file, not a PyTorch checkpoint",
+    b"\x93NUMPY": "a NumPy array, not a PyTorch checkpoint",
+}
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or does not belong to the model."""
+def read_checkpoint(path: str | Path) -> Any:
+    """What a `.safetensors` file or a pickled PyTorch checkpoint holds.
+
+    The kind is told by the content, not by the suffix. Pickles are read with `weights_only=True`: a file that would run
+    code is refused, and objects other than tensors and plain data are replaced by empty ones.
+
+    Raises:
+        CheckpointError: in one line with the file's name, if it is missing, damaged or refused.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: no such file; it is a folder, name a checkpoint in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file{'; it is no ordinary one' if path.exists() else ''}")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from None
+    if size == 0:
+        raise CheckpointError(f"{path}: the file is empty")
+    for signature, kind in _OTHER_FILES.items():
+        if start.lstrip().startswith(signature):
+            raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged: {kind}")
+    if start[257:262] == b"ustar":
+        raise CheckpointError(
+            f"{path}: not a PyTorch checkpoint, or damaged: a tar archive; unpack it, or save it with a newer PyTorch"
+        )
+    is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size
+    content = _read_safetensors(path) if is_safetensors or path.suffix == ".safetensors" else read_pickled(path)
+    for _, tensors in dictionaries(content):
+        claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if claimed > _MOST_GROWTH * size + 2**20:  # one number may be shown as a tensor of any size
+            raise CheckpointError(
+                f"{path}: refused, because its {size:,} bytes claim to be {claimed:,} bytes of weights"
+            )
+    return content
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a `.safetensors` file or a pickled PyTorch checkpoint, as they are named there.
-
-    A wrapper (`model`, `state_dict`, …) around the weights and a prefix common to all of them (`module.`, `backbone.`)
-    are taken off. Pickles are read with `weights_only=True`: a file that would run code is refused.
+    """The largest dictionary of tensors in a checkpoint, as they are named there; averaged weights among equals.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, refused, or holds no tensors.
+        CheckpointError: as `read_checkpoint`, or if there is none.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the file is empty")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return unwrap_state_dict(content, name=str(path))
+    return unwrap_state_dict(read_checkpoint(path), name=str(path))
 
 
 def unwrap_state_dict(content: Any, *, name: str = "checkpoint") -> dict[str, Tensor]:
-    """The tensors of a loaded checkpoint, without the wrapper and the prefix around them."""
-    while isinstance(content, Mapping):
-        wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
-            break
-        content = content[wrapper]
-    if isinstance(content, Mapping) and not content:
-        raise CheckpointError(f"{name}: holds no weights")
+    """The largest dictionary of tensors in what was read, averaged weights among equals; `name` is for the error.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{name}: holds {type(content).__name__}, not a dictionary of weights")
-    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise CheckpointError(f"{name}: entry {strangers[0]!r} is not a tensor; no known wrapper holds the weights")
-    state = dict(content)
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    found = list(dictionaries(content))
+    if not found and any("_modules" in getattr(part, "__dict__", {}) for part in (content, *content.values())):
+        raise CheckpointError(f"{name}: holds a whole model and not its weights; save those of model.state_dict()")
+    if not content:
+        raise CheckpointError(f"{name}: holds no weights")
+    if not found:
+        raise CheckpointError(
+            f"{name}: entry {next(iter(content))!r} is not a tensor; no dictionary in it holds weights"
+        )
+    return max(found, key=lambda place_and_tensors: (len(place_and_tensors[1]), is_averaged(place_and_tensors[0])))[1]
+
+
+def is_averaged(words: Iterable[str]) -> bool:
+    """Whether the names on the way to some weights say that they are a moving average."""
+    return any(_AVERAGED & {*re.split(r"[^a-z]+", word.lower())} for word in words)
+
+
+def dictionaries(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every dictionary in what was read that holds tensors by name: the way to it, and those tensors; outer first.
+
+    The state of an optimiser is none: its tensors are by number.
+    """
+    seen: set[int] = set()
+    level: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    for _ in range(_MOST_LEVELS):
+        deeper = []
+        for place, value in level:
+            if not isinstance(value, Mapping) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            names = {key: entry for key, entry in value.items() if isinstance(key, str)}
+            tensors = {key: entry for key, entry in names.items() if isinstance(entry, Tensor)}
+            if tensors:
+                yield place, tensors
+            deeper += [((*place, key), entry) for key, entry in names.items() if isinstance(entry, Mapping)]
+        level = deeper
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or cut short ({error})") from None
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = str(error).partition("GLOBAL ")[2].split(" ")[0]
-        if refused:
-            raise CheckpointError(
-                f"{path}: refused, because it asks to load {refused}, which could run code; "
-                "have its author save the weights alone, or as .safetensors"
-            ) from None
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from None
-    except (KeyError, IndexError):  # what the old format's reader stumbles on in a text, say
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or cut short ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from None
+    except Exception as error:  # of safetensors, or of a type of numbers that this version does not know
+        raise CheckpointError(f"{path}: damaged or cut short ({' '.join(str(error).split())[:200]})") from None

@@ -1,0 +1,11 @@
+"""What a checkpoint that cannot be used raises, and what one that is used in part warns with."""
+
+__all__ = ["CheckpointError", "WeightsNote"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or does not belong to the model."""
+
+
+class WeightsNote(UserWarning):
+    """What was mapped, adapted, left over or left fresh when weights were loaded: one line for a file."""

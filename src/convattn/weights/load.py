@@ -1,0 +1,247 @@
+"""Loading a checkpoint into a model: strictly, or with another head or another number of image channels.
+
+Whatever is chosen, mapped, adapted, left over or left fresh is said in one warning (`WeightsNote`).
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timm.models import adapt_input_conv
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from convattn.weights.errors import CheckpointError, WeightsNote
+from convattn.weights.find import brief, find_weights
+from convattn.weights.head_rows import (
+    FRESH,
+    IMAGENET_22K,
+    are_imagenet,
+    imagenet_22k_rows,
+    read_head_rows,
+    select_head_rows,
+)
+from convattn.weights.official import (
+    Conversion,
+    convert_official,
+    describe,
+    is_known,
+    shapes_by_name,
+    to_our_names,
+    unwrap_model,
+)
+from convattn.weights.read import read_checkpoint
+
+__all__ = ["HeadRows", "load_official", "load_pretrained"]
+
+HeadRows = Sequence[int] | str | None
+"""Which outputs of a file's classifier a model's are: their numbers, a file of them, `"imagenet-22k"` or `"fresh"`."""
+
+
+def load_official(
+    model: nn.Module, path_or_state_dict: str | Path | Mapping, *, strict: bool = True, head_rows: HeadRows = None
+) -> nn.Module:
+    """Load a checkpoint in the authors' names, or in ours, into `model`, in place, and return it.
+
+    The weights are found whatever dictionaries and prefixes stand around them; averaged ones are preferred. For a model
+    without a head (`num_classes=0`, `features_only`) the file's is left aside. One `WeightsNote` says what was chosen
+    or left.
+
+    Args:
+        model: any model of this package, also compiled, parallel, or in its `features_only` form.
+        path_or_state_dict: the authors' file or one's own, or what was read from it.
+        strict: raise unless every entry of the file and of the model met its counterpart. With False everything that
+            fits is loaded, and the note lists by name and shape what did not.
+        head_rows: the outputs of the file's classifier that the model's are: numbers, a text file with one a line, or
+            `"imagenet-22k"` for ImageNet's 1,000 classes out of 21,841. Where the model knows its classes by ImageNet's
+            synsets, this is found by itself. `"fresh"` for none.
+
+    Raises:
+        CheckpointError: if the file cannot be read safely, or (strict) something does not fit; the model is unchanged.
+    """
+    core, pyramid = unwrap_model(model), any(isinstance(part, FeatureGetterNet) for part in model.modules())
+    if isinstance(path_or_state_dict, Mapping):
+        content, source = path_or_state_dict, "state dict"
+    else:
+        content, source = read_checkpoint(path_or_state_dict), str(path_or_state_dict)
+    conversion, notes = _convert(core, content, source, _classifiers(core), head_rows, (), pyramid)
+    problems = conversion.problems(core)
+    if problems and strict:
+        raise CheckpointError(_misfit(source, core, problems) + "; load what fits with strict=False")
+    if problems:
+        notes.append(f"left out of {describe(core)}: {_listed(problems)}")
+    core.load_state_dict(conversion.fits, strict=False)
+    _say(source, notes)
+    return model
+
+
+def load_pretrained(
+    model: nn.Module,
+    content: Any,
+    source: str,
+    *,
+    first_conv: str | None,
+    classifier: str | Sequence[str] | None,
+    head_rows: HeadRows = None,
+    classes: Sequence[str] = (),
+    pyramid: bool = False,
+) -> None:
+    """Load a checkpoint as `pretrained=True` means it: the first kernel and the classifier may differ.
+
+    A kernel for another number of image channels is summed or repeated by timm's rule; a classifier for another number
+    of classes, or one that the file lacks, stays as it was initialised. One `WeightsNote` says so.
+
+    Args:
+        model: the network.
+        content: what was read from the file.
+        source: what to call it.
+        first_conv: name of the convolution on the image; None where that is not known.
+        classifier: names of the layers that give the classes, in timm's words.
+        head_rows: as in `load_official`.
+        classes: names of the model's classes, where they are known.
+        pyramid: the head is about to be taken off.
+
+    Raises:
+        CheckpointError: if anything else in the file or in the model lacks a counterpart.
+    """
+    classifiers = _as_tuple(classifier)
+    conversion, notes = _convert(model, content, source, classifiers, head_rows, classes, pyramid)
+    kernel, notes_of_kernel = _adapt_kernel(model, conversion, first_conv)
+    notes += notes_of_kernel + _take_fresh_head(model, conversion, classifiers, pyramid, head_rows == FRESH)
+    problems = conversion.problems(model)
+    if problems:
+        raise CheckpointError(_misfit(source, model, problems))
+    model.load_state_dict(conversion.fits | kernel, strict=False)
+    _say(source, notes)
+
+
+def _convert(
+    model: nn.Module,
+    content: Any,
+    source: str,
+    classifiers: Sequence[str],
+    head_rows: HeadRows,
+    classes: Sequence[str],
+    pyramid: bool,
+) -> tuple[Conversion, list[str]]:
+    """What of a file fits, with the outputs of its head that were asked for, and what there is to say."""
+    part = find_weights(content, shapes_by_name(model), source)
+    state, notes = to_our_names(part.state, model), part.notes
+    outputs = next((len(state[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in state), 0)
+    rows = None
+    if head_rows == FRESH:
+        state = {name: tensor for name, tensor in state.items() if not _is_of(name, classifiers)}
+    elif head_rows is not None:
+        rows = read_head_rows(head_rows) if isinstance(head_rows, str) else list(head_rows)
+    elif outputs == IMAGENET_22K != getattr(model, "num_classes", 0):
+        classes = classes or _cfg(model).get("label_names") or ()
+        rows = imagenet_22k_rows(classes) if are_imagenet(classes) else None
+    elif classes and outputs == len(classes) and not (outputs == 1000 and are_imagenet(classes)):
+        notes.append(f"head taken as it is, {outputs:,} outputs: the file does not name its classes")
+    if rows is not None:
+        try:
+            state = select_head_rows(state, rows, classifiers)
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {error}") from None
+        by = "" if head_rows is not None else ", by the synsets of the classes"
+        notes.append(f"head takes {len(rows):,} of the file's {outputs:,} outputs{by}")
+    conversion = convert_official(state, model)
+    if not conversion.fits:
+        first = ", ".join([*part.state][:3])
+        raise CheckpointError(f"{source}: not a checkpoint of {describe(model)}: its entries are {first}, …")
+    if conversion.unused:
+        notes.append(f"left out, because the authors' code never reads it: {', '.join(conversion.unused)}")
+    aside = [name for name in conversion.unexpected if _stands_behind(name, model, classifiers, pyramid)]
+    for name in aside:
+        del conversion.unexpected[name]
+    if aside:
+        notes.append(_aside(aside))
+    return conversion, notes
+
+
+def _adapt_kernel(
+    model: nn.Module, conversion: Conversion, first_conv: str | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The first kernel for the model's number of image channels, where the file's is for another."""
+    name = f"{first_conv}.weight"
+    kernel = conversion.mismatched.get(name)
+    own = model.state_dict().get(name)
+    if kernel is None or own is None or kernel.ndim != own.ndim:
+        return {}, []
+    channels = own.shape[1]
+    if kernel.shape[1] == channels or (*kernel.shape[:1], *kernel.shape[2:]) != (*own.shape[:1], *own.shape[2:]):
+        return {}, []
+    try:
+        adapted = adapt_input_conv(channels, kernel)
+    except NotImplementedError:  # of timm: from another number than three
+        return {}, []
+    del conversion.mismatched[name]
+    return {name: adapted}, [f"{first_conv} adapted from {kernel.shape[1]} to {channels} image channels"]
+
+
+def _take_fresh_head(
+    model: nn.Module, conversion: Conversion, classifiers: Sequence[str], pyramid: bool, asked_for: bool
+) -> list[str]:
+    """Take a head that the file lacks, or has for other classes, off the list of what does not fit, and say so."""
+    own = model.state_dict()
+    names = [name for name in own if _is_of(name, classifiers)]
+    wrong = {name: conversion.mismatched[name] for name in names if name in conversion.mismatched}
+    missing = [name for name in names if name in conversion.missing]
+    if pyramid:
+        note = [_aside(names)] if names and len(missing) < len(names) else []
+    elif names and missing == names:
+        note = ["head fresh: the file's is of other classes" if asked_for else "head fresh: the file has none"]
+    elif wrong and not missing and all(tensor.shape[1:] == own[name].shape[1:] for name, tensor in wrong.items()):
+        theirs, ours = (len(tensors[next(iter(wrong))]) for tensors in (wrong, own))
+        hint = "; head_rows='imagenet-22k' takes ImageNet's" if (theirs, ours) == (IMAGENET_22K, 1000) else ""
+        note = [f"head fresh: the file has {theirs:,} classes, the model {ours:,}{hint}"]
+    else:
+        return []
+    for name in names:
+        conversion.missing.pop(name, None)
+        conversion.mismatched.pop(name, None)
+    return note
+
+
+def _stands_behind(name: str, model: nn.Module, classifiers: Sequence[str], pyramid: bool) -> bool:
+    """Whether an entry that the model lacks belongs behind its end: a head, its norm, levels that were taken off."""
+    if _is_of(name, classifiers):
+        return True
+    if pyramid:
+        return is_known(name, model)
+    return name.startswith("norm.") and not getattr(model, "num_classes", 0)
+
+
+def _is_of(name: str, layers: Sequence[str]) -> bool:
+    return name.startswith(tuple(f"{layer}." for layer in layers))
+
+
+def _aside(names: Sequence[str]) -> str:
+    return f"the model ends before {brief(list(names))}, left aside"
+
+
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    return _as_tuple(_cfg(model).get("classifier"))
+
+
+def _as_tuple(layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (layers,) if isinstance(layers, str) else tuple(layers or ())
+
+
+def _cfg(model: nn.Module) -> Mapping[str, Any]:
+    return getattr(model, "pretrained_cfg", None) or {}
+
+
+def _misfit(source: str, model: nn.Module, problems: list[str]) -> str:
+    return f"{source}: does not fit {describe(model)}: {_listed(problems)}"
+
+
+def _listed(problems: list[str], most: int = 12) -> str:
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
+def _say(source: str, notes: list[str]) -> None:
+    if notes:
+        warnings.warn(f"{source}: {'; '.join(notes)}", WeightsNote, stacklevel=3)
