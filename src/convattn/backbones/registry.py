@@ -20,6 +20,7 @@ from timm.models import (
 )
 from torch import nn
 
+from convattn.backbones.network_options import is_network_option, network_options
 from convattn.backbones.timm_weights import create_timm
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.fetch import fetch_official
@@ -32,6 +33,7 @@ from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, Offici
 __all__ = [
     "create_model",
     "image_size_of",
+    "is_network_option",
     "list_families",
     "list_models",
     "nearest",
@@ -125,8 +127,8 @@ def create_model(
         raise ValueError(f"head_rows needs pretrained_path: timm itself loads the weights of {name}")
     else:
         model = timm.create_model(_timm_name(name), **source, **kwargs)
-    kwargs |= getattr(getattr(model, "model", model), "options_of_file", {})
-    model.built_as = {"name": name, "options": kwargs}
+    of_file = getattr(getattr(model, "model", model), "options_of_file", {})
+    model.built_as = {"name": name, "options": network_options(kwargs) | of_file}
     return model
 
 

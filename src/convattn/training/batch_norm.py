@@ -24,6 +24,8 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
     PyTorch's `SyncBatchNorm` is faster and refuses CPU tensors. (B, C, H, W) -> (B, C, H, W).
     """
 
+    stands_for = nn.BatchNorm2d  # in evaluation, and so in a model file
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise; in evaluation as `nn.BatchNorm2d` does."""
         if not self.training:

@@ -20,7 +20,7 @@ from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluat
 from convattn.data.sources import is_stream, open_data, open_evaluation, open_unlabelled
 from convattn.data.stream import StreamLoader
 from convattn.data.transforms import Transform, training_transform, transforms_for
-from convattn.saved import label_names, open_model
+from convattn.saved import check_can_be_saved, label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
 from convattn.weights.head_rows import FRESH, read_head_rows
@@ -286,6 +286,7 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
             model.set_grad_checkpointing()  # type: ignore[operator]
         except (AssertionError, AttributeError):  # how timm's models say so
             raise ConfigError(f"model.grad_checkpointing: {config.name} does not offer it; leave it out") from None
+    check_can_be_saved(model)
     return model
 
 
