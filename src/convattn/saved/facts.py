@@ -17,7 +17,7 @@ import torch
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, fx, nn
 
-__all__ = ["Difference", "ModelFacts", "differences", "facts_of", "is_plain"]
+__all__ = ["Difference", "ModelFacts", "differences", "facts_of", "is_plain", "may_replace"]
 
 # Kept by every module for torch itself; what matters of it is looked at below.
 _OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
@@ -73,7 +73,7 @@ class Difference:
     @property
     def is_plain(self) -> bool:
         """Whether it is a number or text, or a few, in the place of another or of none."""
-        return self.is_attribute and is_plain(self.has) and (self.built is _NOTHING or is_plain(self.built))
+        return self.is_attribute and may_replace(self.has, None if self.built is _NOTHING else self.built)
 
     @property
     def is_kept(self) -> bool:
@@ -148,6 +148,16 @@ def is_plain(value: Any) -> bool:
     if type(value) in (tuple, list, torch.Size):
         return all(map(is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
+
+
+def may_replace(value: Any, before: Any) -> bool:
+    """Whether `value` may be set in the place of `before`: numbers for numbers, a text for a text, None for either."""
+
+    def sort(each: Any) -> type | None:
+        return type(each) if each is None or isinstance(each, str | dict) else float
+
+    is_alike = value is None or before is None or sort(value) is sort(before)
+    return is_plain(value) and is_plain(before) and is_alike
 
 
 def _of_module(module: nn.Module, name: str, names: dict[int, str], hidden: dict[str, Tensor]) -> ModuleFacts:

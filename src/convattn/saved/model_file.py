@@ -13,7 +13,7 @@ from convattn.atomic import write_atomically
 from convattn.backbones.registry import create_model
 from convattn.deploy.load import exported_suffixes, load_exported
 from convattn.saved.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
-from convattn.saved.rebuild import find_recipe, with_weights
+from convattn.saved.rebuild import Misfit, find_recipe, with_weights
 from convattn.weights.read import CheckpointError
 
 __all__ = ["check_can_be_saved", "load_model", "open_classifier", "open_model", "save_model"]
@@ -77,9 +77,8 @@ def load_model(path: str | Path) -> nn.Module:
         raise CheckpointError(f"{path}: damaged or cut short ({error})") from None
     try:
         model = with_weights(described, tensors)
-    except RuntimeError as error:
-        first = [line.strip() for line in str(error).splitlines()[1:2]] or [str(error)]
-        raise CheckpointError(f"{path}: the weights do not fit {name}: {' '.join(first)}") from None
+    except Misfit as error:
+        raise CheckpointError(f"{path}: the weights do not fit {name}: {error}") from None
     except Exception as error:  # anything at all may stand in a file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: its model {name!r} cannot be built: {reason}") from None

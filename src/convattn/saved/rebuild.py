@@ -20,12 +20,16 @@ from torch.nn.modules.module import (
 
 from convattn.backbones.registry import create_model
 from convattn.saved.description import as_tuple
-from convattn.saved.facts import Difference, ModelFacts, differences, facts_of, is_plain
+from convattn.saved.facts import Difference, ModelFacts, differences, facts_of, may_replace
 from convattn.surgery import replay
 
-__all__ = ["build", "find_recipe", "with_weights"]
+__all__ = ["Misfit", "build", "find_recipe", "with_weights"]
 
 _BY_HAND = ("set", "tie", "buffers")  # kinds of rows that are not of `convattn.surgery`
+
+
+class Misfit(ValueError):
+    """The weights are not those of the model that a recipe builds."""
 
 
 def find_recipe(model: Any) -> tuple[dict[str, Any], dict[str, Tensor], list[Difference]]:
@@ -94,7 +98,7 @@ def with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn
     Nothing is allocated that the weights do not fill: the model is built without memory first.
 
     Raises:
-        RuntimeError: if the weights do not fit, as `load_state_dict`. Otherwise as `build`.
+        Misfit: naming the first that does not fit. Otherwise as `build`.
     """
     rows = [row for row in recipe.get("surgery", ()) if isinstance(row, dict) and row.get("kind") == "buffers"]
     beside = {name: tensors[name] for row in rows for name in row["names"]}
@@ -111,7 +115,7 @@ def _with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> n
             return _filled(build(recipe), tensors)
     facts = facts_of(model)
     fresh = {name: torch.empty_like(tensor, requires_grad=False) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(tensors, assign=True)
+    _load(model, tensors, assign=True)
     if facts.buffers or facts.hidden:  # such as tables of positions: they want real numbers
         with torch.device("cpu"):
             return _filled(build(recipe), tensors)
@@ -180,8 +184,9 @@ def _set(model: nn.Module, place: str, name: str, value: Any) -> None:
     module = model.get_submodule(place)
     before = vars(module).get(name)
     known = name in vars(module) or not hasattr(module, name)
-    if not known or not is_plain(before) or name in vars(nn.Module()):
-        raise ValueError(f"{place}.{name} is no number or text of a {type(module).__name__}, so a file cannot set it")
+    if not known or not may_replace(value, before) or name in vars(nn.Module()):
+        where, kind = f"{place}.{name}".strip("."), type(module).__name__
+        raise ValueError(f"{where} is no number or text of a {kind} that this value could be set for")
     setattr(module, name, value if isinstance(before, list) else as_tuple(value))
 
 
@@ -206,8 +211,15 @@ def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, tensor in _named_tensors(model):
         if name in tensors:
             tensor.data = tensor.data.to(tensors[name].dtype)
-    model.load_state_dict(tensors)
+    _load(model, tensors, assign=False)
     return model
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], assign: bool) -> None:
+    try:
+        model.load_state_dict(tensors, assign=assign)
+    except RuntimeError as error:
+        raise Misfit(" ".join([line.strip() for line in str(error).splitlines()][1:2])) from None
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
