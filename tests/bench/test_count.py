@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import convattn
 from convattn.backbones.costs import COSTS
+from convattn.mixers.registry import create_mixer
 from toys import build_toy
 
 # Multiply-adds counted for the variants at their own size, in G, and of these what is no layer: the products inside
@@ -144,3 +145,31 @@ def test_the_channels_are_those_that_the_model_takes():
     )
     with pytest.raises(ValueError, match=r"Conv2d does not say what input it expects; give input_size=\(channels"):
         convattn.count(nn.Conv2d(3, 4, 1))
+
+
+class _Twice(nn.Module):
+    """A block with a kernel of its own and a convolution that run twice; two layers of one weight."""
+
+    def __init__(self, *, is_shared: bool):
+        super().__init__()
+        build = [lambda: create_mixer("cot", 16), lambda: nn.Conv2d(16, 16, 1), lambda: nn.Conv2d(16, 16, 3)]
+        self.first = nn.ModuleList(layer() for layer in build)
+        self.second = self.first if is_shared else nn.ModuleList(layer() for layer in build)
+        self.ends = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+        if is_shared:
+            self.ends[1].weight = self.ends[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.first, *self.second, *self.ends):
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("style", ["full", "published"])
+def test_what_is_shared_is_held_once_and_counted_as_often_as_it_runs(style):
+    shared, apart = _Twice(is_shared=True), _Twice(is_shared=False)
+    shared.first[0].register_forward_hook(lambda module, inputs, output: float(output.sum()))  # reads values
+    counts = [convattn.count(model, (16, 9, 9), style) for model in (shared, apart)]
+    assert counts[0].macs == counts[1].macs and counts[0].activations == counts[1].activations
+    if style == "full":
+        assert counts[0].parameters == sum(parameter.numel() for parameter in shared.parameters())

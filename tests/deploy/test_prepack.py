@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import convattn
 from convattn.ops.linear import Linear2d
@@ -73,3 +73,26 @@ def test_a_prepacked_model_is_not_exported(tmp_path):
     with pytest.raises(ValueError, match="a prepacked model runs only"):
         convattn.export(packed, tmp_path / "packed.pt2", input_size=(9, 9))
     assert list(tmp_path.iterdir()) == []
+
+
+class _PartUsed(nn.Module):
+    """Calls a layer of its sequence by itself too, or reads its weight."""
+
+    def __init__(self, reads_weight: bool):
+        super().__init__()
+        self.body, self.reads_weight = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)), reads_weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return y * self.body[0].weight.mean() if self.reads_weight else y + self.body[0](x)
+
+
+@pytest.mark.parametrize(
+    ("reads_weight", "what"), [(False, r"gives other numbers \(relative error .+\)"), (True, r"does not run \(.+\)")]
+)
+def test_a_model_that_packing_would_change_is_refused(reads_weight, what):
+    with pytest.raises(
+        ValueError, match=rf"the model {what}: it uses a layer otherwise.*run the fused model"
+    ) as caught:
+        convattn.prepack(_PartUsed(reads_weight), torch.randn(1, 3, 9, 9))
+    assert "\n" not in str(caught.value)

@@ -553,3 +553,63 @@ def test_a_model_without_stages_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     with pytest.raises(ValueError, match=r"Sequential has no stages that can be found; name the modules in where"):
         convattn.attach(model, "se", input_size=(3, 32, 32))
+
+
+# Ties, and what others have hung on modules
+
+
+class TwoNames(nn.Module):
+    """A convolution, a stage and a block under two names each; the block runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(self.block, nn.Conv2d(16, 16, 1), self.block)
+        self.stage = self.last = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1))
+
+    def forward(self, x):
+        return self.last(self.body(self.first(x)))
+
+
+@pytest.mark.parametrize("where", [["first", "stem"], ["last"], ["body"], lambda name, _: name == "last.0"], ids=str)
+def test_a_place_may_be_called_by_any_of_its_names(where):
+    model, images = TwoNames().eval(), torch.randn(2, 3, 9, 9)
+    randomise_norms(model)
+    gated = convattn.attach(model, "se", where=where)
+    assert [entry["place"] for entry in gated.surgery] in (["stem"], ["stage"], ["body"], ["stage.0"])
+    assert gated.stage is gated.last and gated.stem is gated.first
+    with torch.no_grad():
+        assert relative_error(gated(images), model(images)) < 1e-6
+        assert relative_error(shaken(gated)(images), model(images)) > 1e-3
+        assert torch.equal(convattn.detach(gated)(images), model(images))
+
+
+def test_a_block_that_runs_in_two_places_is_refused_by_its_first_name():
+    with pytest.raises(ValueError, match=r"block\.2 runs 2 times in a forward pass; choose a module that runs once"):
+        convattn.attach(TwoNames(), "se", where=["body.2.2"])
+
+
+def test_who_listens_to_the_place_already_gets_the_new_map_and_may_change_it():
+    model, images = resnet()
+    heard = []
+    model.layer2.get_submodule("0").register_forward_hook(lambda _m, _args, output: heard.append(output))
+    model.layer2.get_submodule("0").register_forward_hook(lambda _m, _args, output: 2 * output)
+    changed = convattn.attach(model, "se", where=["layer2.0"], init="paper")
+    assert heard == []  # nobody was shown the maps of the search
+    place = changed.layer2.get_submodule("0")
+    inside = []
+    place.attached.mixer.register_forward_hook(lambda _m, _args, output: inside.append(output))
+    behind = []
+    changed.layer3.register_forward_pre_hook(lambda _m, args: behind.append(args[0]))
+    with torch.no_grad():
+        changed(images)
+    assert torch.equal(heard[0], inside[0])
+    assert torch.equal(behind[0], 2 * inside[0])
+
+
+def test_a_model_that_has_run_with_gradients_is_taken():
+    model = timm.create_model("levit_128s", num_classes=2, depth=(1, 1, 1)).eval()
+    images = torch.randn(1, 3, 224, 224)
+    want = model(images).detach()  # its attentions keep their bias now
+    assert relative_error(convattn.attach(model, "se", where=["stem"])(images), want) < 1e-6

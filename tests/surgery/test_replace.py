@@ -190,3 +190,26 @@ def test_nothing_that_matches_is_an_error():
         ValueError, match=r"Sequential has no 3×3 convolution that keeps its width and is not depthwise"
     ):
         convattn.replace(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3)), "cot")
+
+
+def test_a_convolution_under_several_names_is_replaced_under_all_and_comes_back():
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), conv, nn.Sequential(nn.ReLU(), conv)).eval()
+    images = torch.randn(2, 3, 9, 9)
+    by_another_name = convattn.replace(model, "cot", match=lambda name, _: name == "2.1")
+    for changed in (convattn.replace(model, "cot"), by_another_name):
+        assert [entry["place"] for entry in changed.surgery] == ["1"]
+        assert changed[1] is changed[2][1] and isinstance(changed[1], Replacement)
+        restored = convattn.detach(changed.eval())
+        assert restored[1] is restored[2][1] is not conv
+        with torch.no_grad():
+            assert relative_error(convattn.fuse(changed)(images), changed(images)) < 1e-5
+            assert torch.equal(restored(images), model(images))
+
+
+def test_a_convolution_with_something_on_it_is_not_thrown_away_with_it():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1))
+    model[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(ValueError, match=r"^1 has a forward hook, which would be lost with it; remove that first, or"):
+        convattn.replace(model, "cot")
+    assert convattn.replace(model, "cot", match=lambda name, _: name == "0").surgery[0]["place"] == "0"

@@ -9,13 +9,14 @@ which sees the shapes of one call. It stands for everything the module does itse
 what its children do is counted besides.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from convattn.walk import probe
 
 __all__ = ["Count", "CountRow", "count"]
 
@@ -48,7 +49,8 @@ def count(
     """Count what `model` holds and does for one image.
 
     The arithmetic is followed operator by operator on shapes alone, so nothing is computed and a large model or image
-    costs nothing. Norms, activations and other elementwise work are not multiply-adds.
+    costs nothing. Norms, activations and other elementwise work are not multiply-adds. What stands under several names
+    is held once and counted as often as it runs; other people's hooks are not called.
 
     Args:
         model: any model of images; it is left as it is.
@@ -65,7 +67,7 @@ def count(
     size = tuple(input_size or _expected_input(model))
     if len(size) != 3:
         raise ValueError(f"input_size {size} must be (channels, height, width)")
-    meta = deepcopy(model).eval().to("meta")
+    meta = probe(model)
     shapes: dict[str, tuple[int, ...]] = {}
     activations = 0
     kernel_macs: dict[str, int] = {}

@@ -6,7 +6,6 @@ every file format that `convattn.deploy` knows, by the name of the runtime that 
 
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +19,7 @@ from convattn.deploy.formats import FORMATS
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
 from convattn.deploy.runtimes.runtime import Precision, Request
+from convattn.walk import copied
 
 __all__ = [
     "PRECISIONS",
@@ -107,7 +107,7 @@ def pytorch_calls(model: nn.Module, runtime: str, setting: Setting) -> dict[str,
 
 def pytorch_form(model: nn.Module, runtime: str, setting: Setting, layout: str) -> tuple[nn.Module, Tensor]:
     """The module that one of `PYTORCH` runs, before it is compiled, and its images; arguments of `pytorch_calls`."""
-    form = deepcopy(model) if runtime == "eager" else fuse(model)
+    form = copied(model) if runtime == "eager" else fuse(model)
     if runtime == "fused" and not form.fusion_report:
         raise Unavailable("nothing to fuse: no block offers an inference form, no batch norm can be folded")
     to: dict[str, Any] = dict(device=setting.device, dtype=_DTYPES[setting.precision], memory_format=_LAYOUTS[layout])

@@ -9,12 +9,12 @@ maps are compiled as the 1×1 convolutions that they are.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from convattn.ops.linear import Linear2d
+from convattn.walk import copied, exchange
 
 __all__ = ["compiled"]
 
@@ -36,7 +36,7 @@ def compiled(model: nn.Module, images: Tensor) -> Callable[[Tensor], object]:
     from torch._inductor import config  # takes a second, which only compiling is worth
 
     on_cpu = images.device.type == "cpu"
-    network = torch.compile(_as_function(_with_convolutions(deepcopy(model)) if on_cpu else model), dynamic=False)
+    network = torch.compile(_as_function(exchange(copied(model), _as_convolution) if on_cpu else model), dynamic=False)
 
     def run(images: Tensor) -> object:
         with config.patch(freezing=on_cpu), torch.inference_mode():
@@ -60,9 +60,5 @@ def _as_function(model: nn.Module) -> Callable[[Tensor], object]:
     return forward
 
 
-def _with_convolutions(module: nn.Module) -> nn.Module:
-    if type(module) is Linear2d and not (module._forward_hooks or module._forward_pre_hooks):
-        return module.graph_form()
-    for name, child in module.named_children():
-        setattr(module, name, _with_convolutions(child))
-    return module
+def _as_convolution(name: str, module: nn.Module) -> nn.Module | None:
+    return module.graph_form() if type(module) is Linear2d else None

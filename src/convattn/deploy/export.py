@@ -4,7 +4,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +23,7 @@ from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, Runtime
 from convattn.deploy.staging import move_in, require_space, staging
 from convattn.extras import MissingExtra
+from convattn.walk import copied, foreign_hooks
 
 __all__ = ["ExportError", "ExportReport", "MetricChange", "export", "resolve"]
 
@@ -209,7 +209,7 @@ def export(
         raise ValueError("metric and max_drop belong together: what is measured, and by how much it may fall")
     _check_place(path, asked.runtime)
     _check_model(model)
-    model = deepcopy(model).eval().cpu()  # where the runtimes are compared
+    model = copied(model).eval().cpu()  # where the runtimes are compared
     shape = _input_shape(model, input_size)
     with staging(path) as folder:
         require_space(path, folder, sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())))
@@ -417,9 +417,7 @@ def _check_model(model: nn.Module) -> None:
         raise ValueError("the model is compiled; export the one that it was made from")
     for name, module in model.named_modules():
         called = name or type(module).__name__
-        # What `attach` inserts is run by a hook under the name of the child that it belongs to.
-        ours = {key for key in module._forward_hooks if getattr(module._modules.get(str(key)), "is_inserted", False)}
-        if module._forward_pre_hooks or module._forward_hooks.keys() - ours:
+        if foreign_hooks(module):
             raise ValueError(
                 f"{called} has a forward hook, which no file can hold; remove it, or make a module of what it does"
             )

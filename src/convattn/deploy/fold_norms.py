@@ -20,8 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from convattn.deploy.fold_trace import Dataflow, Step, has_foreign_hooks, trace_dataflow
+from convattn.deploy.fold_trace import Dataflow, Step, trace_dataflow
 from convattn.ops.linear import Linear2d
+from convattn.walk import hung_on, put
 
 __all__ = ["Fold", "fold_norms"]
 
@@ -77,10 +78,10 @@ def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
 def _thaw(model: nn.Module) -> None:
     """torchvision's frozen norms, which do their sums by hand, as batch norms."""
     for name, frozen in [*model.named_modules()]:
-        if type(frozen) is FrozenBatchNorm2d and name and not has_foreign_hooks(frozen) and not frozen._forward_hooks:
+        if type(frozen) is FrozenBatchNorm2d and name and not hung_on(frozen):
             norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps).to(frozen.weight).eval().requires_grad_(False)
             norm.load_state_dict(frozen.state_dict(), strict=False)  # it counts no batches
-            model.set_submodule(name, norm)
+            put(model, frozen, norm)
 
 
 def _fold_once(model: nn.Module, flows: Sequence[Dataflow]) -> tuple[list[Fold], dict[str, str]]:
@@ -124,7 +125,7 @@ class _Search:
     def _fold(self, name: str, norm: _BatchNorm, step: Step) -> Fold | str:
         if norm.running_mean is None or norm.running_var is None or step.arguments["training"]:
             return "it normalises by the statistics of each batch"
-        if has_foreign_hooks(norm) or norm._forward_hooks:
+        if hung_on(norm) and "forward" not in vars(norm):
             return "something hangs on it"
         if _forward(norm) not in _NORM_FORWARDS:
             return f"{type(norm).__name__} has a forward of its own"
@@ -160,7 +161,7 @@ class _Search:
             return None
         layer = self.model.get_submodule(name)
         is_known = isinstance(layer, _LAYERS) and _forward(layer) in _LAYER_FORWARDS
-        if not is_known or has_foreign_hooks(layer) or layer._forward_hooks:
+        if not is_known or hung_on(layer):
             return None
         is_free = all(self._is_used_once(name, key, step.arguments[key]) for key in ("weight", "bias"))
         return name if is_free else None
@@ -227,19 +228,16 @@ def _apply(model: nn.Module, fold: Fold) -> None:
         layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
     _make_neutral(norm)
     holds_act = isinstance(norm, BatchNormAct2d | SyncBatchNormAct)  # timm's norms hold the activation
-    model.set_submodule(fold.norm, getattr(norm, "act", nn.Identity()) if holds_act else nn.Identity())
+    put(model, norm, getattr(norm, "act", nn.Identity()) if holds_act else nn.Identity())
 
 
 def _make_neutral(norm: _BatchNorm) -> None:
     """Of no effect, for those who reach it by another way than its name: a list that is no `nn.ModuleList`, say."""
-    for tensor, value in (
-        (norm.running_mean, 0.0),
-        (norm.running_var, 1.0 - norm.eps),
-        (norm.weight, 1.0),
-        (norm.bias, 0.0),
-    ):
-        if tensor is not None:
-            tensor.fill_(value)
+    for name, value in (("running_mean", 0.0), ("running_var", 1.0 - norm.eps), ("weight", 1.0), ("bias", 0.0)):
+        tensor = getattr(norm, name)
+        if tensor is not None:  # anew: the memory may be that of another norm's, too
+            new = torch.full_like(tensor, value)
+            setattr(norm, name, nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new)
 
 
 def _fold_behind(layer: Any, norm: _BatchNorm) -> tuple[Tensor, Tensor]:

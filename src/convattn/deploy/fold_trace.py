@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Dataflow", "Step", "has_foreign_hooks", "trace_dataflow"]
+from convattn.walk import foreign_hooks, probe
+
+__all__ = ["Dataflow", "Step", "trace_dataflow"]
 
 # For a model that does not say what it takes; the heads of small networks often fit one size alone.
 _USUAL_SIDES = (224, 256, 64, 32, 28)
@@ -63,8 +64,8 @@ class Dataflow:
 def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     """Run a copy of `model` on the meta device, at a usual size of images and, if it can, at an odd one too.
 
-    Two sizes, because padding to a multiple shows at an odd one only. Hooks are not called, but for those of
-    attached blocks (a child of the same name belongs to them) and those of torch that compute a weight.
+    Two sizes, because padding to a multiple shows at an odd one only. What other people's hooks would see counts as
+    read by somebody else.
 
     Args:
         model: evaluated; it is left as it is.
@@ -72,16 +73,16 @@ def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     Returns:
         One dataflow a size; none if the model runs on none of the sizes as images (B, C, H, W).
     """
-    probe = deepcopy(model).to("meta")
-    watched = _remove_hooks(probe)
-    seen = {id(tensor): name for name, tensor in [*probe.named_parameters(), *probe.named_buffers()]}
-    dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
+    network = probe(model)
+    watched = [network.get_submodule(name) for name, module in model.named_modules() if _has_listeners(module)]
+    seen = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     for channels, height, width in _sizes(model):
         flows = []
         for size in ((height, width), (height + 33, width + 17)):
             flow = Dataflow(seen=seen)
             try:
-                _run(probe, watched, flow, torch.empty(1, channels, *size, dtype=dtype, device="meta"))
+                _run(network, watched, flow, torch.empty(1, channels, *size, dtype=dtype, device="meta"))
             except Exception:  # somebody else's code: whatever it raises, it does not run on this input
                 break
             flows.append(flow)
@@ -108,7 +109,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def _run(probe: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, images: Tensor) -> None:
+def _run(network: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, images: Tensor) -> None:
     def show(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         flow.outside.update(map(id, _tensors((args, kwargs, output))))
 
@@ -116,33 +117,16 @@ def _run(probe: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, images:
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _Recorder(flow):
             warnings.simplefilter("ignore")
-            output = probe(images)
+            output = network(images)
     finally:
         for handle in handles:
             handle.remove()
     flow.outside.update(map(id, _tensors(output)))
 
 
-def _remove_hooks(probe: nn.Module) -> list[nn.Module]:
-    """Take other people's hooks away, which may not know what to do with a tensor without values."""
-    watched = [module for module in probe.modules() if has_foreign_hooks(module)]
-    for module in watched:
-        for key in [key for key in module._forward_hooks if not _is_inserted(module, key)]:
-            del module._forward_hooks[key]
-        for key, hook in [*module._forward_pre_hooks.items()]:
-            if not type(hook).__module__.startswith("torch.nn.utils."):  # those compute weights: norms, pruning
-                del module._forward_pre_hooks[key]
-    return watched
-
-
-def has_foreign_hooks(module: nn.Module) -> bool:
-    """Whether anything other than an attached block listens to a module."""
-    attached = sum(_is_inserted(module, key) for key in module._forward_hooks)
-    return attached < len(module._forward_hooks) or bool(module._forward_pre_hooks)
-
-
-def _is_inserted(module: nn.Module, key: object) -> bool:
-    return isinstance(key, str) and getattr(module._modules.get(key), "is_inserted", False)
+def _has_listeners(module: nn.Module) -> bool:
+    """Whether other people's hooks see what goes into a module or comes out of it, forward or backward."""
+    return bool(foreign_hooks(module) or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:

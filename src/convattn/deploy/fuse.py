@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from convattn.deploy.fold_norms import Fold, fold_norms
+from convattn.walk import copied, exchange, hung_inside
 
 __all__ = ["FusedPart", "FusionReport", "fuse"]
 
@@ -31,21 +30,29 @@ class FusionReport(list[FusedPart]):
     Args:
         parts: the rows.
         left: for each batch norm that is still there, by its dotted name, why.
+        kept: for each block that has an inference form and stays as it is, by its dotted name, why.
     """
 
-    def __init__(self, parts: Iterable[FusedPart] = (), left: dict[str, str] | None = None):
+    def __init__(
+        self,
+        parts: Iterable[FusedPart] = (),
+        left: dict[str, str] | None = None,
+        kept: dict[str, str] | None = None,
+    ):
         super().__init__(parts)
         self.left = left or {}
+        self.kept = kept or {}
 
     def to_markdown(self) -> str:
-        """The rows as a table, below it the batch norms that are left; a line if there is nothing of either."""
+        """The rows as a table, below it what is left and what is kept; a line if there is nothing of either."""
         lines = ["| part | kind | inference form | parameters |", "| --- | --- | --- | ---: |"] if self else []
         for part in self:
             change = f"{part.parameters_before:,} -> {part.parameters_after:,}"
             lines.append(f"| {part.name} | {part.kind} | {part.form} | {change} |")
-        if self.left:
-            lines += ["", "| batch norm left | why |", "| --- | --- |"]
-            lines += [f"| {name} | {reason} |" for name, reason in self.left.items()]
+        for title, reasons in (("batch norm left", self.left), ("block kept", self.kept)):
+            if reasons:
+                lines += ["", f"| {title} | why |", "| --- | --- |"]
+                lines += [f"| {name} | {reason} |" for name, reason in reasons.items()]
         return "\n".join(lines).strip() or "nothing to fuse"
 
     __str__ = to_markdown
@@ -60,7 +67,8 @@ def fuse(model: nn.Module) -> nn.Module:
     projections packed, norms folded; timm's blocks as timm's own `fuse()`, `reparameterize()` and the like. Batch norms
     that are left are folded into the convolutions and linear layers beside them, whoever wrote the network: what stands
     beside what is read from a forward pass on shapes. All of it is exact but for rounding (1e-9 relative in float64 on
-    random statistics). A block with a hook or a parametrised weight in it stays as it is.
+    random statistics). A block with a hook, a parametrised weight or a method of its own in it stays as it is. What
+    stands under several names is one module in the copy, too; a model that is fused already comes back as it is.
 
     Args:
         model: any model; `model` itself is left as it is, its training flag too.
@@ -69,8 +77,11 @@ def fuse(model: nn.Module) -> nn.Module:
         The copy, in evaluation mode, channels-last, without gradients. Its `.fusion_report` is a `FusionReport`, a
         list of `FusedPart` rows; a model without such blocks comes back as a plain copy with an empty one.
     """
-    report = FusionReport()
-    model = _simplify(deepcopy(model).eval().requires_grad_(False), "", report)
+    model = copied(model).eval().requires_grad_(False)
+    named = model.named_modules()
+    kept = {name: why for name, part in named if any(_offers(name, part)) and (why := hung_inside(part))}
+    report = FusionReport(kept=kept)
+    model = _simplify(model, "", report)
     sizes = {name: _size(module) for name, module in model.named_modules()}
     folds, report.left = fold_norms(model)
     report += _rows(model, folds, sizes)
@@ -82,30 +93,44 @@ def fuse(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _simplify(module: nn.Module, name: str, report: FusionReport) -> nn.Module:
-    """`module` with every part that offers an inference form replaced by it; itself, if it offers one."""
-    own = getattr(module, "fused", None)
-    theirs = _method_of_timm(module) if name else None  # timm calls those of a network's parts, not its own
-    if (theirs is None and not callable(own)) or _is_changed(module):
-        return _simplify_children(module, name, report)
-    before = _size(module)
+def _simplify(module: nn.Module, name: str, report: FusionReport, *, is_form: bool = False) -> nn.Module:
+    """`module` with every part that offers an inference form replaced by it; itself too, unless it is one."""
+
+    def form_of(inside: str, part: nn.Module) -> nn.Module | None:
+        path = f"{name}.{inside}".strip(".")
+        if is_form and not inside:
+            return None
+        own, theirs = _offers(path, part)
+        before = _size(part)
+        if own is not None:
+            fused = own()
+            for piece in fused.modules():
+                vars(piece)[_MARK] = True
+            form = (own.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
+        elif theirs is not None:
+            with _defaults_of(part):
+                fused = theirs() or part  # some work in place
+            fused = fused if fused is part else _simplify(fused, path, report, is_form=True)
+            form = f"what timm's {theirs.__name__} makes of it"
+        else:
+            return None
+        report.append(FusedPart(path, type(part).__name__, form, before, _size(fused)))
+        return fused
+
+    return exchange(module, form_of)
+
+
+_MARK = "is_inference_form"  # of all that `fused()` gave: some of it still has that method, as its class does both
+
+
+def _offers(
+    name: str, block: nn.Module
+) -> tuple[Callable[[], nn.Module] | None, Callable[[], nn.Module | None] | None]:
+    """Our method that makes the inference form of a block, or timm's; none if there is none to make."""
+    own = getattr(block, "fused", None)
     if callable(own):
-        fused = own()
-        form = (own.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
-    else:
-        assert theirs is not None
-        with _defaults_of(module):
-            fused = theirs() or module  # some work in place
-        _simplify_children(fused, name, report)
-        form = f"what timm's {theirs.__name__} makes of it"
-    report.append(FusedPart(name, type(module).__name__, form, before, _size(fused)))
-    return fused
-
-
-def _simplify_children(module: nn.Module, name: str, report: FusionReport) -> nn.Module:
-    for child_name, child in module.named_children():
-        setattr(module, child_name, _simplify(child, f"{name}.{child_name}".removeprefix("."), report))
-    return module
+        return (None if _MARK in vars(block) else own), None
+    return None, _method_of_timm(block) if name else None  # timm calls those of a network's parts, not its own
 
 
 def _method_of_timm(module: nn.Module) -> Callable[[], nn.Module | None] | None:
@@ -125,14 +150,6 @@ def _defaults_of(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _is_changed(block: nn.Module) -> bool:
-    """Whether a hook or parametrisation hangs in it or a part was replaced: its inference form would not know."""
-    return any(
-        part._forward_hooks or part._forward_pre_hooks or getattr(part, "is_inserted", False) or is_parametrized(part)
-        for part in block.modules()
-    )
 
 
 def _rows(model: nn.Module, folds: list[Fold], sizes: dict[str, int]) -> list[FusedPart]:

@@ -23,6 +23,7 @@ __all__ = [
     "compare",
     "compare_outputs",
     "eager",
+    "relative_error",
     "trials",
 ]
 
@@ -190,10 +191,11 @@ def _check(name: str, got: Tensor, want: Tensor, *, has_logits: bool) -> OutputC
     top1 = None
     if has_logits and want.ndim == 2 and want.shape[1] > 1:
         top1 = (got.argmax(1) == want.argmax(1)).double().mean().item()
-    return OutputCheck(name, _relative_error(got, want), _cosine(got, want), top1)
+    return OutputCheck(name, relative_error(got, want), _cosine(got, want), top1)
 
 
-def _relative_error(got: Tensor, want: Tensor) -> float:
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """max|got - want| / max|want| of two tensors of one shape in float64; infinite where a NaN is."""
     difference = torch.where(got == want, 0.0, (got - want).abs())  # an infinity that both have agrees
     scale = torch.where(want.isfinite(), want.abs(), 0.0)
     error = (difference.max() / scale.max().clamp_min(1e-30)).item() if got.numel() else 0.0

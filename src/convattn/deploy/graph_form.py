@@ -5,9 +5,9 @@ keep maps in a layout of their own for as long as convolutions follow one anothe
 the chain, with a transposition on either side.
 """
 
-from copy import deepcopy
-
 from torch import nn
+
+from convattn.walk import copied, exchange
 
 __all__ = ["graph_form"]
 
@@ -21,13 +21,9 @@ def graph_form(model: nn.Module) -> nn.Module:
     Args:
         model: usually `fuse(model)`; it is left as it is.
     """
-    return _replace(deepcopy(model)).eval()
+    return exchange(copied(model), _offered).eval()
 
 
-def _replace(module: nn.Module) -> nn.Module:
-    offer = getattr(module, "graph_form", None)
-    if callable(offer) and not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
-        return offer()
-    for name, child in module.named_children():
-        setattr(module, name, _replace(child))
-    return module
+def _offered(name: str, block: nn.Module) -> nn.Module | None:
+    offer = getattr(block, "graph_form", None)
+    return offer() if callable(offer) else None

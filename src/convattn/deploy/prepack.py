@@ -5,13 +5,16 @@ activation behind it as a pass of its own. A prepacked layer keeps the reordered
 activation as it writes. It is the last step before running on a CPU; saving and exporting start from the fused model.
 """
 
-from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from convattn.deploy.gate import relative_error
 from convattn.ops.linear import Linear2d
+from convattn.walk import copied, exchange, hung_on, names_of
 
 __all__ = ["prepack"]
 
@@ -21,8 +24,9 @@ _ACTIVATIONS = {nn.ReLU: ("relu", None), nn.GELU: ("gelu", "none")}  # oneDNN's 
 def prepack(model: nn.Module, images: Tensor) -> nn.Module:
     """A copy of `model` for running on this CPU: every linear layer and convolution holds its weight reordered.
 
-    Same values but for rounding. Where a ReLU or GELU follows directly in an `nn.Sequential`, it becomes part of the
-    kernel. The copy runs only: it has no state dict of the packed weights, is not trained and not exported.
+    Same values but for rounding, which is checked on `images`. Where a ReLU or GELU follows directly in an
+    `nn.Sequential`, it becomes part of the kernel. A layer with a hook or a parametrised weight stays as it is. The
+    copy runs only: it has no state dict of the packed weights, is not trained and not exported.
 
     Args:
         model: usually `fuse(model)`; evaluated, on the CPU, float32 or bfloat16. It is left as it is.
@@ -31,7 +35,8 @@ def prepack(model: nn.Module, images: Tensor) -> nn.Module:
 
     Raises:
         RuntimeError: if this build of PyTorch has no oneDNN.
-        ValueError: if a weight is not on the CPU, or neither float32 nor bfloat16, or the model is prepacked already.
+        ValueError: if a weight is not on the CPU, or neither float32 nor bfloat16, the model is prepacked already, or
+            the packed copy gives other numbers, as where a network reads the weight of a layer by itself.
     """
     if not torch.backends.mkldnn.is_available():
         raise RuntimeError("this build of PyTorch has no oneDNN, so there is nothing to pack for; use the fused model")
@@ -40,13 +45,19 @@ def prepack(model: nn.Module, images: Tensor) -> nn.Module:
             raise ValueError(
                 f"{name} is {parameter.dtype} on {parameter.device}; prepack takes float32 or bfloat16 on the CPU"
             )
-    packed = nn.Sequential(deepcopy(model).eval().requires_grad_(False))
-    _pack_children(packed, _input_shapes(packed, images))
-    return packed[0]
+    packed = copied(model).eval().requires_grad_(False)
+    shapes, want = _run(packed, images)
+    packed = _packed(packed, shapes)
+    rounds_coarsely = any(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+    _check(packed, images, want, 0.1 if rounds_coarsely else 1e-3)
+    return packed
 
 
-def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, torch.Size]:
-    """The shape that each packable layer sees when `model` runs on `images`; layers that do not run are left out."""
+def _run(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, torch.Size], Any]:
+    """The shape that each packable layer sees when `model` runs on `images`, and what it gives.
+
+    Layers that do not run are left out.
+    """
     shapes: dict[nn.Module, torch.Size] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -54,36 +65,61 @@ def _input_shapes(model: nn.Module, images: Tensor) -> dict[nn.Module, torch.Siz
 
     hooks = [module.register_forward_pre_hook(record) for module in model.modules() if _is_packable(module)]
     with torch.inference_mode():
-        model(images)
+        outputs = model(images)
     for hook in hooks:
         hook.remove()
-    return shapes
+    return shapes, outputs
 
 
-def _pack_children(parent: nn.Module, shapes: dict[nn.Module, torch.Size]) -> None:
-    children = list(parent.named_children())
-    for index, (name, child) in enumerate(children):
-        follower = children[index + 1] if isinstance(parent, nn.Sequential) and index + 1 < len(children) else None
-        if child in shapes:
-            activation = _activation(follower[1]) if follower else None
-            setattr(parent, name, _pack(child, shapes[child], activation or ("none", None)))
-            if follower and activation:
-                setattr(parent, follower[0], nn.Identity())
-        else:
-            _pack_children(child, shapes)
+def _packed(model: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
+    """The model with its layers packed, in place."""
+    names = names_of(model)
+    activations: dict[nn.Module, nn.Module] = {}  # of a layer that stands in one place alone
+    for parent in model.modules():
+        if type(parent).forward is nn.Sequential.forward and "forward" not in vars(parent):
+            for (_, layer), (key, follower) in pairwise([*parent._modules.items()]):
+                if layer in shapes and len(names[layer]) == 1 and follower is not None and _kernel_of(follower):
+                    activations[layer] = follower
+                    parent._modules[key] = nn.Identity()
+
+    def form_of(name: str, layer: nn.Module) -> nn.Module | None:
+        if layer not in shapes:
+            return None
+        kernel = _kernel_of(activations[layer]) if layer in activations else None
+        return _pack(layer, shapes[layer], kernel or ("none", None))
+
+    return exchange(model, form_of)
+
+
+def _check(packed: nn.Module, images: Tensor, want: Any, tolerance: float) -> None:
+    """Raises ValueError if the packed model gives other numbers."""
+    try:
+        with torch.inference_mode():
+            pairs = [*zip(tree_leaves(packed(images)), tree_leaves(want), strict=True)]
+        errors = [relative_error(a.double(), b.double()) for a, b in pairs if isinstance(b, Tensor)]
+        worst = max(errors, default=0.0)
+        found = f"gives other numbers (relative error {worst:.1e})" if worst > tolerance else ""
+    except Exception as error:  # whatever a network of somebody's makes of a layer that is another
+        found = f"does not run ({' '.join(str(error).split())[:160]})"
+    if found:
+        raise ValueError(
+            f"packed for these images, the model {found}: it uses a layer otherwise than by calling it; "
+            "run the fused model instead"
+        )
 
 
 def _is_packable(module: nn.Module) -> bool:
-    if module._forward_hooks:  # what hangs on a layer is part of what it computes
+    if hung_on(module):  # what hangs on a layer is part of what it computes
         return False
     if type(module) is nn.Conv2d:
         return module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return type(module) in (nn.Linear, Linear2d)
 
 
-def _activation(module: nn.Module) -> tuple[str, str | None] | None:
-    exact = type(module) is not nn.GELU or module.approximate == "none"
-    return _ACTIVATIONS.get(type(module)) if exact and not module._forward_hooks else None
+def _kernel_of(activation: nn.Module) -> tuple[str, str | None] | None:
+    """How oneDNN calls what a module computes, if it is an activation that a kernel can apply."""
+    exact = type(activation) is not nn.GELU or activation.approximate == "none"
+    return _ACTIVATIONS.get(type(activation)) if exact and not hung_on(activation) else None
 
 
 def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | None]) -> nn.Module:

@@ -21,7 +21,7 @@ class PooledGate(nn.Module):
     def __init__(self, kernel_size: int):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(1, momentum=0.01)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(1, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
@@ -30,8 +30,9 @@ class PooledGate(nn.Module):
     def fused(self) -> nn.Module:
         """The inference form: batch norm folded into the convolution."""
         form = deepcopy(self)
-        form.conv = fuse_conv_bn_eval(self.conv, self.norm)
-        form.norm = nn.Identity()  # type: ignore[assignment]
+        if not isinstance(self.norm, nn.Identity):
+            form.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            form.norm = nn.Identity()
         return form
 
 

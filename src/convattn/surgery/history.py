@@ -1,7 +1,6 @@
 """Attach, replace, detach: each gives a new model whose `surgery` says what was put where."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 from torch import nn
@@ -11,6 +10,7 @@ from convattn.surgery.attachment import Init, attach_at, detach_from
 from convattn.surgery.attentions import project_tokens
 from convattn.surgery.places import Place, Where, find_places
 from convattn.surgery.replacement import Match, Replacement, find_convolutions, replace_at
+from convattn.walk import copied, put
 
 __all__ = ["attach", "detach", "replace", "replay"]
 
@@ -56,16 +56,17 @@ def attach(
     if init not in ("identity", "paper"):
         raise ValueError(f"init {init!r} is unknown; choose identity or paper")
     places = find_places(model, where, input_size)
-    changed = deepcopy(model)
+    changed = copied(model)
     return _record(changed, [attach_at(changed, place, mixer, init, dict(options)) for place in places])
 
 
 def replace(model: nn.Module, mixer: str, match: Match = "conv3x3", **options: Any) -> nn.Module:
     """A copy of `model` with a block in the place of each convolution that `match` means.
 
-    A stride is kept by an average pool in front of the block, another width by a 1×1 convolution. All other weights
-    keep their names. An ordinary checkpoint loads with `strict=False`: what it has for a replaced convolution goes to
-    the one set aside for `detach`.
+    A stride is kept by an average pool in front of the block, another width by a 1×1 convolution. One that stands under
+    several names is replaced by one block under all of them. All other weights keep their names. An ordinary
+    checkpoint loads with `strict=False`: what it has for a replaced convolution goes to the one set aside for
+    `detach`.
 
     Args:
         model: any model; it is left as it is.
@@ -77,13 +78,14 @@ def replace(model: nn.Module, mixer: str, match: Match = "conv3x3", **options: A
         The new model; `.surgery` is the table of what was replaced, one JSON-able entry a convolution.
 
     Raises:
-        ValueError: for an unknown mixer or option, a width that the mixer cannot take, or if nothing matches.
-            TypeError: if `model` is no module, or a compiled one.
+        ValueError: for an unknown mixer or option, a width that the mixer cannot take, a convolution with a hook or a
+            computed weight, which would be lost with it, or if nothing matches. TypeError: if `model` is no module, or
+            a compiled one.
     """
     _check_model(model)
     check_mixer(mixer, options)
     names = find_convolutions(model, match)
-    changed = deepcopy(model)
+    changed = copied(model)
     return _record(changed, [replace_at(changed, name, mixer, dict(options)) for name in names])
 
 
@@ -97,7 +99,7 @@ def detach(model: nn.Module) -> nn.Module:
             model comes from a file. TypeError: if `model` is no module, or a compiled one.
     """
     _check_model(model)
-    restored = deepcopy(model)
+    restored = copied(model)
     found = [detach_from(module) for module in restored.modules()]
     replaced = {name: module for name, module in restored.named_modules() if isinstance(module, Replacement)}
     for module in restored.modules():
@@ -111,7 +113,7 @@ def detach(model: nn.Module) -> nn.Module:
             )
         (conv,) = replacement.set_aside
         like = next(replacement.parameters(), conv.weight)
-        restored.set_submodule(name, conv.to(like.device, like.dtype).train(replacement.training))
+        put(restored, replacement, conv.to(like.device, like.dtype).train(replacement.training))
     vars(restored).pop("surgery", None)
     return restored
 

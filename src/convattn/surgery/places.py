@@ -11,6 +11,7 @@ from convattn.backbones.registry import nearest
 from convattn.mixers.registry import is_gate_module
 from convattn.surgery.attentions import plain_class, projected_maps
 from convattn.surgery.trace import Call, trace
+from convattn.walk import names_of
 
 __all__ = ["Place", "Where", "find_places", "is_part_of_surgery", "weighted_layers"]
 
@@ -42,7 +43,8 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
     if isinstance(where, str):
         names = _by_word(model, where, own)
     elif callable(where):
-        names = [name for name, module in model.named_modules() if name in own and where(name, module)]
+        named = names_of(model).items()
+        names = [name for module, (name, *others) in named if name in own and _chosen(where, module, name, *others)]
         if not names:
             raise ValueError(f"the function given as where chose none of the {len(own)} modules that run")
     else:
@@ -51,7 +53,13 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
             raise ValueError("where is an empty list; name at least one module")
         if other := next((type(name).__name__ for name in names if not isinstance(name, str)), None):
             raise ValueError(f"where holds a {other}; give stages, blocks, qkv, names of modules or a function")
-    return [_check(model, _last_inside(model, name), own) for name in names]
+        first = {name: names[0] for names in names_of(model).values() for name in names}
+        names = [first.get(name, name) for name in names]
+    return [_check(model, _last_inside(model, name, own), own) for name in dict.fromkeys(names)]
+
+
+def _chosen(where: Callable[[str, nn.Module], bool], module: nn.Module, *names: str) -> bool:
+    return any(where(name, module) for name in names)
 
 
 def _by_word(model: nn.Module, where: str, calls: dict[str, Call]) -> list[str]:
@@ -107,18 +115,22 @@ def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
     return Place(name, call.channels, call.layout)
 
 
-def _last_inside(model: nn.Module, name: str) -> str:
+def _last_inside(model: nn.Module, name: str, calls: dict[str, Call]) -> str:
     """The last block of a sequence: it gives the same map, and runs too where blocks are called one by one.
 
     (timm does so under gradient checkpointing, and anyone may who walks a sequence.)
     """
-    modules = dict(model.named_modules())
+    modules, names = dict(model.named_modules()), names_of(model)
     while name in modules and type(modules[name]).forward is nn.Sequential.forward and len(modules[name]._modules):
         last = list(modules[name]._modules)[-1]
-        inside = modules[f"{name}.{last}"]
+        inside = modules[name]._modules[last]
+        assert inside is not None  # it would not run
+        first = names[inside][0]
+        if first in calls and calls[first].times > 1:
+            break  # it stands elsewhere too
         if type(inside).__module__.startswith("torch.nn.") and not isinstance(inside, nn.Sequential):
             break  # a bare layer: symbolic tracing would pass over what hangs on it
-        name = f"{name}.{last}"
+        name = first
     return name
 
 

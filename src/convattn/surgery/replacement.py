@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convattn.mixers.registry import create_mixer
 from convattn.surgery.places import is_part_of_surgery
+from convattn.walk import hung_on, names_of, put
 
 __all__ = ["Match", "Replacement", "find_convolutions", "replace_at"]
 
@@ -71,7 +72,7 @@ class Replacement(nn.Module):
 
 
 def find_convolutions(model: nn.Module, match: Match) -> list[str]:
-    """Names of the convolutions that `match` means.
+    """Names of the convolutions that `match` means by any of their names; the first of each.
 
     Raises:
         ValueError: if there is none.
@@ -80,9 +81,11 @@ def find_convolutions(model: nn.Module, match: Match) -> list[str]:
         raise ValueError(f"match {match!r} is unknown; choose conv3x3 or a function (name, convolution) -> bool")
     chosen = _is_conv3x3 if isinstance(match, str) else match
     names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and not is_part_of_surgery(model, name) and chosen(name, module)
+        names[0]
+        for module, names in names_of(model).items()
+        if isinstance(module, nn.Conv2d)
+        and not is_part_of_surgery(model, names[0])
+        and any(chosen(name, module) for name in names)
     ]
     if not names:
         meant = (
@@ -98,17 +101,19 @@ def replace_at(model: nn.Module, name: str, mixer: str, options: dict[str, Any])
     """Swap the convolution `name` of `model` for a fresh block, in place; returns the entry for the table.
 
     Raises:
-        ValueError: if the mixer cannot be made for this width.
+        ValueError: if the mixer cannot be made for this width, or something is hung on the convolution.
     """
     conv: Any = model.get_submodule(name)
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"{name} is a {type(conv).__name__}, not a convolution")
+    if hung := hung_on(conv):
+        raise ValueError(f"{name} {hung}, which would be lost with it; remove that first, or leave {name} out by match")
     try:
         replacement = Replacement(conv, create_mixer(mixer, conv.out_channels, **options))
     except (ValueError, TypeError) as error:  # a TypeError where an option has a value of another kind
         raise ValueError(f"{mixer} at {name} ({conv.out_channels} channels): {error}") from error
     replacement.to(conv.weight.device, conv.weight.dtype).train(conv.training)
-    model.set_submodule(name, replacement)
+    put(model, conv, replacement)
     return {
         "kind": "replace",
         "place": name,

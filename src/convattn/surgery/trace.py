@@ -1,7 +1,6 @@
 """What runs in a model, in which order and with which shapes: one forward pass on shapes alone."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.surgery.attentions import project_maps
+from convattn.walk import probe
 
 __all__ = ["Call", "find_grid", "trace"]
 
@@ -61,9 +61,10 @@ class Call:
 
 
 def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, Call]:
-    """Run a copy of `model` on the meta device and record every module that returned.
+    """Run a copy of `model` on the meta device and record every module that returned, by its first name.
 
-    Projections inside the attentions that `surgery.attentions` knows are recorded as the maps they can give.
+    Other people's hooks are not called. Projections inside the attentions that `surgery.attentions` knows are recorded
+    as the maps they can give.
 
     Args:
         model: any model of images; it is left as it is.
@@ -77,14 +78,14 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     """
     if input_size is not None and not _is_size(input_size):
         raise ValueError(f"input_size {input_size!r} must be (channels, height, width), each 1 or more")
-    probe = deepcopy(model).eval().to("meta")
-    project_maps(probe)
-    dtype = next((p.dtype for p in probe.parameters() if p.is_floating_point()), torch.float32)
+    network = probe(model)
+    project_maps(network)
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     tried = [tuple(input_size)] if input_size is not None else _sizes(model)
     failure = ""
     for size in tried:
         try:
-            return _run(probe, torch.empty(1, *size, dtype=dtype, device="meta"))
+            return _run(network, torch.empty(1, *size, dtype=dtype, device="meta"))
         except (RuntimeError, ValueError, AssertionError, TypeError, NotImplementedError) as error:
             failure = failure or " ".join(str(error).split())[:160]
     sizes = ", ".join(" x ".join(map(str, size)) for size in tried)
@@ -100,10 +101,10 @@ def find_grid(inputs: Any) -> tuple[int, int] | None:
     return next(((pair[0], pair[1]) for pair in pairs if not isinstance(pair[0], Tensor)), None)
 
 
-def _run(probe: nn.Module, images: Tensor) -> dict[str, Call]:
-    names = {module: name for name, module in probe.named_modules()}
+def _run(network: nn.Module, images: Tensor) -> dict[str, Call]:
+    names = {module: name for name, module in network.named_modules()}
     image_size = (images.shape[2], images.shape[3])
-    usual_layout = str(getattr(probe, "output_fmt", "NCHW")).rpartition(".")[2]  # timm's word, or its enum
+    usual_layout = str(getattr(network, "output_fmt", "NCHW")).rpartition(".")[2]  # timm's word, or its enum
     calls: dict[str, Call] = {}
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -118,7 +119,7 @@ def _run(probe: nn.Module, images: Tensor) -> dict[str, Call]:
     handles = [module.register_forward_hook(record) for module in names]
     try:
         with torch.no_grad():
-            probe(images)
+            network(images)
     finally:
         for handle in handles:
             handle.remove()

@@ -23,6 +23,7 @@ from convattn.data.transforms import Transform, training_transform, transforms_f
 from convattn.saved import check_can_be_saved, label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
+from convattn.walk import copying
 from convattn.weights.head_rows import FRESH, read_head_rows
 
 __all__ = [
@@ -165,7 +166,8 @@ def build_ema(model: nn.Module, loop: LoopConfig) -> ModelEmaV3 | None:
         return None
     # Many tensors at once is faster, but refuses buffers beside sharded weights.
     foreach = loop.sharding == "none"
-    return ModelEmaV3(model, decay=loop.ema_decay, use_warmup=loop.ema_warmup, foreach=foreach)
+    with copying():
+        return ModelEmaV3(model, decay=loop.ema_decay, use_warmup=loop.ema_warmup, foreach=foreach)
 
 
 def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> torch.optim.Optimizer:

@@ -1,6 +1,5 @@
 """Everything alive during a run: built from its configuration, written to a checkpoint, taken up from one."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +31,7 @@ from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
 from convattn.training.unreadable import UnreadableImages
+from convattn.walk import copied
 from convattn.weights.read import CheckpointError
 
 __all__ = ["Counters", "Run"]
@@ -96,7 +96,7 @@ class Run:
         self.bare_model = model  # as built: what is saved and averaged
         self._whole: nn.Module | None = None  # of a sharded model: takes all weights for validation
         if loop.sharding == "fsdp":
-            self._whole = copy.deepcopy(model)
+            self._whole = copied(model)
             sharded.shard(model, processes.device)
             if self.ema is not None:
                 sharded.shard(self.ema.module, processes.device)

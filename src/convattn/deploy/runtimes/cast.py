@@ -1,11 +1,10 @@
 """A model that computes in 16 bits between float32 images and outputs, for formats that store it as it computes."""
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
 from convattn.deploy.runtimes.runtime import Precision
+from convattn.walk import copied
 
 __all__ = ["cast"]
 
@@ -15,7 +14,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def cast(model: nn.Module, precision: Precision) -> nn.Module:
     """`model` itself for fp32; else a copy with weights and arithmetic of that precision, float32 at its ends."""
     dtype = _DTYPES.get(precision)
-    return model if dtype is None else _Cast(deepcopy(model).to(dtype), dtype)
+    return model if dtype is None else _Cast(copied(model).to(dtype), dtype)
 
 
 class _Cast(nn.Module):

@@ -21,6 +21,7 @@ from convattn.deploy.quantize import QuantisedLayer, quantise
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
 from convattn.extras import require
+from convattn.walk import exchange
 
 __all__ = [
     "DYNAMIC",
@@ -46,7 +47,7 @@ _OURS = "convattn"  # the entry of the model's rt_info that holds all of ours
 
 def form(model: nn.Module) -> nn.Module:
     """The graph form with layer norms in elementwise steps."""
-    return _with_planar_norms(graph_form(model))
+    return exchange(graph_form(model), _as_planar_norm)
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -117,11 +118,8 @@ class PlanarNorm(nn.Module):
         return x if self.bias is None else x + self.bias
 
 
-def _with_planar_norms(model: nn.Module) -> nn.Module:
-    for name, child in model.named_children():
-        planar = isinstance(child, LayerNorm2d) and not child._forward_hooks
-        setattr(model, name, PlanarNorm(child) if planar else _with_planar_norms(child))
-    return model
+def _as_planar_norm(name: str, module: nn.Module) -> nn.Module | None:
+    return PlanarNorm(module) if type(module).forward is LayerNorm2d.forward else None
 
 
 def open_file(path: Path) -> Run:
