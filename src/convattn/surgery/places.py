@@ -55,7 +55,7 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
             raise ValueError(f"where holds a {other}; give stages, blocks, qkv, names of modules or a function")
         first = {name: names[0] for names in names_of(model).values() for name in names}
         names = [first.get(name, name) for name in names]
-    return [_check(model, _last_inside(model, name, own), own) for name in dict.fromkeys(names)]
+    return [_check(model, _last_inside(model, name, own), own) for name in names]
 
 
 def _chosen(where: Callable[[str, nn.Module], bool], module: nn.Module, *names: str) -> bool:
