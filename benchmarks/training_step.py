@@ -18,9 +18,10 @@ from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
+from timm.models.nextvit import checkpoint_filter_fn as timms_names
 from torch import Tensor, nn
 
-from convattn import create_model
+from convattn import create_model, to_official
 from convattn.backbones.smt import LocalSelfAttention
 from convattn.bench.allocator import restart_with_steady_allocator
 from convattn.bench.latency import measure_latency
@@ -127,10 +128,10 @@ PLAIN: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 
 
-def as_conv(linear: nn.Linear) -> nn.Conv2d:
-    """The 1×1 convolution of a linear layer over channels."""
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
-    conv.weight, conv.bias = nn.Parameter(linear.weight.detach()[:, :, None, None]), linear.bias
+def as_conv(linear: Linear2d) -> nn.Conv2d:
+    """The ordinary 1×1 convolution of a linear layer over channels."""
+    conv = nn.Conv2d(linear.in_channels, linear.out_channels, 1, bias=linear.bias is not None)
+    conv.weight, conv.bias = linear.weight, linear.bias
     return conv
 
 
@@ -150,7 +151,7 @@ def plain_forms(name: str, model: nn.Module) -> dict[str, nn.Module]:
     """The plain formulations of a model with the same weights."""
     if name.startswith("nextvit"):  # timm's is the authors' code with other names
         peer = create_model(f"timm:{name}", drop_path_rate=0.0)
-        peer.load_state_dict(model.state_dict())
+        peer.load_state_dict(timms_names(to_official(model), peer))
         return {"plain": peer}
     forms = {"plain": plain_form(deepcopy(model))}
     if name.endswith("_das"):

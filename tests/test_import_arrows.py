@@ -20,7 +20,7 @@ TASKS = {"classification", "detection", "segmentation"}
 # Room -> the rooms it may import. Those of later work are listed too: the table is the design, not a description.
 ARROWS: dict[str, set[str]] = {
     "ops": set(),
-    "weights": set(),
+    "weights": {"ops"},
     "data": set(),
     "mixers": {"ops"},
     "backbones": {"ops", "mixers", "weights"},

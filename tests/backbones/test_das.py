@@ -133,7 +133,7 @@ def test_gate_options_reach_every_gate():
     options = dict(alpha=0.5, kernel_size=5, modulated=False, norm1="gn1", norm2="bn", sampling="grid_sample")
     model = convattn.create_model("resnet18_das", dims=(8, 16, 16, 24), depths=(1, 1, 1, 1), **options)
     for gate, dim in zip(gates(model).values(), (8, 16, 16, 24), strict=True):
-        assert gate.compress.pointwise.out_features == dim // 2
+        assert gate.compress.pointwise.out_channels == dim // 2
         assert gate.mixer.weight.shape == (dim, dim // 2, 5, 5)
         assert gate.mixer.offset.out_channels == 50 and gate.mixer.sampling == "grid_sample"
         assert isinstance(gate.compress.norm, nn.GroupNorm) and isinstance(gate.norm2, nn.BatchNorm2d)

@@ -45,7 +45,7 @@ def test_each_block_has_the_mixer_of_its_stage_by_turns():
         [ScaleAwareModulation, EfficientAttention],
         [EfficientAttention, EfficientAttention],
     ]
-    assert model.stages[0].blocks[0].token_mixer.compress.pointwise.out_features == 8
+    assert model.stages[0].blocks[0].token_mixer.compress.pointwise.out_channels == 8
     assert model.stages[3].blocks[0].token_mixer.num_heads == 5
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import convattn
 from convattn.backbones.smt import EntryNorm, LocalSelfAttention, SMTConfig
 from convattn.mixers.scale_aware_modulation import ScaleAwareAggregation, ScaleAwareModulation
+from convattn.ops.linear import Linear2d
 from golden_file import golden_errors
 from toys import build_toy, relative_error
 
@@ -271,8 +272,8 @@ def test_local_self_attention_is_its_formula():
     attention = LocalSelfAttention(12, 3).double()
     x = torch.randn(2, 12, 4, 5, dtype=torch.float64)
     tokens = x.flatten(2).transpose(1, 2)
-    query = tokens @ attention.query.weight.T + attention.query.bias
-    key, value = (tokens @ attention.key_value.weight.T + attention.key_value.bias).split(12, dim=2)
+    query = tokens @ attention.query.weight.flatten(1).T + attention.query.bias
+    key, value = (tokens @ attention.key_value.weight.flatten(1).T + attention.key_value.bias).split(12, dim=2)
     mixed = torch.zeros_like(tokens)
     for head in range(3):
         own = slice(4 * head, 4 * head + 4)
@@ -282,7 +283,7 @@ def test_local_self_attention_is_its_formula():
     values = value.transpose(1, 2).unflatten(2, (4, 5))
     local = F.conv2d(values, attention.local_conv.weight, attention.local_conv.bias, padding=1, groups=12)
     mixed = mixed + local.flatten(2).transpose(1, 2)
-    want = (mixed @ attention.proj.weight.T + attention.proj.bias).transpose(1, 2).unflatten(2, (4, 5))
+    want = (mixed @ attention.proj.weight.flatten(1).T + attention.proj.bias).transpose(1, 2).unflatten(2, (4, 5))
     assert relative_error(attention(x), want) < 1e-12
 
 
@@ -296,7 +297,7 @@ def test_local_self_attention_for_graph_runtimes_agrees_and_exports_with_dynamic
             x = torch.randn(shape, dtype=torch.float64)
             assert relative_error(form(x), block(x)) < 1e-12
             assert relative_error(exported(x), block(x)) < 1e-12
-    assert not any(isinstance(module, nn.Linear) for module in form.modules())
+    assert not any(isinstance(module, Linear2d) for module in form.modules())
 
 
 def test_entry_norm_for_graph_runtimes_agrees():

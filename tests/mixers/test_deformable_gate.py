@@ -110,7 +110,7 @@ def test_equals_its_formula():
     gate = gate_of(10, alpha=0.3)
     x = maps(2, 10, 6, 5)
     context = F.conv2d(x, gate.compress.depthwise.weight, padding=1, groups=10)
-    context = torch.einsum("oi,bihw->bohw", gate.compress.pointwise.weight, context)
+    context = torch.einsum("oi,bihw->bohw", gate.compress.pointwise.weight.flatten(1), context)
     context = F.gelu(nn.InstanceNorm2d(3).double()(context))
     predicted = F.conv2d(context, gate.mixer.offset.weight, gate.mixer.offset.bias, padding=1)
     offset, mask = predicted[:, :18], predicted[:, 18:].sigmoid()
@@ -167,7 +167,7 @@ def test_any_size_keeps_its_shape(form, size):
 
 
 def test_a_dim_of_one_channel_still_has_a_context():
-    assert DeformableGate(4).compress.pointwise.out_features == 1
+    assert DeformableGate(4).compress.pointwise.out_channels == 1
 
 
 @pytest.mark.parametrize("options", [{}, *ABLATIONS.values(), dict(mixer="deform_dw"), dict(norm2="bn", norm1="gn1")])

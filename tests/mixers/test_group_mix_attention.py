@@ -15,6 +15,7 @@ from convattn.mixers.group_mix_attention import (
     SegmentAggregator,
     SegmentConvs,
 )
+from convattn.ops.linear import Linear2d
 from toys import randomise_norms, relative_error
 
 
@@ -53,7 +54,7 @@ def naive_gma(block: GroupMixAttention, x: torch.Tensor) -> torch.Tensor:
     """The specification, in loops: q, k and v stacked as images, segments, heads one by one."""
     batch, dim, height, width = x.shape
     segment, inner = dim // 5, 4 * dim // 5
-    weight, bias = block.qkv.weight, block.qkv.bias
+    weight, bias = block.qkv.weight.flatten(1), block.qkv.bias
     stacked = torch.cat(
         [
             torch.einsum("oi,bihw->bohw", weight[i * dim : (i + 1) * dim], x)
@@ -101,7 +102,7 @@ def naive_gma(block: GroupMixAttention, x: torch.Tensor) -> torch.Tensor:
     rest = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
     rest = hardswish(rest * branch.norm.weight.view(-1, 1, 1) + branch.norm.bias.view(-1, 1, 1))
     joined = torch.cat([mixed, rest], 1)
-    return torch.einsum("oi,bihw->bohw", block.proj.weight, joined) + block.proj.bias.view(-1, 1, 1)
+    return torch.einsum("oi,bihw->bohw", block.proj.weight.flatten(1), joined) + block.proj.bias.view(-1, 1, 1)
 
 
 @pytest.mark.parametrize("dim", [10, 30])
@@ -292,7 +293,7 @@ def test_fused_form_agrees_in_the_layout_of_either_kind(size):
 def test_learnt_aggregators_become_one_convolution():
     """Two depthwise ones are left: of all aggregators, and of the position code."""
     fused = GroupMixAttention(20, kernels=(3, 5, 9)).fused()
-    convs = [module for module in fused.modules() if isinstance(module, nn.Conv2d)]
+    convs = [module for module in fused.modules() if type(module) is nn.Conv2d]
     assert [(conv.in_channels, conv.groups, conv.kernel_size) for conv in convs] == [(60, 60, (9, 9)), (16, 16, (7, 7))]
 
 
@@ -326,7 +327,7 @@ def test_graph_form_convolves_no_taps_that_are_zero_in_the_branch_beside():
     convs = [module for module in form.modules() if isinstance(module, nn.Conv2d)]
     depthwise = [(conv.in_channels, conv.kernel_size) for conv in convs if conv.groups == conv.in_channels]
     assert sorted(depthwise) == [(12, (3, 3)), (16, (7, 7)), (16, (9, 9))]
-    assert not any(isinstance(module, nn.Linear) for module in form.modules())
+    assert not any(isinstance(module, Linear2d) for module in form.modules())
 
 
 def test_fused_form_keeps_the_precision_of_the_weights():

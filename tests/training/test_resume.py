@@ -1,5 +1,6 @@
 """A run that was stopped ends as if it had not been: every weight, every random state, every figure."""
 
+import copy
 import io
 import shutil
 import signal
@@ -7,8 +8,11 @@ import signal
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
-from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.ops.linear import Linear2d
+from convattn.training import sharded
+from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint, reshape_moments
 from convattn.training.config import ConfigError
 from convattn.training.loop import Interrupted, train
 from convattn.training.processes import Processes
@@ -153,3 +157,33 @@ def test_the_weights_that_a_run_began_with_may_be_gone_when_it_goes_on(pictures,
     assert (folder / "last.safetensors").read_bytes() == weights
     with pytest.raises(CheckpointError, match=r"last.safetensors: no such file"):
         train(tiny_config(pictures, tmp_path / "new", model=dict(pretrained_path=str(begun))), console=quiet())
+
+
+def stepped(layer):
+    """The layer and its optimiser after an update."""
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    layer.weight.grad, layer.bias.grad = (torch.full_like(p, 0.5) for p in (layer.weight, layer.bias))
+    optimizer.step()
+    return layer, optimizer
+
+
+def test_moments_of_checkpoints_from_when_linear_layers_over_maps_had_matrices():
+    torch.manual_seed(0)
+    before, old = stepped(nn.Linear(6, 4))
+    torch.manual_seed(1)
+    layer, optimizer = stepped(Linear2d(6, 4))
+    layer.load_state_dict(before.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
+    reshape_moments(optimizer)
+    assert optimizer.state[layer.weight]["exp_avg"].shape == layer.weight.shape
+    old.step(), optimizer.step()
+    assert torch.equal(layer.weight.flatten(1), before.weight) and torch.equal(layer.bias, before.bias)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
+def test_shards_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    before, old = stepped(nn.Linear(6, 4))
+    sharded.save_shards(tmp_path, before, None, old)
+    layer, optimizer = stepped(Linear2d(6, 4))
+    with pytest.raises(ValueError, match=r"could not be read: Size mismatch .* for model.weight"):
+        sharded.load_shards(tmp_path, layer, None, optimizer)

@@ -272,7 +272,7 @@ def _attention(cfg: GroupMixFormerConfig, stage: int) -> nn.Module:
 
 def init_weights(module: nn.Module) -> None:
     """The authors' rule: truncated normal of 0.02 for linear layers; convolutions and norms keep PyTorch's defaults."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | Linear2d):
         trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -166,7 +166,7 @@ class FusedLocalSelfAttention(nn.Module):
     @torch.no_grad()
     def __init__(self, block: LocalSelfAttention):
         super().__init__()
-        dim = block.proj.in_features
+        dim = block.proj.in_channels
         self.num_heads = block.num_heads
         self.query_key_value = Linear2d(dim, 3 * dim).to(block.proj.weight)
         self.query_key_value.weight.copy_(torch.cat([block.query.weight, block.key_value.weight]))
@@ -191,7 +191,7 @@ class GraphLocalSelfAttention(nn.Module):
     def __init__(self, block: FusedLocalSelfAttention):
         super().__init__()
         self.num_heads, self.local_conv, self.proj = block.num_heads, block.local_conv, block.proj.graph_form()
-        dim, dense = block.proj.in_features, block.query_key_value.graph_form()
+        dim, dense = block.proj.in_channels, block.query_key_value.graph_form()
         self.query, self.key, self.value = (rows_of_conv(dense, slice(i * dim, (i + 1) * dim)) for i in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -314,7 +314,7 @@ class SMT(Pyramid):
 
 def init_weights(module: nn.Module) -> None:
     """The authors' rule: truncated normal of 0.02 for linear layers, He by outputs per group for convolutions."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | Linear2d):
         trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
     elif isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups

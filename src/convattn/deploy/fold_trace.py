@@ -37,11 +37,18 @@ class Dataflow:
     steps: list[Step] = field(default_factory=list)
     seen: dict[int, str] = field(default_factory=dict)  # identity of a parameter or buffer -> its dotted name
     outside: set[int] = field(default_factory=set)  # identities of tensors that a hook or the caller gets to see
+    _kept: list[Tensor] = field(default_factory=list)
     _readers: dict[int, list[Step]] = field(default_factory=dict)
     _writers: dict[int, Step] = field(default_factory=dict)
 
     def add(self, step: Step) -> None:
-        """Append what ran next."""
+        """Append what ran next. A flattened weight counts as the weight."""
+        if step.operator == "flatten" and self.name(step.arguments["self"]):
+            weight, flat = step.arguments["self"], step.result
+            self.seen[id(flat)] = self.seen[id(weight)]
+            self._readers[id(flat)] = self._readers.setdefault(id(weight), [])
+            self._kept.append(flat)
+            return
         self.steps.append(step)
         for tensor in _tensors(step.arguments):
             self._readers.setdefault(id(tensor), []).append(step)
@@ -80,7 +87,7 @@ def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     for channels, height, width in _sizes(model):
         flows = []
         for size in ((height, width), (height + 33, width + 17)):
-            flow = Dataflow(seen=seen)
+            flow = Dataflow(seen=dict(seen))
             try:
                 _run(network, watched, flow, torch.empty(1, channels, *size, dtype=dtype, device="meta"))
             except Exception:  # somebody else's code: whatever it raises, it does not run on this input

@@ -123,11 +123,11 @@ def _kernel_of(activation: nn.Module) -> tuple[str, str | None] | None:
 
 
 def _pack(module: nn.Module, shape: torch.Size, activation: tuple[str, str | None]) -> nn.Module:
+    if isinstance(module, Linear2d):
+        return PackedLinear2d(module, shape, *activation)
     if isinstance(module, nn.Conv2d):
         return PackedConv2d(module, shape, *activation)
     assert isinstance(module, nn.Linear)
-    if isinstance(module, Linear2d):
-        return PackedLinear2d(module, shape, *activation)
     return PackedLinear(module, shape[:-1].numel(), *activation)
 
 
@@ -143,9 +143,9 @@ class _Packed(nn.Module):
 class PackedLinear(_Packed):
     """activation(x Wᵀ + b) over the last dimension, by oneDNN with the weight reordered once for this many rows."""
 
-    def __init__(self, linear: nn.Linear, rows: int, activation: str = "none", algorithm: str | None = None):
+    def __init__(self, linear: nn.Linear | Linear2d, rows: int, activation: str = "none", algorithm: str | None = None):
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().flatten(1), rows)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.activation, self.algorithm = activation, algorithm
 
@@ -159,7 +159,8 @@ class PackedLinear2d(PackedLinear):
 
     def __init__(self, linear: Linear2d, shape: torch.Size, activation: str = "none", algorithm: str | None = None):
         batch, _, height, width = shape
-        positions = batch * -(-height // linear.stride) * -(-width // linear.stride)
+        down, across = linear.stride
+        positions = batch * -(-height // down) * -(-width // across)
         super().__init__(linear, positions, activation, algorithm)
         self.rows = linear.rows
 

@@ -227,14 +227,14 @@ class GraphCoTAttention(nn.Module):
         self.fusion, self.groups, self.eps = block.fusion, block.groups, block.eps
         self.key, self.key_proj, self.shift = block.key, _as_conv(block.key_proj), block.shift
         both: Any = block.input_proj
-        weight, bias = (rows.unflatten(0, (self.groups, -1)) for rows in (_kernel(both), both.bias))
+        weight, bias = (rows.unflatten(0, (self.groups, -1)) for rows in (both.weight, both.bias))
         self.embed, self.value = (
             _as_conv(_pointwise(weight[:, part].flatten(0, 1), bias[:, part].flatten(), self.groups))
             for part in (slice(block.hidden), slice(block.hidden, None))
         )
 
         weights: Any = block.weights
-        rows = (_kernel(weights), weights.bias, block.tap_scale.flatten(), block.tap_shift.flatten())
+        rows = (weights.weight, weights.bias, block.tap_scale.flatten(), block.tap_shift.flatten())
         by_tap = (self.groups, block.taps, -1)
         kernel, bias, scale, shift = (row.unflatten(0, by_tap).transpose(1, 2).flatten(0, 2) for row in rows)
         self.weights = _as_conv(_pointwise(kernel, bias, self.groups))
@@ -256,11 +256,6 @@ class GraphCoTAttention(nn.Module):
             return y + key
         mean = y.mean((2, 3), keepdim=True) + key.mean((2, 3), keepdim=True)
         return key + self.gate(mean).sigmoid() * (y - key)
-
-
-def _kernel(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """The weight of a 1×1 convolution, also where it is a linear layer."""
-    return layer.weight[..., None, None] if isinstance(layer, nn.Linear) else layer.weight
 
 
 def _as_conv(layer: nn.Module) -> nn.Module:

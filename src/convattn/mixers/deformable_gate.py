@@ -210,8 +210,8 @@ def _fold(linear: nn.Module, norm: nn.BatchNorm2d) -> Linear2d:
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
     shift = -norm.running_mean * scale
-    folded = Linear2d(linear.in_features, linear.out_features).to(linear.weight)
-    folded.weight.copy_(linear.weight * scale[:, None])
+    folded = Linear2d(linear.in_channels, linear.out_channels).to(linear.weight)
+    folded.weight.copy_(linear.weight * scale[:, None, None, None])
     folded.bias.copy_(shift if norm.bias is None else shift + norm.bias)
     return folded
 

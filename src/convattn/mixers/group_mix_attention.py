@@ -300,8 +300,8 @@ class FusedGroupMixAttention(nn.Module):
         branches = [branch for branch in block.aggregator.branches if isinstance(branch, SegmentAggregator)]
         last = deepcopy(block.aggregator.non_attention)
         assert len(branches) == 4 and last is not None
-        self.width = block.qkv.out_features // 15
-        rows = torch.arange(block.qkv.out_features).view(3, 5, self.width)
+        self.width = block.qkv.out_channels // 15
+        rows = torch.arange(block.qkv.out_channels).view(3, 5, self.width)
         rows = torch.cat([rows[:, :4].flatten(), rows[:, 4].flatten()])
         self.qkv = deepcopy(block.qkv)
         self.qkv.weight, self.qkv.bias = nn.Parameter(block.qkv.weight[rows]), nn.Parameter(block.qkv.bias[rows])

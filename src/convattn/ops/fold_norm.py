@@ -52,7 +52,7 @@ def fold_norms_linear(norms: Sequence[nn.Module], layers: Sequence[nn.Linear | n
         bias = bias + weight @ shift
         weight = weight * scale
     linear = Linear2d(weight.shape[1], weight.shape[0]).to(weight)
-    linear.weight.copy_(weight)
+    linear.weight.copy_(weight[:, :, None, None])
     linear.bias.copy_(bias)
     return linear
 

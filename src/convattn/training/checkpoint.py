@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import unfinished, write_atomically, write_folder_atomically
+from convattn.ops.linear import is_of_linear
 from convattn.saved import save_model
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
@@ -33,6 +34,7 @@ __all__ = [
     "load_newest_checkpoint",
     "read_checkpoint",
     "remove_unfinished",
+    "reshape_moments",
     "save_checkpoint",
 ]
 
@@ -162,6 +164,17 @@ def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run folder, newest first."""
     return sorted((run / "checkpoints").glob("epoch_*"), reverse=True)
+
+
+def reshape_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give what `optimizer` keeps of each weight that weight's shape, in place.
+
+    In older checkpoints a linear layer over maps has a weight of (C', C), now it is that of a 1×1 convolution.
+    """
+    for parameter, kept in optimizer.state.items():
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and is_of_linear(value.shape, parameter.shape):
+                kept[key] = value.view(parameter.shape)
 
 
 def remove_unfinished(run: Path) -> None:

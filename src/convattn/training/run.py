@@ -25,6 +25,7 @@ from convattn.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
     read_checkpoint,
+    reshape_moments,
     save_checkpoint,
 )
 from convattn.training.config import ConfigError, RunConfig
@@ -314,6 +315,7 @@ class Run:
         if ema is not None:
             ema.load_state_dict(checkpoint.ema or {})
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+        reshape_moments(self._inner)
 
     def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> bool:
         if len(states) == self.processes.count:

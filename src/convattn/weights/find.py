@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Size, Tensor
 
+from convattn.ops.linear import is_of_linear
 from convattn.weights.read import dictionaries, is_averaged, unwrap_state_dict
 
 __all__ = ["Part", "brief", "find_weights"]
@@ -88,7 +89,7 @@ def _prefixes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> tupl
             shape = shapes.get(name[start:])
             if shape is not None:
                 known[name[:start]] += 1
-                fitting[name[:start]] += shape == tensor.shape
+                fitting[name[:start]] += shape == tensor.shape or is_of_linear(tensor.shape, shape)
             point = name.find(".", start)
             if point < 0:
                 break

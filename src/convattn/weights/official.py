@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
+from convattn.ops.linear import Linear2d, is_of_linear
 from convattn.weights.cotnet import COTNET_NAMES
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
 from convattn.weights.nextvit import nextvit_names
@@ -71,11 +72,12 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
         raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
     names = _name_map(model)
     state = dict(names.unused)
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear2d)}
     for name, tensor in model.state_dict().items():
         official = names.to_theirs(name)
         if official is None:
             raise CheckpointError(f"{name} of {describe(model)} has no counterpart in the authors' model")
-        state[official] = tensor
+        state[official] = tensor.flatten(1) if name in linear else tensor
     return state
 
 
@@ -92,6 +94,8 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
     unused = _name_map(model).unused
     conversion = Conversion()
     for name, tensor in to_our_names(state, model).items():
+        if name in target and is_of_linear(tensor.shape, target[name].shape) and tensor.layout == torch.strided:
+            tensor = tensor[:, :, None, None]
         if name in unused:
             conversion.unused[name] = tensor
         elif name not in target:
