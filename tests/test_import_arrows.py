@@ -40,7 +40,7 @@ ARROWS["cli"] = _ALL_BELOW | {"report", "ablation"}
 ARROWS["__main__"] = {"cli"}  # what `python -m convattn` runs
 
 # What everyone may know of `backbones`. The other files there are families.
-CONTRACT = {"pyramid", "registry"}
+CONTRACT = {"pyramid", "recompute", "registry"}
 MAY_NAME_A_FAMILY = {"backbones", "recipes", "ablation", "cli"}
 
 
