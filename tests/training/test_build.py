@@ -13,13 +13,15 @@ from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.build import (
     build_ema,
+    build_model,
     build_model_and_data,
     build_optimizer,
     build_schedule,
     build_task,
 )
-from convattn.training.config import ConfigError, LoopConfig, ScheduleConfig
+from convattn.training.config import ConfigError, LoopConfig, ModelConfig, ScheduleConfig
 from convattn.training.processes import Processes
+from convattn.training.run import Run
 from convattn.weights.errors import CheckpointError, WeightsNote
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
 
@@ -91,6 +93,29 @@ def test_a_model_of_timm_is_built_under_its_prefix(built):
     assert model.fc.out_features == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("timm:test_vit", {}),  # 160 alone
+        ("timm:test_vit", {"img_size": 48}),
+        ("timm:swin_tiny_patch4_window7_224", dict(depths=(1, 1, 1, 1), embed_dim=8, num_heads=(1, 1, 1, 1))),
+    ],
+)
+def test_a_model_of_one_size_names_the_option(built, name, options):
+    own = options.get("img_size", 160 if "test_vit" in name else 224)
+    with pytest.raises(ConfigError, match=rf"^data.image_size 36: {name} does not take .*: set data.image_size {own}$"):
+        built(model=dict(name=name, options=options), data=dict(image_size=36))
+    _, data, _ = built(model=dict(name=name, options=options), data=dict(image_size=own))
+    assert data.image_size == (own, own)
+
+
+def test_gradient_checkpointing_that_a_model_lacks_is_an_error_of_one_line(built):
+    with pytest.raises(
+        ConfigError, match=r"^model.grad_checkpointing: timm:hrnet_w18_small does not offer it; leave it"
+    ):
+        build_model(ModelConfig("timm:hrnet_w18_small", grad_checkpointing=True), 2)
+
+
 def test_an_option_that_a_model_does_not_take_is_an_error_of_one_line(built):
     with pytest.raises(ConfigError, match=r"model timm:resnet18 cannot be built: .*'wings'"):
         built(model=dict(name="timm:resnet18", options={"wings": 2}))
@@ -157,6 +182,22 @@ def test_unlabelled_images_join_those_with_labels(built, pictures):
         build_task(config, data, torch.device("cpu"))
     assert data.train_loader.images == 24 + 8
     assert list(data.labels[-8:]) == [-1] * 8
+
+
+def test_a_teacher_of_another_order_is_matched_in_a_run_that_says_so(built, pictures, tmp_path):
+    teacher = convattn.create_model("smt_nano", num_classes=2, **TINY_OPTIONS)
+    teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("dark", "bright"), "input_size": (3, 16, 16)}
+    path = tmp_path / "teacher.safetensors"
+    save_model(teacher, path)
+    config, data, _ = built(distillation=dict(teacher=str(path)))
+    with pytest.raises(ConfigError, match=r"^teacher .*teacher.safetensors: its classes stand in another order than"):
+        build_task(config, data, torch.device("cpu"))
+    run = Run(config, tmp_path / "run", Processes(config.loop))
+    (note,) = run.notes
+    assert note.startswith(f"teacher {path}: its classes stand in another order")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(run.task.teacher(images), teacher.eval()(images).flip(1))
 
 
 def test_shards_behind_a_pipe_train_beside_images_to_validate_on(built, pictures, tmp_path):

@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run."""
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from convattn.backbones.registry import create_model
+from convattn.backbones.registry import create_model, image_size_of
 from convattn.classification.task import Classification, balanced_weights
+from convattn.classification.teacher import Student, fit_teacher
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.joined import JoinedDataset
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
+from convattn.data.names import NumberedClasses
 from convattn.data.sources import is_stream, open_data, open_evaluation, open_unlabelled
 from convattn.data.stream import StreamLoader
 from convattn.data.transforms import Transform, training_transform, transforms_for
@@ -48,6 +50,7 @@ class TrainingData:
     train_loader: TrainingLoader | StreamLoader
     validation_loader: Any  # of Batch
     image_size: tuple[int, int]  # height and width of a batch's images
+    student: Student  # how a teacher has to see them
 
 
 def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[TrainingData, nn.Module]:
@@ -63,6 +66,7 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
         raise DataError(f"{config.data.source}: only one class, {classes[0]!r}; there is nothing to tell apart")
     model = build_model(config.model, len(classes), classes)
     _describe_input(model, config, classes)
+    _check_size(model, config)
     train_loader = _training_loader(
         config, train, training_transform(model, config.data.augmentation), processes, classes
     )
@@ -75,8 +79,9 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
         device=processes.device,
     )
     labels = None if train is None else train.labels
-    height, width = model.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
-    return TrainingData(classes, labels, validation, train_loader, validation_loader, (height, width)), model
+    student = Student.of(model, None if isinstance(classes, NumberedClasses) else tuple(classes))
+    data = TrainingData(classes, labels, validation, train_loader, validation_loader, student.image_size, student)
+    return data, model
 
 
 def _open_splits(config: RunConfig) -> tuple[ImageDataset | None, ImageDataset]:
@@ -123,29 +128,43 @@ def _training_loader(
     return TrainingLoader(samples, data.batch_size, repeats=data.repeats, **share)
 
 
-def build_task(config: RunConfig, data: TrainingData, device: torch.device) -> Classification:
+def build_task(
+    config: RunConfig, data: TrainingData, device: torch.device, note: Callable[[str], None] | None = None
+) -> Classification:
     """The task: loss and metrics.
 
+    Args:
+        config, data: of the run.
+        device: where it trains.
+        note: shows one line to the user, for each thing in which a teacher differs from the model; without it such a
+            teacher is refused.
+
     Raises:
-        ConfigError: if its fields do not go together.
+        ConfigError: if its fields do not go together, or the teacher cannot teach this.
     """
     weights = None
     if config.loop.class_weights == "balanced":
         if data.labels is None:
             raise ConfigError("loop.class_weights balanced needs images that can be counted, not a pipe")
         weights = balanced_weights(data.labels, len(data.classes)).to(device)
-    return build_task_for(config, len(data.classes), weights, device)
+    return build_task_for(config, data.student, weights, device, note)
 
 
 def build_task_for(
-    config: RunConfig, num_classes: int, class_weights: Tensor | None = None, device: torch.device | str = "cpu"
+    config: RunConfig,
+    student: Student,
+    class_weights: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    note: Callable[[str], None] | None = None,
 ) -> Classification:
-    """The task for so many classes, with a teacher where the configuration names one."""
+    """The task for such a model, with a teacher where the configuration names one."""
     distillation = config.distillation
-    teacher = open_model(distillation.teacher).to(device) if distillation.teacher is not None else None
+    teacher = open_model(distillation.teacher) if distillation.teacher is not None else None
     try:
+        if teacher is not None:
+            teacher = fit_teacher(teacher, student, str(distillation.teacher), note).to(device)
         return Classification(
-            num_classes,
+            student.num_classes,
             label_smoothing=config.loop.label_smoothing,
             mixup=config.data.mixup,
             cutmix=config.data.cutmix,
@@ -308,6 +327,38 @@ def _head_rows(
     if len({*names}) < len(names) or not {*classes} <= {*names}:
         return FRESH  # even where they are as many
     return [names.index(name) for name in classes]
+
+
+@torch.no_grad()
+def _check_size(model: nn.Module, config: RunConfig) -> None:
+    """Try an image of another size than the model's own: some take theirs alone.
+
+    Raises:
+        ConfigError: naming data.image_size.
+    """
+    size, own = config.data.image_size, _own_size(config.model)
+    if size is None or size == own:
+        return
+    device = next(model.parameters()).device
+    was_training = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, size, size, device=device))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"data.image_size {size}: {config.model.name} does not take such images ({reason}); its own size is {own}: "
+            f"set data.image_size {own}"
+        ) from None
+    finally:
+        model.train(was_training)
+
+
+def _own_size(config: ModelConfig) -> int:
+    """Height and width of the images that a model is made for."""
+    given = config.options.get("img_size")
+    if given is not None:
+        return given if isinstance(given, int) else given[-1]
+    return image_size_of(config.name)
 
 
 def _describe_input(model: nn.Module, config: RunConfig, classes: Sequence[str]) -> None:

@@ -83,7 +83,8 @@ class Run:
         seed_everything(loop.seed)
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
         self.data, model = self._build(config)
-        self.task = build_task(config, self.data, processes.device)
+        self.notes: list[str] = []  # what the user should know of how it was built
+        self.task = build_task(config, self.data, processes.device, self.notes.append)
         # The same weights everywhere, but each its own noise.
         seed_everything(derived_seed("noise", loop.seed, processes.rank))
         model = model.to(processes.device)

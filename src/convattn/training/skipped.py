@@ -6,7 +6,7 @@ skipped/step_00000012.rank0.pt   batches, weights, random state and configuratio
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import append_line, write_atomically
+from convattn.classification.teacher import Student
 from convattn.data.loader import Batch
 from convattn.seeding import restore_random_state
 from convattn.training.build import build_model, build_task_for
@@ -25,7 +26,7 @@ from convattn.weights.read import CheckpointError
 __all__ = ["Skipped", "record_skipped", "replay_skipped"]
 
 _LOG, _FOLDER, _KEEP = "skipped.jsonl", "skipped", 3
-_PARTS = {"config", "classes", "class_weights", "epoch", "model", "random", "batches"}
+_PARTS = {"config", "classes", "student", "class_weights", "epoch", "model", "random", "batches"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     content = {
         "config": config_to_json(run.config),
         "classes": run.task.num_classes,
+        "student": asdict(run.data.student),
         "class_weights": None if run.task.class_weights is None else run.task.class_weights.cpu(),
         "epoch": run.counters.epoch,
         "model": run.bare_model.state_dict() if run.config.loop.sharding == "none" else None,
@@ -87,7 +89,8 @@ def replay_skipped(path: Path) -> Iterator[str]:
     content = _read(path)
     config = config_from_json(content["config"])
     model = _model(content)
-    task = build_task_for(config, content["classes"], content["class_weights"])
+    notes: list[str] = []  # told when the run began
+    task = build_task_for(config, Student(**content["student"]), content["class_weights"], note=notes.append)
     task.start_epoch(content["epoch"])
     restore_random_state({**content["random"], "cuda": []})
     first = _watch(model)
