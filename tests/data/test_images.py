@@ -1,6 +1,13 @@
+import io
+import os
+import re
+import stat
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
 from convattn.data import images
 from convattn.data.images import MAX_PIXELS, ImageError, read_image
@@ -121,10 +128,12 @@ def test_text_is_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow itself only warns of the first, and refuses the second
-def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path, side):
-    Image.new("1", (side, side)).save(tmp_path / "huge.png")
+def test_a_huge_image_is_refused_before_it_is_decoded(side):
+    content = bytearray(png(Image.new("1", (1, 1))))
+    content[16:24] = side.to_bytes(4) * 2  # in the header alone
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
     with pytest.raises(ImageError, match=rf"huge.png: {side * side:,} pixels, more than the limit of {MAX_PIXELS:,}"):
-        read_image(tmp_path / "huge.png")
+        read_image(bytes(content), "huge.png")
 
 
 def test_a_folder_is_named_as_one(tmp_path):
@@ -133,7 +142,7 @@ def test_a_folder_is_named_as_one(tmp_path):
 
 
 def test_a_file_that_the_system_refuses_says_why(tmp_path, monkeypatch):
-    def refuse(path, mode, buffering):
+    def refuse(path, mode, opener):
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "locked.png").write_bytes(b"x")
@@ -165,3 +174,220 @@ def test_a_file_that_is_too_large_for_an_image_is_not_read(tmp_path):
         file.truncate(images.MAX_BYTES + 1)  # takes no room
     with pytest.raises(ImageError, match=r"disk.jpg: 268,435,457 bytes, more than the limit of 268,435,456"):
         read_image(tmp_path / "disk.jpg")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a pipe"),
+        (lambda path: os.symlink("/dev/zero", path), "a device"),
+        (lambda path: os.symlink("/dev/tty", path), "a device"),
+        (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "a socket"),
+    ],
+)
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, monkeypatch, make, kind):
+    monkeypatch.chdir(tmp_path)
+    make(Path("a.jpg"))
+    with pytest.raises(ImageError, match=rf"^a.jpg: {kind}, not an image$"):
+        read_image("a.jpg")
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.jpg")
+    regular = os.stat(__file__)
+    monkeypatch.setattr(images.os, "stat", lambda path: regular)  # between the look and the opening
+    with pytest.raises(ImageError, match=r"a.jpg: a pipe, not an image$"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_links_that_lead_in_a_circle_and_names_that_cannot_be_are_errors(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match=r"a.jpg: could not be read \(Too many levels of symbolic links\)$"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match=r"^a\\x00.jpg: could not be read \(embedded null byte\)$"):
+        read_image("a\0.jpg")
+    with pytest.raises(ImageError, match=r"xx.jpg: could not be read \(File name too long\)$"):
+        read_image(tmp_path / ("x" * 300 + ".jpg"))
+
+
+@pytest.mark.parametrize("name", ["two\nlines.jpg", "\x1b[31mred.jpg", "latin\udce9.jpg", "\u202egpj.exe"])
+def test_errors_of_images_take_one_line_whatever_the_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"broken")
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("suffix", ["eps", "tga", "pcx", "ico", "pdf"])
+def test_formats_that_start_programs_or_are_hardly_tested_are_no_images(tmp_path, suffix):
+    picture().save(tmp_path / f"a.{suffix}")
+    with pytest.raises(ImageError, match=rf"a.{suffix}: not an image of a known format \(JPEG, PNG, .*PPM\)"):
+        read_image(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("format", [*images.FORMATS, "MPO"])
+def test_every_format_of_the_list_is_read(format):
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    buffer = io.BytesIO()
+    picture((16, 12)).save(buffer, format)
+    red, green, blue = read_image(buffer.getvalue()).getpixel((3, 3))
+    assert max(abs(red - 200), abs(green - 100), abs(blue - 50)) < 12
+
+
+def png(image, *chunks):
+    """A PNG file with more chunks behind its header."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    content = buffer.getvalue()
+    more = b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
+    return content[:33] + more + content[33:]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"zTXt", b"prompt\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"tEXt", b"notes\0" + b"x" * 2_000_000),
+    ],
+    ids=lambda chunk: chunk[0].decode(),
+)
+def test_a_png_with_a_long_text_or_profile_is_read_and_turned(chunk, monkeypatch):
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**20)  # of 64 MiB
+    image = picture((6, 4))
+    image.putpixel((0, 0), (0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    read = read_image(png(image, (b"eXIf", exif.tobytes()), chunk))
+    assert read.size == (4, 6)
+    assert read.getpixel((3, 0)) == (0, 0, 0)
+    assert read.getpixel((0, 0)) == (200, 100, 50)
+
+
+def header_of(mode, format, side, **options):
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "options", "side"),
+    [
+        ("RGBA", "PNG", {}, 8400),
+        ("RGB", "WEBP", {"lossless": True}, 5900),
+        ("RGB", "JPEG", {"progressive": True}, 7400),
+        ("L", "JPEG2000", {}, 8800),
+    ],
+)
+def test_what_would_take_too_much_memory_is_refused_by_its_header(monkeypatch, mode, format, options, side):
+    """On small images with the limit as much smaller: one of `side` pixels is too large, one of 0.9 of it is not."""
+    monkeypatch.setattr(images, "MAX_DECODED", images.MAX_DECODED // 100**2)
+    assert read_image(header_of(mode, format, int(0.9 * side) // 100, **options)).mode == "RGB"
+    with pytest.raises(ImageError, match=rf"^a: .* pixels of {format} in mode {mode} would take .* bytes to decode"):
+        read_image(header_of(mode, format, side // 100, **options), "a")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of a process's memory")
+@pytest.mark.parametrize(
+    ("mode", "format", "options"),
+    [
+        ("RGBA", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("F", "TIFF", {}),
+        ("RGB", "TIFF", {"compression": "tiff_deflate", "strip_size": 10**8}),
+        ("CMYK", "JPEG", {"progressive": True, "subsampling": 0}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("RGBA", "JPEG2000", {}),
+        ("RGBA", "AVIF", {"speed": 10}),
+    ],
+    ids=str,
+)
+def test_no_image_takes_more_memory_than_its_header_lets_expect(tmp_path, mode, format, options):
+    side = 2500
+    in_child(lambda: (tmp_path / "a").write_bytes(header_of(mode, format, side, **options)))
+    content = (tmp_path / "a").read_bytes()
+
+    def measure():
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        read_image(content)
+        (tmp_path / "grown").write_text(str(resident("VmHWM") - before))
+
+    in_child(measure)
+    needed = int(re.search(r"take ([\d,]+) bytes", refusal(content))[1].replace(",", ""))
+    grown = int((tmp_path / "grown").read_text())
+    assert 0.4 * needed < grown < needed + 30 * 2**20  # pieces that are converted, the allocator's own
+
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def resident(entry):
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{entry}:\s+(\d+)", status)[1])
+
+
+def refusal(content):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "MAX_DECODED", 1)
+        with pytest.raises(ImageError) as caught:
+            read_image(content)
+    return str(caught.value)
+
+
+def test_pieces_of_an_image_make_the_same_picture_as_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (37, 53, 4), dtype=np.uint8))
+    grey = Image.fromarray(rng.integers(0, 65536, (37, 53), dtype=np.uint16))
+    whole = [images._to_rgb("a", image.copy()).tobytes() for image in (colour, grey)]
+    for piece in (20, 53, 700):
+        monkeypatch.setattr(images, "_PIECE", piece)
+        assert [images._to_rgb("a", image.copy()).tobytes() for image in (colour, grey)] == whole
+
+
+def test_floats_that_are_no_numbers_are_refused(tmp_path):
+    Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ImageError, match=r"nan.tif: pixels from nan to nan do not fit the range 0 to 1.0"):
+        read_image(tmp_path / "nan.tif")
+
+
+def test_of_many_frames_one_is_decoded():
+    frames = [picture((8, 8), color=(index % 256, 0, 0)) for index in range(300)]
+    for format in ("GIF", "TIFF"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, format, save_all=True, append_images=frames[1:])
+        assert read_image(buffer.getvalue()).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_a_jpeg_of_very_many_pieces_of_exif_is_refused_at_once():
+    buffer = io.BytesIO()
+    picture().save(buffer, "JPEG")
+    content = buffer.getvalue()
+    with pytest.raises(ImageError, match=r"^a: damaged or cut short \(more than 1,000 pieces of EXIF\)$"):
+        read_image(content[:2] + b"\xff\xe1\0\x08Exif\0\0" * 500_000 + content[2:], "a")
+
+
+def test_a_decoder_without_memory_is_an_error_of_the_image(monkeypatch):
+    def fail(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_to_rgb", fail)
+    buffer = io.BytesIO()
+    picture().save(buffer, "PNG")
+    with pytest.raises(ImageError, match=r"^a: not enough memory to decode it"):
+        read_image(buffer.getvalue(), "a")

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -35,6 +36,43 @@ def test_evaluation_is_timms_transform_for_the_model(image):
     assert transforms_for(model)(image).shape == (3, 24, 24)
 
 
+@pytest.mark.parametrize("size", [(500, 3), (3, 500), (1001, 10), (400, 400)])
+@pytest.mark.parametrize("cfg", [{}, {"input_size": (3, 12, 20)}, {"crop_mode": "squash"}], ids=["", "wide", "squash"])
+def test_a_very_long_image_looks_as_timm_makes_it(size, cfg):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    model = Described(crop_pct=0.9, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), **cfg)
+    expected = create_transform(**resolve_data_config({}, model=model))(image)
+    error = (transforms_for(model)(image) - expected).abs() * 255
+    assert error.max() < (1.01 if max(size) > 400 else 0.01)  # a step of 8 bits, of white noise
+    assert error.mean() < 0.1
+
+
+@pytest.mark.parametrize("size", [(10**6, 1), (1, 10**6), (5, 3)])
+@pytest.mark.parametrize("crop_mode", ["center", "border", "squash"])
+def test_an_extreme_image_takes_no_memory_and_keeps_its_colour(size, crop_mode, monkeypatch):
+    largest = 0
+    resize = Image.Image.resize
+
+    def watched(self, *args, **kwargs):
+        nonlocal largest
+        resized = resize(self, *args, **kwargs)
+        largest = max(largest, resized.width * resized.height)
+        return resized
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    model = Described(crop_mode=crop_mode, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    image = Image.new("RGB", size, (255, 0, 51))
+    for transform in (
+        transforms_for(model),
+        training_transform(model, Augmentation()),
+        training_transform(model, Augmentation(**STILL)),
+    ):
+        seen = transform(image)
+        assert seen.shape == (3, 16, 16)
+        assert torch.allclose(seen.amax((1, 2)), torch.tensor([1.0, 0.0, 0.2]), atol=0.01)
+    assert largest < 100_000
+
+
 def test_with_everything_off_training_sees_the_image_as_evaluation_does(image):
     assert torch.allclose(draws(image), transforms_for(Described())(image).expand(8, 3, 16, 16))
 
@@ -57,6 +95,45 @@ def test_with_everything_off_training_sees_the_image_as_evaluation_does(image):
 def test_each_field_varies_the_image(image, fields):
     images = draws(image, **fields)
     assert len({tuple(one.flatten().tolist()) for one in images}) > 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        # A white image stays white but where something is laid over it, and what that is tells when it was done.
+        (dict(crop_area=(0.3, 0.6)), {1.0}),
+        (dict(crop_aspect=(0.5, 2.0), crop_area=(0.5, 0.5)), {1.0}),
+        (dict(horizontal_flip=0.5), {1.0}),
+        (dict(rotation=30.0), {0.0, 1.0}),  # black corners of the image, not the grey of a normalised zero
+        (dict(shift=0.5), {0.0, 1.0}),
+        (dict(zoom=(0.5, 0.8)), {0.0, 1.0}),
+        (dict(auto_augment="rand-m9-n1-mstd0-inc1"), None),
+        (dict(color_jitter=0.4), None),
+        (dict(random_erasing=1.0), None),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_images_are_varied_before_they_are_normalised(fields, allowed):
+    mean, std = (0.25, 0.5, 0.75), (0.1, 0.2, 0.4)
+    model = Described(mean=mean, std=std)
+    transform = training_transform(model, Augmentation(**{**STILL, **fields}))
+    shape = (3, 1, 1)
+    seen = torch.stack([transform(Image.new("RGB", (16, 16), "white")) for _ in range(8)])
+    pixels = seen * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    if "random_erasing" in fields:  # last of all: normal noise in the model's own units
+        erased = seen[(pixels - 1).abs() > 1e-4]
+        assert len(erased) > 100
+        assert erased.mean().abs() < 0.2
+        assert abs(erased.std() - 1) < 0.2
+        return
+    assert pixels.min() > -1e-4
+    assert pixels.max() < 1 + 1e-4
+    steps = pixels * 255
+    assert (steps - steps.round()).abs().max() < 1e-3  # each is still one of 256 steps, as in the file
+    if allowed is not None:
+        inside = pixels[((pixels - 1).abs() > 1e-4) & (pixels.abs() > 1e-4)]
+        assert len(inside) < 0.2 * pixels.numel()  # the blend along an edge
+        assert ((pixels.abs() < 1e-4).sum() > 20) == (0.0 in allowed)
 
 
 def test_a_certain_flip_mirrors(image):

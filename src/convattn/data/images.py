@@ -3,17 +3,50 @@
 import io
 import os
 import re
+import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "decode_image", "read_bytes", "read_image"]
+from convattn.data.png_chunks import without_texts
+from convattn.shown import shown
+
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_DECODED",
+    "MAX_PIXELS",
+    "ImageError",
+    "decode_image",
+    "read_bytes",
+    "read_image",
+]
+
+# What is read, by Pillow's names; MPO comes with JPEG. Its other formats start programs (EPS) or are hardly tested.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, Pillow's own line of suspicion
 MAX_BYTES = 2**28  # no photograph has more; an archive or a disk image by a wrong name does
+MAX_DECODED = 2**29  # bytes that an image may take at the peak beside its file: a few kB can stand for gigabytes
+_PIECE = 2**20  # pixels that are converted at a time, so that nothing is held twice
+_MANY = 1000  # pieces of EXIF in a file; Pillow joins them one by one, in a time that grows with their square
 _ORIENTATION = ExifTags.Base.Orientation
+_TURNS = {  # what makes an image upright, by that entry
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Bytes a pixel that decoders hold beside Pillow's image, measured on images of one colour; 0 for those that fill it row
+# by row. Those of JPEG, JPEG 2000 and TIFF depend on the file.
+_DECODER = {"WEBP": 12, "AVIF": 12}
 
 
 class ImageError(ValueError):
@@ -27,15 +60,16 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     laid on white, and of an animation the first frame is taken.
 
     Args:
-        source: a file of any format that Pillow reads, or the content of one.
+        source: a file of one of `FORMATS`, or the content of one.
         name: what errors call it; the path by default.
 
     Returns:
         A PIL image in mode RGB.
 
     Raises:
-        ImageError: in one line naming the file, if it is missing, empty, damaged, cut short, no image, larger than
-            `MAX_BYTES`, or larger than `MAX_PIXELS` (found out before any pixel is decoded).
+        ImageError: in one line naming the file, if it is missing, no regular file, empty, damaged, cut short, no image,
+            larger than `MAX_BYTES`, or (found out before any pixel is decoded) larger than `MAX_PIXELS` or such that
+            decoding would take more than `MAX_DECODED` bytes.
     """
     if isinstance(source, bytes):
         name = name or f"{len(source):,} bytes"
@@ -51,69 +85,150 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
     """The content of an image file; `name` is what errors call it.
 
     Raises:
-        ImageError: in one line, if the file is missing, no file, larger than `MAX_BYTES`, or the system refuses it.
+        ImageError: in one line, if the file is missing, no regular file (a pipe or a device could be read for ever),
+            larger than `MAX_BYTES`, or the system refuses it.
     """
-    name = name or str(path)
+    name = shown(name or path)
     try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise ImageError(f"{name}: {size:,} bytes, more than the limit of {MAX_BYTES:,} for an image")
-            return file.readall()
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{name}: {_kind(status.st_mode)}, not an image")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{name}: {status.st_size:,} bytes, more than the limit of {MAX_BYTES:,} for an image")
+            return file.read(status.st_size)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{name}: a folder, not an image") from None
     except OSError as error:
         raise ImageError(f"{name}: could not be read ({error.strerror or error})") from None
+    except (ValueError, MemoryError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name}: could not be read ({error or 'not enough memory'})") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """`open` would wait for somebody to write into a pipe; opening a device may already set it in motion."""
+    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+        raise ImageError(f"{shown(path)}: {_kind(mode)}, not an image")
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return "a " + next((word for test, word in kinds if test(mode)), "device")
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
     """`read_image` for threads: Pillow's warnings of odd metadata are left to the caller, whose filter all share."""
+    name = shown(name)
     if not content:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_size(name, image.width * image.height)
-            if image.getexif().get(_ORIENTATION, 1) != 1:
-                ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            return _to_rgb(name, image)
+        return _decode(content, name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise ImageError(_too_large(name, int(pixels[1]) if pixels else None)) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a known format") from None
+        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)}), or damaged") from None
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory to decode it; make a smaller copy") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumbled on
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{name}: damaged or cut short ({reason})") from None
+        raise ImageError(f"{name}: damaged or cut short ({shown(reason)})") from None
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
+    if content.count(b"Exif\0\0") > _MANY:
+        raise ImageError(f"{name}: damaged or cut short (more than {_MANY:,} pieces of EXIF)")
+    try:
+        return _decode_whole(content, name)
+    except ValueError:
+        # Pillow refuses a PNG for a long text or colour profile, which tell nothing of its pixels.
+        shorter = without_texts(content)
+        if shorter is None:
+            raise
+        return _decode_whole(shorter, name)
+
+
+def _decode_whole(content: bytes, name: str) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(_too_large(name, image.width * image.height))
+        _check_memory(name, image, is_turned=False)
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # of a PNG it may stand behind the pixels
+        _check_memory(name, image, is_turned=turn is not None)
+        image.load()
+        rgb = _to_rgb(name, image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_memory(name: str, image: Image.Image, *, is_turned: bool) -> None:
+    """Refuse, by its header, an image of which decoding, conversion or turning would hold too much at a time."""
+    held = _bytes_of(image.mode)
+    decoding = held + _DECODER.get(image.format or "", 0)
+    if image.info.get("progressive"):
+        decoding += 2 * len(image.getbands())  # all coefficients until the last scan
+    if image.format == "JPEG2000":
+        decoding += 6 * len(image.getbands())
+    if image.format == "TIFF":
+        decoding += sum(image.tag_v2.get(258, (1,))) // 8  # type: ignore[attr-defined]  # all may be one strip
+    converting = held + 4 if image.mode != "RGB" or is_turned else held
+    needed = image.height * (image.width * max(decoding, converting) + 2 * 8)  # Pillow has a pointer a row
+    if needed > MAX_DECODED:
+        raise ImageError(
+            f"{name}: {image.width} × {image.height} pixels of {image.format} in mode {image.mode} would take "
+            f"{needed:,} bytes to decode, more than the limit of {MAX_DECODED:,}; make a smaller copy"
+        )
+
+
+def _bytes_of(mode: str) -> int:
+    """What a pixel takes in Pillow's memory."""
+    if mode.startswith("I;16"):
+        return 2
+    return 1 if mode in ("1", "L", "P") else 4
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(name, np.asarray(image)).convert("RGB")
+        return _from_deep_grey(name, image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        rgb = Image.new("RGB", image.size)
+        for corner, piece in _pieces(image):
+            piece = piece.convert("RGBA")
+            rgb.paste(Image.alpha_composite(Image.new("RGBA", piece.size, "white"), piece).convert("RGB"), corner)
+        return rgb
     # `convert` copies what is RGB already: a tenth of the time it takes to read a photograph.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_deep_grey(name: str, pixels: np.ndarray) -> Image.Image:
+def _from_deep_grey(name: str, image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits: integers of 16 bits (Pillow may hold them in 32), or floats in 0..1."""
-    full = 65535 if np.issubdtype(pixels.dtype, np.integer) else 1.0
-    if pixels.min() < 0 or pixels.max() > full:
-        raise ImageError(
-            f"{name}: pixels from {pixels.min()} to {pixels.max()} do not fit the range 0 to {full}; rescale the image"
-        )
-    return Image.fromarray(np.rint(pixels.astype(np.float64) * (255 / full)).astype(np.uint8))
+    extremes = [(pixels.min(), pixels.max()) for pixels in (np.asarray(piece) for _, piece in _pieces(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    full = 65535 if np.issubdtype(low.dtype, np.integer) else 1.0
+    if not (low >= 0 and high <= full):  # so that it holds for what is no number
+        raise ImageError(f"{name}: pixels from {low} to {high} do not fit the range 0 to {full}; rescale the image")
+    grey = Image.new("L", image.size)
+    for corner, piece in _pieces(image):
+        scaled = np.rint(np.asarray(piece).astype(np.float64) * (255 / full)).astype(np.uint8)
+        grey.paste(Image.fromarray(scaled), corner)
+    image.close()  # its pixels
+    return grey.convert("RGB")
 
 
-def _check_size(name: str, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise ImageError(_too_large(name, pixels))
+def _pieces(image: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+    """An image cut up, each piece with its upper left corner."""
+    columns = min(image.width, _PIECE)
+    rows = _PIECE // columns
+    for top in range(0, image.height, rows):
+        for left in range(0, image.width, columns):
+            right, bottom = min(left + columns, image.width), min(top + rows, image.height)
+            yield (left, top), image.crop((left, top, right, bottom))
 
 
 def _too_large(name: str, pixels: int | None) -> str:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor, nn
-from torchvision.transforms import Compose, InterpolationMode, RandomAffine
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomAffine
+from torchvision.transforms.functional import pil_modes_mapping
 
 __all__ = ["Augmentation", "Transform", "training_transform", "transforms_for"]
 
@@ -18,6 +20,9 @@ _POLICIES: dict[str, Callable] = {  # of timm, by the first word of their descri
     "augmix": augment_and_mix_transform,
     **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), auto_augment_transform),
 }
+
+_LONGEST = 16  # times the short side: what is longer is not resized whole
+_SUPPORT = 3  # pixels to either side that the widest filter reaches, Lanczos
 
 Transform = Callable[[Image.Image], Tensor]  # PIL RGB -> (3, H, W) float, normalised
 
@@ -118,7 +123,55 @@ def transforms_for(model: nn.Module) -> Transform:
     Returns:
         A callable from a PIL image to a tensor (3, H, W).
     """
-    return create_transform(**_input_config(model), is_training=False)
+    config = _input_config(model)
+    resize, crop, *rest = create_transform(**config, is_training=False).transforms
+    if config["crop_mode"] in ("border", "squash"):
+        return Compose([_Shortened(config), resize, crop, *rest])
+    return Compose([_Middle(resize, crop), *rest])
+
+
+class _Middle:
+    """Resizes an image and crops its middle; of a very long one, whose other pixels could fill the memory, only that.
+
+    Args:
+        resize: timm's.
+        crop: timm's.
+    """
+
+    def __init__(self, resize: Any, crop: CenterCrop):
+        self.resize, self.crop = resize, crop
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if max(image.size) <= _LONGEST * min(image.size):
+            return self.crop(self.resize(image))
+        resized = self.resize(torch.empty(1, image.height, image.width, device="meta")).shape[:0:-1]
+        cropped = self.crop.size[::-1]
+        corner, box = [], []
+        for side, new, seen in zip(image.size, resized, cropped, strict=True):
+            start = round((new - seen) / 2)  # as CenterCrop does
+            first, last = start * side / new, (start + seen) * side / new
+            reach = math.ceil(_SUPPORT * max(side / new, 1)) + 1  # of the filter, beyond what is seen
+            corner.append((max(0, math.floor(first) - reach), min(side, math.ceil(last) + reach)))
+            box.append((first - corner[-1][0], last - corner[-1][0]))
+        near = image.crop((corner[0][0], corner[1][0], corner[0][1], corner[1][1]))
+        resample = pil_modes_mapping[self.resize.interpolation]
+        return near.resize(cropped, resample, (box[0][0], box[1][0], box[0][1], box[1][1]))
+
+
+class _Shortened:
+    """Shrinks the long side of a very long image to what can be told apart, where the whole image is resized.
+
+    Otherwise resizing would need memory for billions of pixels, or make a side of none.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        height, width = config["input_size"][1:]
+        finer = 1 if config["crop_mode"] == "border" else _LONGEST
+        self.widest, self.tallest = finer * width, finer * height  # times the other side
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        size = min(image.width, self.widest * image.height), min(image.height, self.tallest * image.width)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
 
 
 def _input_config(model: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""Names as a person sees them: as they are where they can be, escaped where they would do something else."""
+
+import re
+
+__all__ = ["shown"]
+
+# What moves the cursor, ends a line, turns the direction of writing, or is no character: half of a pair, or a byte of
+# a file name that is not UTF-8, which Python holds as U+DC80 to U+DCFF.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def shown(text: object) -> str:
+    r"""Text that takes one line and forges none, for consoles, errors, logs and pages.
+
+    Letters of every script stay. Line ends, control characters, escape sequences, marks that turn the direction of
+    writing, and bytes that are no UTF-8 are written as Python writes them: `\n`, `\x1b`, `\u202e`, `\xe9`.
+
+    Args:
+        text: a path, a name of a class, or a message in which they stand.
+    """
+    return _UNSEEN.sub(_escaped, str(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # as `os.fsdecode` keeps a byte
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()
