@@ -11,7 +11,7 @@ import convattn
 PACKAGE = Path(convattn.__file__).parent
 
 # Single files that any room may use: they know nothing of the others.
-COMMON = {"extras", "atomic", "seeding", "walk"}
+COMMON = {"extras", "atomic", "seeding", "shown", "walk"}
 
 # What a task may know: the parts, the backbone contract, the samples.
 _TASK = {"ops", "mixers", "backbones", "weights", "data"}

@@ -47,7 +47,7 @@ def append_line(path: str | Path, line: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
-            size, content = file.tell(), f"{line}\n".encode()
+            size, content = file.tell(), f"{line}\n".encode(errors="backslashreplace")
             try:
                 while content:
                     content = content[file.write(content) :]

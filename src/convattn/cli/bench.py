@@ -22,6 +22,7 @@ from convattn.bench.profile import Profile, profile
 from convattn.bench.runtimes import RUNTIMES, Setting, check_precision, check_runtime, pytorch_form
 from convattn.bench.table import BenchmarkTable
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import notes, plain, say
 from convattn.deploy.staging import staging
 from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
 
@@ -111,7 +112,7 @@ def command(args: list[str]) -> int:
 
 def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable, bool]:
     """The table, and whether Ctrl-C cut it short."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = notes()
     with console.status("starting") as status:
         try:
             table = measure_settings(
@@ -123,7 +124,7 @@ def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable,
                 warmup=1 if options.growth else 3,
                 reference=options.reference,
                 memory=options.memory,
-                progress=status.update if console.is_terminal else console.print,
+                progress=lambda text: status.update(plain(text)) if console.is_terminal else console.print(plain(text)),
             )
         except Interrupted as stop:
             return stop.measured, True
@@ -248,9 +249,9 @@ def _show(table: BenchmarkTable, more: list[FiguresTable]) -> None:
     for one in more:
         _print(console, one)
     for gap in table.not_measured:
-        console.print(f"not measured: {gap.model}, {gap.runtime}, {gap.setting}: {gap.why}", markup=False)
+        say(f"not measured: {gap.model}, {gap.runtime}, {gap.setting}: {gap.why}")
     for line in table.sources():
-        console.print(line)
+        say(line)
 
 
 def _print(console: Console, figures: FiguresTable) -> None:

@@ -10,6 +10,7 @@ import tyro
 
 from convattn.backbones.recognise import recognise
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import say
 from convattn.saved import save_model
 from convattn.weights.find import find_weights
 from convattn.weights.load import load_official
@@ -68,8 +69,8 @@ def command(args: list[str]) -> int:
         print(json.dumps(facts, indent=2))
     else:
         chosen = "".join(f", {key}={value}" for key, value in found.options.items())
-        print(f"{options.source}: {found.name}{chosen}, {facts['parameters']:,} parameters in {len(state)} entries")
+        say(f"{options.source}: {found.name}{chosen}, {facts['parameters']:,} parameters in {len(state)} entries")
         for note in notes:
-            print(note)
-        print(f"written to {options.target}")
+            say(note)
+        say(f"written to {options.target}")
     return 0

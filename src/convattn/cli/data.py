@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, notes, say
 from convattn.data.check import DataCheck, SplitCheck, check_data, open_splits
 from convattn.report.contact_sheet import write_contact_sheet
+from convattn.shown import shown
 
 __all__ = ["command"]
 
@@ -49,9 +50,8 @@ def command(args: list[str]) -> int:
     if options.output is not None and options.output.suffix != ".html":
         raise UsageError(f"--output {options.output} must end in .html")
     splits, problems = open_splits(options.source)
-    console = Console(stderr=True)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:
         task = progress.add_task("checking", total=sum(map(len, splits.values())))
         check = check_data(splits, problems, lambda images: progress.advance(task, images))
     if options.output is not None:
@@ -75,20 +75,19 @@ def _as_json(check: DataCheck) -> dict:
 
 
 def _print(check: DataCheck, page: Path | None) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(_splits_table(check))
-    console.print(_classes_table(check))
+    console().print(_splits_table(check))
+    console().print(_classes_table(check))
     for split, found in check.splits.items():
-        _list(console, f"{split}: cannot be read", found.corrupt.values())
+        _list(f"{split}: cannot be read", found.corrupt.values())
     for title, groups in (("in more than one split", check.leaked), ("twice or more in a split", check.duplicates)):
-        _list(console, title, (" = ".join(f"{found.path} ({found.class_name})" for found in group) for group in groups))
-    _list(console, "odd", (f"{found.path}: {what}" for found, what in check.odd))
+        _list(title, (" = ".join(f"{found.path} ({found.class_name})" for found in group) for group in groups))
+    _list("odd", (f"{found.path}: {what}" for found, what in check.odd))
     if check.mislabelled:
-        console.print(f"{check.mislabelled} pictures are there under different classes")
+        say(f"{check.mislabelled} pictures are there under different classes")
     for line in check.stops:
-        console.print(f"would stop a run: {line}", markup=False)
+        say(f"would stop a run: {line}")
     if page is not None:
-        console.print(f"contact sheet: {page}", markup=False)
+        say(f"contact sheet: {page}")
 
 
 def _splits_table(check: DataCheck) -> Table:
@@ -108,15 +107,15 @@ def _classes_table(check: DataCheck) -> Table:
     if len(names) > _FEW_CLASSES:
         ordered = sorted(names, key=lambda name: first.classes[name])
         names = [*ordered[: _FEW_CLASSES // 2], *ordered[-_FEW_CLASSES // 2 :]]
-    table = Table("class", *check.splits, box=None)
+    table = Table(Column("class", overflow="fold"), *check.splits, box=None)
     for name in names:
-        table.add_row(name, *(f"{split.classes[name]:,}" for split in check.splits.values()))
+        table.add_row(shown(name), *(f"{split.classes[name]:,}" for split in check.splits.values()))
     return table
 
 
-def _list(console: Console, title: str, lines: Iterable[str]) -> None:
+def _list(title: str, lines: Iterable[str]) -> None:
     named = list(lines)
     for line in named[:_FEW_NAMES]:
-        console.print(f"{title}: {line}", markup=False)
+        say(f"{title}: {line}")
     if len(named) > _FEW_NAMES:
-        console.print(f"{title}: {len(named) - _FEW_NAMES:,} more", markup=False)
+        say(f"{title}: {len(named) - _FEW_NAMES:,} more")

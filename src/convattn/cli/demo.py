@@ -18,6 +18,7 @@ from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
 from convattn.classification.evaluate import Evaluation, evaluate
 from convattn.cli.arguments import parse
+from convattn.cli.console import say
 from convattn.data.digits import open_digits
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
@@ -307,13 +308,12 @@ def _print_results(options: Options, results: Results, seconds: float) -> None:
         print(json.dumps(summary))
         return
     verdict = "" if evaluation.top1 >= TARGET else f" [red]· below the {TARGET} % that the full demo should reach[/]"
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{evaluation.top1:.2f} %[/] of {len(evaluation.labels)} test images are right{verdict}")
-    console.print(
-        " · ".join(f"{name} {median:.2f} ms" for name, median in times.items()) + f" · {seconds:.0f} s in all"
+    Console(highlight=False, soft_wrap=True).print(
+        f"\n[bold]{evaluation.top1:.2f} %[/] of {len(evaluation.labels)} test images are right{verdict}"
     )
-    console.print(f"report    {folder / 'report.html'}", markup=False)
-    console.print(f"model     {folder / 'run' / 'best.safetensors'} and {results.exported.path}", markup=False)
-    console.print("try next:", markup=False)
+    say(" · ".join(f"{name} {median:.2f} ms" for name, median in times.items()) + f" · {seconds:.0f} s in all")
+    say(f"report    {folder / 'report.html'}")
+    say(f"model     {folder / 'run' / 'best.safetensors'} and {results.exported.path}")
+    say("try next:")
     for step in _next_commands(folder / "run"):
-        console.print(f"  {step.line}", markup=False)
+        say(f"  {step.line}")

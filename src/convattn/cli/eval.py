@@ -1,7 +1,6 @@
 """`convattn eval`: the accuracy of a model on labelled images, beside what its authors published."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from timm.data import ImageNetInfo, resolve_data_config
@@ -21,6 +19,7 @@ from convattn.classification.evaluate import Evaluation, evaluate, wilson_interv
 from convattn.classification.labels import in_model_order
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, notes, say, warn
 from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.loader import Batch, Samples, evaluation_loader
@@ -28,6 +27,7 @@ from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
 from convattn.deploy.load import ExportedModel
 from convattn.saved import open_classifier
+from convattn.shown import shown
 from convattn.training.output import check_place, holds_run, stored_config
 from convattn.training.places import with_absolute_paths
 from convattn.training.unreadable import check_unreadable, lost_classes
@@ -105,9 +105,9 @@ def command(args: list[str]) -> int:
     published, no_published = _published(options.model, dataset)
     result = _evaluate(options, model, dataset, source)
     for reason in result.unreadable.values():
-        print(f"left out: {reason}", file=sys.stderr)
+        warn(f"left out: {reason}")
     for name in lost_classes(dataset, result.unreadable):
-        print(f"class {name!r} is not evaluated: none of its images can be read", file=sys.stderr)
+        warn(f"class {name!r} is not evaluated: none of its images can be read")
     found = Findings(
         options=options,
         precision=precision,
@@ -135,7 +135,7 @@ def _source(options: Options) -> tuple[str, Path | None]:
     stored = stored_config(Path(options.model))
     data = with_absolute_paths(stored).data
     if data != stored.data:
-        print(f"{options.model}: stored without their folder, its images are taken from {Path.cwd()}", file=sys.stderr)
+        warn(f"{options.model}: stored without their folder, its images are taken from {Path.cwd()}")
     labels = Path(data.validation_labels) if data.validation_labels else None
     images = data.validation or data.source
     check_place("data.validation" if data.validation else "data.source", images, "--data")
@@ -206,8 +206,7 @@ def _evaluate(options: Options, model: nn.Module, dataset: ImageDataset, source:
             check_unreadable(unreadable, len(dataset), f"images of {source}")
             yield batch
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(console=notes(), disable=not notes().is_terminal, transient=True) as progress:
         task = progress.add_task("evaluating", total=len(dataset))
         return evaluate(
             model,
@@ -269,7 +268,7 @@ def _print(found: Findings) -> None:
     result, protocol, published = found.result, found.protocol, found.published
     _, height, width = protocol["input_size"]
     crop = "squashed to the square" if protocol["crop_mode"] == "squash" else f"crop ratio {protocol['crop_pct']:g}"
-    print(f"{'input':<13}{height} x {width}, {crop}, {protocol['interpolation']}, {found.precision}")
+    say(f"{'input':<13}{height} x {width}, {crop}, {protocol['interpolation']}, {found.precision}")
     lines = [
         ("top-1", result.top1, len(result.labels), published and published.top1),
         (f"top-{result.topk_size}", result.top5, len(result.labels), published and published.top5),
@@ -279,18 +278,16 @@ def _print(found: Findings) -> None:
     for name, value, images, theirs in lines:
         low, high = wilson_interval(value, images)
         beside = f"  published: {theirs:.2f} %" if theirs else ""
-        print(f"{name:<13}{value:6.2f} %  (95 % interval {low:.2f} to {high:.2f}){beside}")
-    print(f"{'loss':<13}{result.loss:.4f}")
-    print(f"{'calibration':<13}{result.calibration_error:.2f} % expected error, 15 bins")
+        say(f"{name:<13}{value:6.2f} %  (95 % interval {low:.2f} to {high:.2f}){beside}")
+    say(f"{'loss':<13}{result.loss:.4f}")
+    say(f"{'calibration':<13}{result.calibration_error:.2f} % expected error, 15 bins")
     over = f", {found.real[1]:,} with ReaL labels" if found.real is not None else ""
-    print(f"{'images':<13}{len(result.labels):,}{over}")
-    print(
-        f"{'speed':<13}{result.images_per_second:,.1f} images/s, {result.model_images_per_second:,.1f} without loading"
-    )
+    say(f"{'images':<13}{len(result.labels):,}{over}")
+    say(f"{'speed':<13}{result.images_per_second:,.1f} images/s, {result.model_images_per_second:,.1f} without loading")
     if published is not None:
-        print(f"{'published':<13}on ImageNet-1k's 50,000 validation images: {published.source}")
+        say(f"{'published':<13}on ImageNet-1k's 50,000 validation images: {published.source}")
     else:
-        print(f"{'published':<13}none: {found.no_published}")
+        say(f"{'published':<13}none: {found.no_published}")
     if found.options.per_class:
         _print_classes(found)
 
@@ -298,18 +295,16 @@ def _print(found: Findings) -> None:
 def _print_classes(found: Findings) -> None:
     """The classes, the worst first."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for title in ("images", "top-1"):
         table.add_column(title, justify="right")
     table.add_column("most confused with")
 
     def called(label: int) -> str:
         name, words = found.class_names[label], found.described[label]
-        return name if words == name else f"{name} {words}"
+        return shown(name if words == name else f"{name} {words}")
 
     for row in sorted(found.result.per_class(), key=lambda row: row.top1):
         confused = "-" if row.confused_with is None else f"{called(row.confused_with)} ({row.confused})"
         table.add_row(called(row.label), f"{row.images:,}", f"{row.top1:.2f} %", confused)
-    width = None if sys.stdout.isatty() else 200
-    console = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print("", table, sep="\n")
+    console().print("", table, sep="\n")

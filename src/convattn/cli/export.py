@@ -1,19 +1,18 @@
 """`convattn export`: a model file for another runtime, with proof."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from convattn.classification.evaluate import evaluate
 from convattn.classification.labels import in_model_order
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, notes, plain, say, warn
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
@@ -21,6 +20,7 @@ from convattn.deploy.export import ExportError, ExportReport, export, resolve
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.saved import open_model
+from convattn.shown import shown
 from convattn.training.unreadable import check_unreadable
 
 __all__ = ["command"]
@@ -76,8 +76,7 @@ def command(args: list[str]) -> int:
     """Run `convattn export` with these arguments; returns the exit status."""
     options = parse(Options, args, command="export", description=_DESCRIPTION)
     _check_usage(options)
-    console = Console(stderr=True)
-    with console.status(f"opening {options.model}") as status:
+    with notes().status(plain(f"opening {options.model}")) as status:
         model = open_model(options.model, pretrained=options.pretrained)
         if options.image_size is not None:
             _expect(model, options.image_size)
@@ -96,7 +95,7 @@ def command(args: list[str]) -> int:
                 precision=options.precision,
                 calibration=options.calibration,
                 photographs=options.photographs,
-                on_step=lambda words: status.update(f"{options.path}: {words}"),
+                on_step=lambda words: status.update(plain(f"{options.path}: {words}")),
                 **measured,
             )
         except ExportError as error:
@@ -108,9 +107,9 @@ def command(args: list[str]) -> int:
     else:
         _print(report)
     for reason in report.set_aside:
-        print(f"left out: {reason}", file=sys.stderr)
+        warn(f"left out: {reason}")
     if report.not_checked is not None:
-        print(f"not checked: {report.not_checked}", file=sys.stderr)
+        warn(f"not checked: {report.not_checked}")
     return 0
 
 
@@ -152,7 +151,7 @@ def _top1(source: str, model: Any) -> Callable[[nn.Module], float]:
         result = evaluate(classifier, evaluation_loader(samples, batch_size=_BATCH))
         check_unreadable(result.unreadable, len(samples), f"images of {source}")
         for file in result.unreadable.keys() - told:
-            print(f"left out: {result.unreadable[file]}", file=sys.stderr)
+            warn(f"left out: {result.unreadable[file]}")
         told.update(result.unreadable)
         return result.top1
 
@@ -161,27 +160,25 @@ def _top1(source: str, model: Any) -> Callable[[nn.Module], float]:
 
 def _print(report: ExportReport) -> None:
     opset = f", opset {report.opset}" if report.opset else ""
-    print(f"{'file':<12}{report.path}: {report.format}{opset}, {report.precision}, {report.file_mib:.1f} MiB")
+    say(f"{'file':<12}{report.path}: {report.format}{opset}, {report.precision}, {report.file_mib:.1f} MiB")
     if len(report.files) > 1:
-        print(f"{'with':<12}{', '.join(name for name in report.files if name != Path(report.path).name)}")
+        say(f"{'with':<12}{', '.join(name for name in report.files if name != Path(report.path).name)}")
     free = {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[report.dynamic]
-    print(f"{'input':<12}{times(report.input_shape)}; free: {free}")
-    print(f"{'fused':<12}{report.fused_parts} parts")
-    print(f"{'operators':<12}{_operators(report.operators)}")
-    print(f"{'checksum':<12}{report.checksum}")
+    say(f"{'input':<12}{times(report.input_shape)}; free: {free}")
+    say(f"{'fused':<12}{report.fused_parts} parts")
+    say(f"{'operators':<12}{_operators(report.operators)}")
+    say(f"{'checksum':<12}{report.checksum}")
     if report.quantisation is not None:
-        print(f"{'quantised':<12}{_quantisation(report.quantisation)}")
+        say(f"{'quantised':<12}{_quantisation(report.quantisation)}")
     if report.not_checked is not None:
-        print(f"{'NOT CHECKED':<12}{report.not_checked}")
+        say(f"{'NOT CHECKED':<12}{report.not_checked}")
         return
     _print_checks(report)
     cosine = "" if report.least_cosine is None else f", cosine at least {report.least_cosine:g}"
-    print(
-        f"{'agrees':<12}largest relative error {report.max_relative_error:.1e}; allowed {report.tolerance:.0e}{cosine}"
-    )
+    say(f"{'agrees':<12}largest relative error {report.max_relative_error:.1e}; allowed {report.tolerance:.0e}{cosine}")
     if report.metric is not None:
         before, after = report.metric.before, report.metric.after
-        print(f"{'top-1':<12}{before:.2f} % before, {after:.2f} % after; may fall by {report.metric.max_drop:g} points")
+        say(f"{'top-1':<12}{before:.2f} % before, {after:.2f} % after; may fall by {report.metric.max_drop:g} points")
 
 
 def _print_checks(report: ExportReport) -> None:
@@ -193,16 +190,15 @@ def _print_checks(report: ExportReport) -> None:
         for output in check.outputs:
             agreement = "-" if output.top1_agreement is None else f"{100 * output.top1_agreement:.0f} %"
             table.add_row(
-                check.images,
+                shown(check.images),
                 str(check.count),
                 times(check.input_shape),
-                output.name,
+                shown(output.name),
                 f"{output.relative_error:.1e}",
                 f"{output.cosine:.6f}",
                 agreement,
             )
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False).print("", table, "", sep="\n")
+    console().print("", table, "", sep="\n")
 
 
 def _operators(counts: dict[str, int]) -> str:

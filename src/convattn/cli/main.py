@@ -4,10 +4,14 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError
+from convattn.cli.console import OutputError, standard_streams, warn
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,6 +50,17 @@ def main(args: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    try:
+        with standard_streams(), _warnings_in_one_line():
+            return _run(words, debug)
+    except OutputError as error:
+        if error.is_reader_gone:  # it has seen enough
+            return 0
+        warn(f"convattn{' ' if words else ''}{' '.join(words[:1])}: {error}")
+        return 1
+
+
+def _run(words: list[str], debug: bool) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if words else 2
@@ -54,13 +69,12 @@ def main(args: list[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        print(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
+        warn(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}")
         return 2
     try:
         return importlib.import_module(f"convattn.cli.{name}").command(rest)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        _discard_output()
-        return 0
+    except OutputError:
+        raise
     except KeyboardInterrupt as error:
         return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
     except UsageError as error:
@@ -69,15 +83,18 @@ def main(args: list[str] | None = None) -> int:
         return _fail(name, error, debug, status=1, message=_one_line(error))
 
 
-def _discard_output() -> None:
-    """Let what Python still holds for a closed pipe go nowhere, so that it does not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show warnings to a person who runs a command: what they say, not where in the code they arose."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: warn(f"warning: {' '.join(str(message).split())}")
+        yield
 
 
 def _fail(name: str, error: BaseException, debug: bool, *, status: int, message: str) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"convattn {name}: {message}", file=sys.stderr)
+    warn(f"convattn {name}: {message}")
     return status
 
 

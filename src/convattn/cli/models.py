@@ -1,14 +1,12 @@
 """`convattn models`: what there is, and what one is made of."""
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -16,7 +14,9 @@ from convattn.backbones.costs import COSTS
 from convattn.backbones.registry import create_model, image_size_of, list_models, nearest
 from convattn.bench.count import Count, count
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, plain, say
 from convattn.saved import open_model
+from convattn.shown import shown
 from convattn.weights.fetch import weights_folder
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
@@ -48,7 +48,7 @@ class Options:
 def command(args: list[str]) -> int:
     """Run `convattn models` with these arguments."""
     options = parse(Options, args, command="models", description=_DESCRIPTION)
-    if not any(mark in options.name for mark in "*?["):
+    if Path(options.name).exists() or not any(mark in options.name for mark in "*?["):
         return _show(options)
     names = list_models(options.name)
     if not names:
@@ -73,7 +73,7 @@ def command(args: list[str]) -> int:
                 f"{record.get('top5') or '-'}",
                 record.get("source", "-"),
             )
-    _console().print(table)
+    console().print(table)
     return 0
 
 
@@ -116,26 +116,27 @@ def _show(options: Options) -> int:
         }
         print(json.dumps(found | asdict(cost), indent=2))
         return 0
-    console = _console()
-    console.print(f"[bold]{options.name}[/bold]  {type(model).__name__}, {getattr(model, 'num_classes', 0)} classes")
-    console.print(
+    classes = getattr(model, "num_classes", 0)
+    console().print(plain(options.name, "bold"), f" {type(model).__name__}, {classes} classes")
+    say(
         f"input {channels} x {size or height} x {size or width}, {cfg.get('interpolation')} interpolation, "
         f"crop ratio {cfg.get('crop_pct')} ({cfg.get('crop_mode')})"
     )
-    console.print(_parts_table(cost))
-    console.print(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
+    console().print(_parts_table(cost))
+    say(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
     for level in levels:
-        console.print(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
+        say(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
     if remark := getattr(model, "remark", ""):
-        console.print(remark)
+        say(remark)
     if surgery := getattr(model, "surgery", []):
-        console.print(_surgery_table(surgery))
+        console().print(_surgery_table(surgery))
     for record in weights:
-        console.print(_published(record))
+        for line in _published(record).splitlines():
+            say(line)
     if not weights and not options.name.startswith("timm:"):
-        console.print("no published weights")
+        say("no published weights")
     for result in results:
-        console.print(f"without a file: {_scores(result)} at {result.image_size} pixels (published: {result.source})")
+        say(f"without a file: {_scores(result)} at {result.image_size} pixels (published: {result.source})")
     return 0
 
 
@@ -168,7 +169,7 @@ def _published(record: OfficialWeights) -> str:
         copy = f"\n    copy: {record.mirror}" if record.mirror else ""
         way = f"{record.url}{copy}"
     return (
-        f"weights [bold]{record.tag}[/bold]: {record.num_classes} classes at {record.image_size} pixels, "
+        f"weights {record.tag}: {record.num_classes} classes at {record.image_size} pixels, "
         f"{_scores(record)} (published: {record.source}), {licence}\n    {way}"
     )
 
@@ -185,7 +186,7 @@ def _parts_table(cost: Count) -> Table:
         table.add_column(title, justify="right")
     for row in cost.rows:
         shape = " x ".join(map(str, row.output_shape[1:]))
-        table.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs:,}")
+        table.add_row(shown(row.name), shape, f"{row.parameters:,}", f"{row.macs:,}")
     return table
 
 
@@ -198,18 +199,6 @@ def _surgery_table(surgery: list[dict[str, Any]]) -> Table:
         table.add_column(title, justify="right")
     for entry in surgery:
         given = ", ".join(f"{key}={value}" for key, value in entry["options"].items())
-        table.add_row(
-            entry["kind"],
-            entry["place"],
-            entry["mixer"],
-            given or "-",
-            entry.get("init", "-"),
-            str(entry["channels"]),
-            f"{entry['parameters']:,}",
-        )
+        words = (entry["kind"], entry["place"], entry["mixer"], given or "-", entry.get("init", "-"), entry["channels"])
+        table.add_row(*map(shown, words), f"{entry['parameters']:,}")
     return table
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough for any row when the output goes to a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)

@@ -1,7 +1,6 @@
 """`convattn predict`: what a model sees in images."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,6 +10,7 @@ import tyro
 from torch import nn
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import say, warn
 from convattn.data.class_names import class_names
 from convattn.data.images import ImageError, read_image
 from convattn.data.transforms import Transform, transforms_for
@@ -54,13 +54,13 @@ def command(args: list[str]) -> int:
         try:
             predictions = predict(model, transform, names, path, options.top)
         except ImageError as error:
-            print(error, file=sys.stderr)
+            warn(str(error))
             failed = True
             continue
         results.append({"image": path, "predictions": predictions})
         if not options.json:
             shown = ", ".join(f"{entry['class']} {100 * entry['probability']:.1f} %" for entry in predictions)
-            print(f"{path}: {shown}")
+            say(f"{path}: {shown}")
     if options.json:
         print(json.dumps(results))
     return 1 if failed else 0

@@ -1,16 +1,15 @@
 """`convattn runs`: compare the training runs below a folder."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, say, warn
 from convattn.report import content
 from convattn.report.comparison import (
     differing_fields,
@@ -21,6 +20,7 @@ from convattn.report.comparison import (
     write_comparison,
 )
 from convattn.report.run import RunError
+from convattn.shown import shown
 
 __all__ = ["command"]
 
@@ -50,7 +50,7 @@ def command(args: list[str]) -> int:
         raise UsageError(f"--output {options.output} must end in .html")
     runs, problems = find_runs(options.directory)
     for problem in problems:
-        print(f"passed over: {problem}", file=sys.stderr)
+        warn(f"passed over: {problem}")
     if not runs:
         raise RunError(f"{options.directory}: no {'whole ' if problems else ''}run here or below")
     if options.output is not None:
@@ -65,18 +65,17 @@ def command(args: list[str]) -> int:
         return 0
     _print(figures_table(runs), settings_table(runs))
     if options.output is not None:
-        print(f"\n{options.output}")
+        print()
+        say(str(options.output))
     return 0
 
 
 def _print(*tables: content.Table) -> None:
     """Tables as aligned columns, those without rows left out."""
-    width = None if sys.stdout.isatty() else 200
-    console = Console(width=width, highlight=False, soft_wrap=True, markup=False, emoji=False)
-    for number, rows in enumerate(table for table in tables if table.rows):
-        shown = Table(box=None, pad_edge=False)
+    for number, rows in enumerate(each for each in tables if each.rows):
+        table = Table(box=None, pad_edge=False)
         for index, column in enumerate(rows.columns):
-            shown.add_column(column.lower(), justify="right" if index in rows.numbers else "left")
+            table.add_column(column.lower(), justify="right" if index in rows.numbers else "left")
         for row in rows.rows:
-            shown.add_row(*row)
-        console.print(*([""] if number else []), shown, sep="\n")
+            table.add_row(*map(shown, row))
+        console().print(*([""] if number else []), table, sep="\n")

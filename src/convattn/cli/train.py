@@ -2,18 +2,17 @@
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import console, say
 from convattn.recipes import RECIPES
 from convattn.report.run import write_run_report
 from convattn.training.config import ConfigError, RunConfig
@@ -79,7 +78,7 @@ def command(args: Sequence[str]) -> int:
         return 0
     if options.replay is not None:
         for line in replay_skipped(options.replay):
-            print(line)
+            say(line)
         return 0
     config = _config(options)
     status = _dry_run(config, options) if options.dry_run else _train(config, options)
@@ -93,7 +92,7 @@ def _train(config: RunConfig, options: Options) -> int:
     except Interrupted as stop:  # it has said how to go on
         return 128 + stop.signal
     if is_main_process():
-        print(folder)
+        say(str(folder))
     return 0
 
 
@@ -177,7 +176,7 @@ def _print_recipes(as_json: bool) -> None:
     table = Table("recipe", "what it is", box=None)
     for row in lines.items():
         table.add_row(*row)
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+    console().print(table)
 
 
 def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from convattn.shown import shown
 
 __all__ = ["late_progress"]
 
@@ -21,8 +23,9 @@ def late_progress(what: str, total: float | None) -> Iterator[Callable[[float], 
         total: what done is out of, in any unit; None if that is not known.
     """
     console = Console(stderr=True)
-    progress = Progress(console=console, disable=not console.is_terminal, transient=True)
-    task = progress.add_task(what, total=total)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    task = progress.add_task(shown(what), total=total)
     start = time.monotonic()
 
     def update(done: float) -> None:

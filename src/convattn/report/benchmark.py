@@ -6,12 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from convattn.atomic import write_atomically
 from convattn.bench.growth import Exponent, Growth
 from convattn.bench.profile import Profile
 from convattn.bench.table import BenchmarkTable
+from convattn.report.templates import open_templates
 
 __all__ = ["FiguresTable", "growth_table", "profile_tables", "write_benchmark"]
 
@@ -41,13 +40,7 @@ def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[Fi
     Raises:
         OSError: if it cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     settings = table.settings()
     page = environment.get_template("benchmark.html").render(
         table=table,

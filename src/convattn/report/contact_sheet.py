@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 from convattn.atomic import write_atomically
 from convattn.data.check import DataCheck, Found
 from convattn.data.files import LabelledFiles
 from convattn.data.images import ImageError
+from convattn.report.templates import open_templates
 
 __all__ = ["write_contact_sheet"]
 
@@ -43,13 +43,7 @@ def write_contact_sheet(
     Raises:
         OSError: if it cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     first, data = next(iter(splits.items()))
     page = environment.get_template("contact_sheet.html").render(
         source=str(source),

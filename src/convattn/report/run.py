@@ -215,7 +215,7 @@ def _note(rows: list, file: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     """The finished lines of a text file, whose names of files need not be UTF-8; none if there is no such file."""
-    return path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+    return path.read_text("utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,11 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from convattn.atomic import write_atomically
 from convattn.report.charts import comparison_curves, learning_curves, run_style
 from convattn.report.content import Confusion, Report
+from convattn.report.templates import open_templates
 
 __all__ = ["render", "write_report"]
 
@@ -29,13 +28,7 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render(report: Report, written: datetime | None = None) -> str:
     """The page as text. Everything from `report` is escaped; `written` is the date at its foot, now by default."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     environment.filters.update(data_uri=_data_uri, short=short_count, shape=_shape, thousands=lambda n: f"{n:,}")
     return environment.get_template("report.html").render(
         report=report,

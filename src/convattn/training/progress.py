@@ -8,6 +8,8 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from convattn.shown import shown
+
 __all__ = ["TrainingDisplay"]
 
 _NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds", "memory_gib", "skipped"}
@@ -85,4 +87,4 @@ class TrainingDisplay:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(shown(text), markup=False, emoji=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from convattn.atomic import append_line
 from convattn.data.check import UNREADABLE_LIMIT
 from convattn.data.dataset import ImageDataset
+from convattn.shown import shown
 
 __all__ = ["UnreadableError", "UnreadableImages", "check_unreadable", "lost_classes"]
 
@@ -71,7 +72,7 @@ class UnreadableImages:
         if not unreadable:
             return
         self._known |= self._read()  # what other processes of the run have found
-        for reason in unreadable.values():
+        for reason in map(shown, unreadable.values()):
             if reason in self._known:
                 continue
             self._known[reason] = None
@@ -85,4 +86,6 @@ class UnreadableImages:
             )
 
     def _read(self) -> dict[str, None]:
-        return dict.fromkeys(self._file.read_text(errors="replace").splitlines()) if self._file.is_file() else {}
+        return (
+            dict.fromkeys(self._file.read_text("utf-8", errors="replace").splitlines()) if self._file.is_file() else {}
+        )

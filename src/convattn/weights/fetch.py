@@ -48,7 +48,9 @@ def fetch_official(weights: OfficialWeights, cache_dir: str | Path | None = None
     arriving = cached.with_name(f"{name}.{os.getpid()}.arriving")
     try:
         expected = _content_length(address)
-        torch.hub.download_url_to_file(address, str(arriving), weights.sha256, progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(
+            address, str(arriving), weights.sha256, progress=sys.stderr is not None and sys.stderr.isatty()
+        )
         received = arriving.stat().st_size
         if expected is not None and received != expected:
             raise CheckpointError(f"{address}: the connection was cut after {received} of {expected} bytes")
