@@ -1,8 +1,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from convattn.cli.main import main
 from tiny_archives import pack_splits
@@ -69,6 +70,25 @@ def test_more_than_a_hundredth_of_broken_training_images_would_stop_a_run(pictur
     out = capsys.readouterr().out
     assert "would stop a run: 1 of 24 training images cannot be read, more than 1%; repair or remove them" in out
     assert f"train: cannot be read: {pictures}/train/dark/001.png: the file is empty" in out
+
+
+def test_twelve_bits_in_a_file_of_sixteen_are_told(tmp_path, capsys):
+    for name, most in (("twelve", 4095), ("sixteen", 65535)):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        pixels = np.linspace(0, most, 64, dtype=np.uint16).reshape(8, 8)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{name}.png")
+    status, found = check(capsys, tmp_path)
+    (odd,) = found["odd"]
+    assert (status, odd["path"]) == (0, str(tmp_path / "a" / "twelve.png"))
+    assert odd["what"].startswith("at most 16 of 255 bright, as are 12 bits in a file of 16")
+
+
+def test_an_image_that_only_reads_without_its_texts_is_looked_at_like_any_other(pictures, capsys):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("notes", "x" * 2_000_000, zip=True)
+    Image.new("RGB", (16, 16), "red").save(pictures / "train" / "dark" / "a.png", pnginfo=texts)
+    status, found = check(capsys, pictures)
+    assert (status, found["splits"]["train"]["modes"]) == (0, {"RGB": 25})
 
 
 def test_a_layout_that_training_refuses_fails_and_the_rest_is_looked_through(pictures, capsys):

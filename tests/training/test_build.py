@@ -168,6 +168,14 @@ def test_a_classifier_of_as_many_other_classes_is_not_taken_without_a_word(built
         assert torch.equal(named.stem.conv1.weight, other.stem.conv1.weight)
 
 
+def test_that_photographs_are_seen_much_smaller_is_said(built, tmp_path):
+    photographs = write_pictures(tmp_path / "photographs", train=4, val=2, size=70)
+    (photographs / "val" / "bright" / "000.png").write_bytes(b"")
+    (line,) = built(data=dict(source=str(photographs)))[1].remarks()
+    assert line.startswith("images of about 70 x 70 pixels are seen at 16 x 16 (data.image_size)")
+    assert built()[1].remarks() == []
+
+
 def test_validation_images_may_lie_elsewhere(built, tmp_path):
     other = write_pictures(tmp_path / "other", val=3)
     _, data, _ = built(data=dict(validation=str(other / "val")))

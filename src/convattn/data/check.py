@@ -1,7 +1,6 @@
 """A look at every image of a data set before training: what is broken, double, leaked between splits, or odd."""
 
 import hashlib
-import io
 import os
 import statistics
 import warnings
@@ -11,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from convattn.data.dataset import DataError
 from convattn.data.files import LabelledFiles
-from convattn.data.images import ImageError, decode_image
+from convattn.data.images import ImageError, decode_with_mode
 from convattn.data.sources import open_data, open_evaluation
 
 __all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "SplitCheck", "check_data", "open_splits"]
@@ -23,6 +22,7 @@ __all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "SplitCheck", "check_data",
 UNREADABLE_LIMIT = 0.01  # share of the training images above which training stops
 _CHUNK = 256  # images handed to the threads at a time
 _LONGEST = 4.0  # width over height, or the other way round, above which an image is odd
+_DARK = 64  # of 255: below it an image of 16 bits has left the two highest unused
 _FAR = 16.0  # times more or fewer pixels than the median, from which on it is odd too
 
 
@@ -70,6 +70,7 @@ class _Seen:
     digest: bytes = b""  # of the pixels: a copy in another format, or with other metadata, has the same
     mode: str = ""
     size: tuple[int, int] = (0, 0)
+    brightest: int = 255  # of 255, where the file has more than 8 bits
 
 
 def open_splits(source: str | Path) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -147,13 +148,13 @@ def _examined(data: LabelledFiles) -> Iterator[_Seen]:
 def _examine(data: LabelledFiles, index: int) -> _Seen:
     try:
         content = data.read_bytes(index)
-        image = decode_image(content, data.paths[index])
+        image, mode = decode_with_mode(content, data.paths[index])
     except ImageError as error:
         return _Seen(str(error))
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     digest.update(image.tobytes())
-    with Image.open(io.BytesIO(content)) as raw:  # its header alone
-        return _Seen("", digest.digest(), raw.mode, image.size)
+    brightest = int(np.asarray(image).max()) if mode.startswith("I") else 255
+    return _Seen("", digest.digest(), mode, image.size, brightest)
 
 
 def _summary(data: LabelledFiles, seen: Sequence[_Seen]) -> SplitCheck:
@@ -174,7 +175,7 @@ def _spread(values: Sequence[int]) -> tuple[float, float, float]:
 
 
 def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found, str]]:
-    """Images whose mode is not that of most, that are very long, or have far more or fewer pixels than most."""
+    """Images whose mode is not that of most, that are very dark for their bits or very long, or of another size."""
     readable = [one for one in seen if not one.problem]
     if not readable:
         return
@@ -187,6 +188,10 @@ def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found,
         reasons = []
         if one.mode != usual:
             reasons.append(f"mode {one.mode}")
+        if one.brightest < _DARK:
+            reasons.append(
+                f"at most {one.brightest} of 255 bright, as are 12 bits in a file of 16: scale its numbers up"
+            )
         if max(width, height) > _LONGEST * min(width, height) or not median / _FAR < width * height < median * _FAR:
             reasons.append(f"{width} × {height} pixels")
         if reasons:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "decode_image",
+    "decode_with_mode",
     "read_bytes",
     "read_image",
 ]
@@ -123,6 +124,11 @@ def _kind(mode: int) -> str:
 
 def decode_image(content: bytes, name: str) -> Image.Image:
     """`read_image` for threads: Pillow's warnings of odd metadata are left to the caller, whose filter all share."""
+    return decode_with_mode(content, name)[0]
+
+
+def decode_with_mode(content: bytes, name: str) -> tuple[Image.Image, str]:
+    """`decode_image`, and Pillow's name of the mode that the file has: RGB, L, CMYK, I;16, …"""
     name = shown(name)
     if not content:
         raise ImageError(f"{name}: the file is empty")
@@ -142,7 +148,7 @@ def decode_image(content: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: damaged or cut short ({shown(reason)})") from None
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
     if content.count(b"Exif\0\0") > _MANY:
         raise ImageError(f"{name}: damaged or cut short (more than {_MANY:,} pieces of EXIF)")
     try:
@@ -155,7 +161,7 @@ def _decode(content: bytes, name: str) -> Image.Image:
         return _decode_whole(shorter, name)
 
 
-def _decode_whole(content: bytes, name: str) -> Image.Image:
+def _decode_whole(content: bytes, name: str) -> tuple[Image.Image, str]:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(_too_large(name, image.width * image.height))
@@ -163,8 +169,9 @@ def _decode_whole(content: bytes, name: str) -> Image.Image:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # of a PNG it may stand behind the pixels
         _check_memory(name, image, is_turned=turn is not None)
         image.load()
+        mode = image.mode
         rgb = _to_rgb(name, image)
-    return rgb if turn is None else rgb.transpose(turn)
+    return (rgb if turn is None else rgb.transpose(turn)), mode
 
 
 def _check_memory(name: str, image: Image.Image, *, is_turned: bool) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from convattn.backbones.registry import create_model, image_size_of
 from convattn.classification.task import Classification, balanced_weights
 from convattn.classification.teacher import Student, fit_teacher
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.images import ImageError
 from convattn.data.joined import JoinedDataset
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 from convattn.data.names import NumberedClasses
@@ -40,6 +42,10 @@ __all__ = [
 ]
 
 
+_LOOKED_AT = 5  # validation images whose size is looked at
+_MUCH_LARGER = 4  # times the size that the model sees
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The two splits of a run and their loaders."""
@@ -51,6 +57,23 @@ class TrainingData:
     validation_loader: Any  # of Batch
     image_size: tuple[int, int]  # height and width of a batch's images
     student: Student  # how a teacher has to see them
+
+    def remarks(self) -> list[str]:
+        """What a person may not expect: that images are seen much smaller than they are."""
+        seen = []
+        for at in range(0, len(self.validation), max(1, len(self.validation) // _LOOKED_AT)):
+            with suppress(ImageError):  # told where it matters
+                seen.append(self.validation.read(at).size)
+        if not seen:
+            return []
+        width, height = sorted(seen, key=min)[len(seen) // 2]
+        if min(width, height) <= _MUCH_LARGER * max(self.image_size):
+            return []
+        height_seen, width_seen = self.image_size
+        return [
+            f"images of about {width} x {height} pixels are seen at {width_seen} x {height_seen} (data.image_size); "
+            "of photographs a model usually needs 224 or more"
+        ]
 
 
 def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[TrainingData, nn.Module]:

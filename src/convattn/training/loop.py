@@ -101,7 +101,7 @@ def train(
             notes += check_output(config, resume=resume) if processes.is_main else []
             run = Run(config, folder, processes)
             with _Loop(run, stop, lock, console, on_epoch) as loop:
-                for note in [*notes, *run.notes]:
+                for note in [*notes, *run.notes, *run.data.remarks()]:
                     loop.display.note(note)
                 if resume:
                     run.restore(loop.display.note)
