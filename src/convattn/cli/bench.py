@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from convattn.backbones.registry import create_model
@@ -22,7 +21,7 @@ from convattn.bench.profile import Profile, profile
 from convattn.bench.runtimes import RUNTIMES, Setting, check_precision, check_runtime, pytorch_form
 from convattn.bench.table import BenchmarkTable
 from convattn.cli.arguments import UsageError, parse
-from convattn.cli.console import notes, plain, say
+from convattn.cli.console import console, notes, plain, say
 from convattn.deploy.staging import staging
 from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
 
@@ -112,8 +111,8 @@ def command(args: list[str]) -> int:
 
 def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable, bool]:
     """The table, and whether Ctrl-C cut it short."""
-    console = notes()
-    with console.status("starting") as status:
+    display = notes()
+    with display.status("starting") as status:
         try:
             table = measure_settings(
                 [*options.names, *options.against],
@@ -124,7 +123,7 @@ def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable,
                 warmup=1 if options.growth else 3,
                 reference=options.reference,
                 memory=options.memory,
-                progress=lambda text: status.update(plain(text)) if console.is_terminal else console.print(plain(text)),
+                progress=lambda text: status.update(plain(text)) if display.is_terminal else display.print(plain(text)),
             )
         except Interrupted as stop:
             return stop.measured, True
@@ -211,7 +210,7 @@ def _profiled(options: Options, settings: list[Setting]) -> tuple[str, Setting]:
 def _profiles(options: Options, runtime: str, setting: Setting) -> dict[str, Profile]:
     """The operations of each model, by a title."""
     profiles = {}
-    with Console(stderr=True).status("profiling"), pytorch_threads(options.threads):
+    with notes().status("profiling"), pytorch_threads(options.threads):
         limits = probe_limits(torch.float32 if setting.precision == "fp32" else torch.bfloat16)
         for name in options.names:
             model, images = pytorch_form(create_model(name).eval(), runtime, setting, "channels_last")
@@ -238,29 +237,28 @@ def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[Fi
 
 
 def _show(table: BenchmarkTable, more: list[FiguresTable]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
-    console.print(", ".join(f"{key} {value}" for key, value in table.environment.items()))
+    say(", ".join(f"{key} {value}" for key, value in table.environment.items()))
     for setting in table.settings():
         rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
-        _print(console, FiguresTable(str(setting), table.columns(), rows, words=2))
+        _print(FiguresTable(str(setting), table.columns(), rows, words=2))
         if table.reference:
             head, *ratios = table.ratios(setting)
-            _print(console, FiguresTable(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
+            _print(FiguresTable(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
     for one in more:
-        _print(console, one)
+        _print(one)
     for gap in table.not_measured:
         say(f"not measured: {gap.model}, {gap.runtime}, {gap.setting}: {gap.why}")
     for line in table.sources():
         say(line)
 
 
-def _print(console: Console, figures: FiguresTable) -> None:
-    console.print(f"\n[bold]{figures.title}[/bold]")
+def _print(figures: FiguresTable) -> None:
+    console().print("", plain(figures.title, "bold"), sep="\n")
     if figures.note:
-        console.print(figures.note)
+        say(figures.note)
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(figures.columns):
         table.add_column(column, justify="left" if index < figures.words else "right", overflow="fold")
     for row in figures.rows:
         table.add_row(*row)
-    console.print(table)
+    console().print(table)
