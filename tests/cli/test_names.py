@@ -10,6 +10,7 @@ import pytest
 from convattn.backbones.registry import create_model
 from convattn.cli.main import main
 from convattn.saved import save_model
+from convattn.training import unreadable
 from convattn.training.journal import Journal
 from html_page import Page
 from run_folders import write_run
@@ -73,7 +74,8 @@ def test_predict_shows_names_and_answers_a_line_an_image(model, pictures, capsys
     assert {entry["class"] for entry in answers[0]["predictions"]} < set(NAMES)
 
 
-def test_eval_shows_classes_and_what_it_leaves_out(model, pictures, capsys):
+def test_eval_shows_classes_and_what_it_leaves_out(model, pictures, capsys, monkeypatch):
+    monkeypatch.setattr(unreadable, "UNREADABLE_LIMIT", 1.0)
     assert main(["eval", str(model), "--data", str(pictures), "--per-class"]) == 0
     out, err = said(capsys)
     assert len(err.splitlines()) == len(NAMES)

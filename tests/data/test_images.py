@@ -223,7 +223,7 @@ def test_errors_of_images_take_one_line_whatever_the_name(tmp_path, name):
 @pytest.mark.parametrize("suffix", ["eps", "tga", "pcx", "ico", "pdf"])
 def test_formats_that_start_programs_or_are_hardly_tested_are_no_images(tmp_path, suffix):
     picture().save(tmp_path / f"a.{suffix}")
-    with pytest.raises(ImageError, match=rf"a.{suffix}: not an image of a known format \(JPEG, PNG, .*PPM\)"):
+    with pytest.raises(ImageError, match=rf"a.{suffix}: not an image of a known format$"):
         read_image(tmp_path / f"a.{suffix}")
 
 

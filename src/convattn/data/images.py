@@ -140,7 +140,7 @@ def decode_with_mode(content: bytes, name: str) -> tuple[Image.Image, str]:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise ImageError(_too_large(name, int(pixels[1]) if pixels else None)) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a known format ({', '.join(FORMATS)}), or damaged") from None
+        raise ImageError(f"{name}: not an image of a known format") from None
     except MemoryError:
         raise ImageError(f"{name}: not enough memory to decode it; make a smaller copy") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumbled on
