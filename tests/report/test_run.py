@@ -63,7 +63,7 @@ def test_the_report_lists_what_went_wrong(tmp_path):
     for text in (
         "Skipped updates 150 listed below",
         "Unreadable images 2 listed below",
-        "a/b.png the file is empty",
+        "a/b.png: the file is empty",
         "c.png: damaged or cut short (no: end)",
         "The first 100 of 150; all are in skipped.jsonl.",
         "99 loss is nan 0.png, 1.png, 2.png, 3.png and 2 more",

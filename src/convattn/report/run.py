@@ -191,8 +191,8 @@ def _configuration_table(run: RunFolder) -> Table:
 
 
 def _unreadable_table(reasons: list[str]) -> Table:
-    rows = [(file, why) for file, _, why in (reason.partition(": ") for reason in reasons)]
-    return Table("Unreadable images", ("File", "Why"), tuple(rows[:_MOST_ROWS]), note=_note(rows, "unreadable.txt"))
+    rows = [(reason,) for reason in reasons]  # a name may have a colon in it
+    return Table("Unreadable images", ("File, and why",), tuple(rows[:_MOST_ROWS]), note=_note(rows, "unreadable.txt"))
 
 
 def _skipped_table(lines: list[str], path: Path) -> Table:
