@@ -25,7 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "mixers": {"ops"},
     "backbones": {"ops", "mixers", "weights"},
     "surgery": {"ops", "mixers", "backbones"},
-    "saved": {"backbones", "weights", "surgery", "deploy"},
+    "saved": {"backbones", "weights", "surgery", "deploy", "data"},
     **dict.fromkeys(TASKS, _TASK),
     "training": _TASK | TASKS | {"saved", "surgery"},
     "deploy": {"ops", "backbones", "data"},  # photographs to compare on, the transform that a file describes

@@ -121,3 +121,64 @@ def test_a_description_without_a_field_is_refused(sealed, tmp_path, field):
 def test_what_is_no_description_is_refused(sealed, tmp_path, text):
     with pytest.raises(UnreadableFile, match=r"m.pt2: its description is damaged; export it again"):
         read("torch_export", with_text(sealed, tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("preprocessing", {"mean": []}, "mean .* must be a finite number for each channel"),
+        ("preprocessing", {"mean": [float("nan")] * 3}, "mean .* must be a finite number for each channel"),
+        ("preprocessing", {"mean": [10**400] * 3}, "mean .* must be a finite number for each channel"),
+        ("preprocessing", {"std": [1]}, "mean has 3 values and std 1"),
+        ("preprocessing", {"std": [0, 0, 0]}, "std .* must be above 0"),
+        ("preprocessing", {"crop_pct": 0}, "crop_pct 0 must be above 0"),
+        ("preprocessing", {"crop_pct": True}, "crop_pct True must be above 0"),
+        ("preprocessing", {"crop_mode": "evil"}, "crop_mode 'evil' is unknown"),
+        ("preprocessing", {"interpolation": "evil"}, "interpolation 'evil' is unknown to timm"),
+        ("", {"input_size": [3, 0, 16]}, "input_size .* must be"),
+        ("", {"input_size": [3, 16.5, 16]}, "input_size .* must be"),
+        ("", {"batch": 0}, "0 is no whole number from 1"),
+        ("", {"num_classes": 2.5}, "2.5 is no whole number from 0"),
+        ("", {"label_names": ["ant", "bee"]}, "2 names of 3 classes"),
+        ("", {"class_names": ["ant", "bee", "cat", "dog"]}, "4 names of 3 classes"),
+        ("", {"outputs": "pyramid"}, "pyramid with channels"),
+        ("", {"channels": [4], "reductions": []}, "logits with channels"),
+    ],
+)
+def test_what_nothing_can_be_computed_with_is_refused_whoever_wrote_it(sealed, tmp_path, place, change, message):
+    entry = json.loads(torch_export.read_metadata(sealed))
+    del entry["own_checksum"]  # as of an earlier version
+    (entry[place] if place else entry).update(change)
+    with pytest.raises(UnreadableFile, match=rf"m.pt2: its description is damaged \(\w+: {message}") as caught:
+        read("torch_export", with_text(sealed, tmp_path, json.dumps(entry)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_description_too_deep_to_read_is_refused(sealed, tmp_path):
+    with pytest.raises(UnreadableFile, match=r"m.pt2: its description is damaged"):
+        read("torch_export", with_text(sealed, tmp_path, "[" * 100_000))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_names": ["cat", "bee", "ant"]},
+        {"class_names": ["cat", "bee", "ant"]},
+        {"input_size": [3, 16, 16]},
+        {"model": "other"},
+        {"extra": 1},
+        {"own_checksum": "0" * 64},
+    ],
+)
+def test_a_description_that_was_changed_is_refused(sealed, tmp_path, change):
+    entry = json.loads(torch_export.read_metadata(sealed))
+    with pytest.raises(UnreadableFile, match=r"m.pt2: its description was changed after export, its own checksum does"):
+        read("torch_export", with_text(sealed, tmp_path, json.dumps({**entry, **change})))
+
+
+def test_a_file_of_an_earlier_version_opens_with_a_word(sealed, tmp_path):
+    entry = json.loads(torch_export.read_metadata(sealed))
+    del entry["own_checksum"]
+    path = with_text(sealed, tmp_path, json.dumps(entry))
+    with pytest.warns(UserWarning, match=r"m.pt2: an earlier convattn wrote it, without a checksum of what it says"):
+        assert read("torch_export", path) == read("torch_export", sealed)

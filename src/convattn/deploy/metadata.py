@@ -4,13 +4,16 @@
      "input_size": [3, 224, 224], "batch": null, "outputs": "logits", "num_classes": 1000, "channels": [],
      "reductions": [], "preprocessing": {"mean": […], "std": […], "interpolation": "bicubic", "crop_pct": 0.9,
      "crop_mode": "center"}, "label_names": [], "class_names": ["tench", …],
-     "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…"}
+     "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…", "own_checksum": "…"}
 
-The checksum covers all that decides the numbers, and not this text.
+The checksum covers all that decides the numbers, and not this text; its own covers the rest of the text, that checksum
+included. Neither is a signature. Files of earlier versions have no `own_checksum`: they open with a warning.
 """
 
 import dataclasses
+import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -21,6 +24,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from convattn.data.class_names import class_names, own_names
+from convattn.data.preprocessing import are, check_preprocessing, short
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
@@ -28,6 +32,7 @@ from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
 __all__ = ["Metadata", "NoMetadata", "Outputs", "Preprocessing", "describe", "read", "seal"]
 
 VERSION = 1
+_OWN = "own_checksum"
 
 Outputs = Literal["logits", "features", "pyramid", "tensors"]  # of a classifier, one without head, levels, anything
 
@@ -89,8 +94,9 @@ class Metadata:
     """The runtime's `digest` of the file, once it is sealed."""
 
     def to_json(self) -> str:
-        """All fields and the version of the layout as a JSON object."""
-        return json.dumps({"version": VERSION, **dataclasses.asdict(self)})
+        """All fields, the version of the layout and the checksum of both as a JSON object."""
+        entry = {"version": VERSION, **dataclasses.asdict(self)}
+        return json.dumps({**entry, _OWN: _checksum(entry)})
 
 
 def describe(
@@ -157,12 +163,23 @@ def read(format: str, path: Path) -> Metadata:
         raise NoMetadata(
             f"{path}: says nothing about its model, as convattn did not write it; export the model with convattn"
         )
-    metadata = _parse(path, text)
+    entry = _entry(path, text)
+    metadata = _parse(path, entry)
     if metadata.format != format:
         raise UnreadableFile(f"{path}: describes itself as {metadata.format!r} and is {format!r}; export it again")
     if runtime.digest(path) != metadata.checksum:
         raise UnreadableFile(
             f"{path}: its contents were changed after export, the checksum does not fit; export it again"
+        )
+    if _OWN not in entry:
+        warnings.warn(
+            f"{path}: an earlier convattn wrote it, without a checksum of what it says of its images and classes; "
+            "export it again to have that checked",
+            stacklevel=3,
+        )
+    elif entry[_OWN] != _checksum(entry):
+        raise UnreadableFile(
+            f"{path}: its description was changed after export, its own checksum does not fit; export it again"
         )
     return metadata
 
@@ -177,8 +194,11 @@ def _levels(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _preprocessing(cfg: dict[str, Any]) -> Preprocessing:
     config = resolve_data_config(pretrained_cfg=cfg)
-    return Preprocessing(
-        tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"], config["crop_mode"]
+    return _checked(
+        Preprocessing(
+            *(tuple(config["mean"]), tuple(config["std"])),
+            *(config["interpolation"], config["crop_pct"], config["crop_mode"]),
+        )
     )
 
 
@@ -192,19 +212,28 @@ def _versions(format: str) -> dict[str, str]:
     return versions
 
 
-def _parse(path: Path, text: str) -> Metadata:
+def _checksum(entry: dict[str, Any]) -> str:
+    """SHA-256 of a description, but for the entry that holds this."""
+    covered = {key: value for key, value in entry.items() if key != _OWN}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+def _entry(path: Path, text: str) -> dict[str, Any]:
     try:
         entry = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         entry = None
     if not isinstance(entry, dict) or "version" not in entry:
         raise UnreadableFile(f"{path}: its description is damaged; export it again")
-    found = entry.pop("version")
-    if found != VERSION:
+    if entry["version"] != VERSION:
         raise UnreadableFile(
-            f"{path}: its description has version {found!r} and this convattn reads {VERSION}; "
+            f"{path}: its description has version {short(entry['version'])} and this convattn reads {VERSION}; "
             "update convattn or export the file again"
         )
+    return entry
+
+
+def _parse(path: Path, entry: dict[str, Any]) -> Metadata:
     try:
         return _from_entry(entry)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -216,32 +245,52 @@ def _parse(path: Path, text: str) -> Metadata:
 def _from_entry(entry: dict[str, Any]) -> Metadata:
     preprocessing = entry["preprocessing"]
     if preprocessing is not None:
-        preprocessing = Preprocessing(
-            mean=tuple(map(float, preprocessing["mean"])),
-            std=tuple(map(float, preprocessing["std"])),
-            interpolation=_text(preprocessing["interpolation"]),
-            crop_pct=float(preprocessing["crop_pct"]),
-            crop_mode=_text(preprocessing["crop_mode"]),
+        preprocessing = _checked(
+            Preprocessing(
+                mean=tuple(preprocessing["mean"]),
+                std=tuple(preprocessing["std"]),
+                interpolation=_text(preprocessing["interpolation"]),
+                crop_pct=preprocessing["crop_pct"],
+                crop_mode=_text(preprocessing["crop_mode"]),
+            )
         )
-    channels, height, width = map(int, entry["input_size"])
-    return Metadata(
+    channels, height, width = entry["input_size"]
+    check_preprocessing({"input_size": (channels, height, width)})
+    metadata = Metadata(
         model=_text(entry["model"]),
         format=_text(entry["format"]),
         precision=_one_of(entry["precision"], Precision),
         dynamic=_one_of(entry["dynamic"], Dynamic),
         input_size=(channels, height, width),
-        batch=None if entry["batch"] is None else int(entry["batch"]),
+        batch=None if entry["batch"] is None else _whole(entry["batch"], 1),
         outputs=_one_of(entry["outputs"], Outputs),
-        num_classes=int(entry["num_classes"]),
-        channels=tuple(map(int, entry["channels"])),
-        reductions=tuple(map(int, entry["reductions"])),
+        num_classes=_whole(entry["num_classes"], 0),
+        channels=tuple(_whole(width, 1) for width in entry["channels"]),
+        reductions=tuple(_whole(stride, 1) for stride in entry["reductions"]),
         preprocessing=preprocessing,
         label_names=tuple(map(_text, entry["label_names"])),
         class_names=tuple(map(_text, entry["class_names"])),
         versions={_text(name): _text(number) for name, number in entry["versions"].items()},
-        opset=None if entry["opset"] is None else int(entry["opset"]),
+        opset=None if entry["opset"] is None else _whole(entry["opset"], 1),
         checksum=_text(entry["checksum"]),
     )
+    for names in (metadata.label_names, metadata.class_names):
+        if names and len(names) != metadata.num_classes:
+            raise ValueError(f"{len(names)} names of {metadata.num_classes} classes")
+    if len(metadata.channels) != len(metadata.reductions) or bool(metadata.channels) != (metadata.outputs == "pyramid"):
+        raise ValueError(f"{metadata.outputs} with channels {metadata.channels} and reductions {metadata.reductions}")
+    return metadata
+
+
+def _checked(preprocessing: Preprocessing) -> Preprocessing:
+    check_preprocessing(vars(preprocessing))
+    return preprocessing
+
+
+def _whole(value: Any, least: int) -> int:
+    if not are([value], int) or value < least:
+        raise ValueError(f"{short(value)} is no whole number from {least}")
+    return value
 
 
 def _text(value: Any) -> str:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from timm.data.transforms import str_to_pil_interp
 
 from convattn.backbones.registry import is_network_option
+from convattn.data.preprocessing import PREPROCESSING, are, check_preprocessing, short
 from convattn.saved.facts import is_plain
 from convattn.weights.read import CheckpointError
 
@@ -37,10 +37,7 @@ KEY = "convattn"
 
 _LONGEST = 16 * 2**20  # characters of the description
 _LARGEST = 2**16  # of a number in it, where the file does not hold as many weights
-_LARGEST_SIDE = 2**13  # pixels
 _DEEPEST = 16  # lists in lists
-_CROP_MODES = ("center", "squash", "border")
-_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
 _ROWS = {"kind": str, "place": str, "mixer": str, "init": str, "layout": str, "options": dict, "channels": int}
 _ROWS |= {"name": str, "names": list}  # and the types of what is in it
 
@@ -75,7 +72,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         found = described.get("format") if isinstance(described, dict) else None
         raise CheckpointError(
-            f"{path}: format {_short(found)} is unknown; this version reads format {FORMAT}; update convattn"
+            f"{path}: format {short(found)} is unknown; this version reads format {FORMAT}; update convattn"
         )
     lacking = {"name", "options", "pretrained_cfg"} - described.keys()
     if lacking:
@@ -121,16 +118,16 @@ def check_description(described: Mapping[str, Any], weights: int) -> None:
             _check_entry(entry, row, max(weights, _LARGEST))
     for name, value in described.get("metrics", {}).items():
         if type(value) not in (int, float):
-            raise ValueError(f"metric {name}={_short(value)} must be a number")
+            raise ValueError(f"metric {name}={short(value)} must be a number")
     classes = described.get("num_classes", 0)
     if type(classes) is not int or classes < 0:
-        raise ValueError(f"num_classes {_short(classes)} must be 0 (no head) or more")
-    _check_preprocessing(described["pretrained_cfg"])
+        raise ValueError(f"num_classes {short(classes)} must be 0 (no head) or more")
+    check_preprocessing(described["pretrained_cfg"])
 
 
 def preprocessing_of(cfg: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The part of a model's `pretrained_cfg` that is kept in its file; names of classes only where each has one."""
-    kept = {key: cfg[key] for key in _PREPROCESSING if cfg.get(key) is not None}
+    kept = {key: cfg[key] for key in PREPROCESSING if cfg.get(key) is not None}
     if "label_names" in kept and len(kept["label_names"]) != num_classes:
         del kept["label_names"]  # of a head that was there before
     return kept
@@ -151,55 +148,21 @@ def _check_sizes(value: Any, what: str, largest: int, depth: int = 0) -> None:
         for entry in value.values() if isinstance(value, dict) else value:
             _check_sizes(entry, what, largest, depth + 1)
     elif isinstance(value, int | float) and math.isfinite(value) and abs(value) > largest:
-        raise ValueError(f"{what} has {_short(value)}, more than a network of the size of this file's weights can have")
+        raise ValueError(f"{what} has {short(value)}, more than a network of the size of this file's weights can have")
 
 
 def _check_entry(entry: Mapping[str, Any], row: int, largest: int) -> None:
     for key, kind in _ROWS.items():
         if key in entry and type(entry[key]) is not kind:
-            raise ValueError(f"entry {row} of the surgery has {key}={_short(entry[key])}, not a {kind.__name__}")
+            raise ValueError(f"entry {row} of the surgery has {key}={short(entry[key])}, not a {kind.__name__}")
     _check_sizes(entry.get("options", {}), f"option of entry {row} of the surgery", largest)
     if not 0 < entry.get("channels", 1) <= largest:
         raise ValueError(f"entry {row} of the surgery has {entry['channels']} channels")
-    if not is_plain(entry.get("value")) or not _are(entry.get("names", ()), str):
+    if not is_plain(entry.get("value")) or not are(entry.get("names", ()), str):
         raise ValueError(f"entry {row} of the surgery has a value or names of another kind")
     for key, known in (("init", ("identity", "paper")), ("layout", ("NCHW", "NHWC", "tokens"))):
         if entry.get(key, known[0]) not in known:
-            raise ValueError(f"entry {row} of the surgery has {key} {_short(entry[key])}; known are {', '.join(known)}")
-
-
-def _check_preprocessing(cfg: Mapping[str, Any]) -> None:
-    for key in cfg:
-        if key not in _PREPROCESSING:
-            raise ValueError(f"pretrained_cfg has {key!r}; known are {', '.join(_PREPROCESSING)}")
-    size = cfg.get("input_size", (3, 1, 1))
-    if not _are(size, int, 3) or not all(0 < side <= _LARGEST_SIDE for side in size):
-        raise ValueError(f"input_size {_short(size)} must be (channels, height, width), each 1 to {_LARGEST_SIDE}")
-    for key in ("mean", "std"):
-        values = cfg.get(key, (1.0,))
-        if not _are(values, (int, float)) or not values or not all(map(math.isfinite, values)):
-            raise ValueError(f"{key} {_short(values)} must be a finite number for each channel")
-    if len(cfg.get("mean", ())) != len(cfg.get("std", ())) and {"mean", "std"} <= cfg.keys():
-        raise ValueError(f"mean has {len(cfg['mean'])} values and std {len(cfg['std'])}; give one a channel")
-    if not all(value > 0 for value in cfg.get("std", ())):
-        raise ValueError(f"std {_short(cfg['std'])} must be above 0")
-    crop = cfg.get("crop_pct", 1)
-    if type(crop) not in (int, float) or not 0 < crop <= 1:
-        raise ValueError(f"crop_pct {_short(crop)} must be above 0, at most 1")
-    mode = cfg.get("crop_mode", "center")
-    if mode not in _CROP_MODES:
-        raise ValueError(f"crop_mode {_short(mode)} is unknown; known are {', '.join(_CROP_MODES)}")
-    _check_interpolation(cfg.get("interpolation", "bicubic"))
-    if not _are(cfg.get("label_names", ()), str):
-        raise ValueError("label_names must be texts")
-
-
-def _check_interpolation(interpolation: Any) -> None:
-    try:
-        if interpolation != "random":  # of timm's: bilinear or bicubic
-            str_to_pil_interp(interpolation)
-    except (KeyError, TypeError):
-        raise ValueError(f"interpolation {_short(interpolation)} is unknown to timm; bicubic is usual") from None
+            raise ValueError(f"entry {row} of the surgery has {key} {short(entry[key])}; known are {', '.join(known)}")
 
 
 def _check_label_names(path: Path, described: Mapping[str, Any]) -> None:
@@ -207,16 +170,3 @@ def _check_label_names(path: Path, described: Mapping[str, Any]) -> None:
     cfg, classes = described["pretrained_cfg"], described.get("num_classes", 0)
     if "label_names" in cfg and len(cfg["label_names"]) != classes:
         warnings.warn(f"{path}: {len(cfg.pop('label_names'))} names of {classes} classes are left out", stacklevel=3)
-
-
-def _are(values: Any, kind: Any, count: int | None = None) -> bool:
-    is_list = isinstance(values, list | tuple) and count in (None, len(values))
-    return is_list and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a number of more digits than Python shows
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."

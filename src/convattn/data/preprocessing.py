@@ -1,0 +1,71 @@
+"""What a file says of how images are prepared for its model: checked before it is computed with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.data.transforms import str_to_pil_interp
+
+__all__ = ["PREPROCESSING", "are", "check_preprocessing", "short"]
+
+PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
+
+_LARGEST_SIDE = 2**13  # pixels
+_LARGEST_VALUE = 1e6  # of a mean or deviation; NaN is not within
+_CROP_MODES = ("center", "squash", "border")
+
+
+def check_preprocessing(cfg: Mapping[str, Any]) -> None:
+    """Refuse what no images can be prepared by.
+
+    Args:
+        cfg: entries of `PREPROCESSING`, in timm's words; none is needed.
+
+    Raises:
+        ValueError: naming the entry, its value and what is taken.
+    """
+    for key in cfg:
+        if key not in PREPROCESSING:
+            raise ValueError(f"pretrained_cfg has {key!r}; known are {', '.join(PREPROCESSING)}")
+    size = cfg.get("input_size", (3, 1, 1))
+    if not are(size, int, 3) or not all(0 < side <= _LARGEST_SIDE for side in size):
+        raise ValueError(f"input_size {short(size)} must be (channels, height, width), each 1 to {_LARGEST_SIDE}")
+    for key in ("mean", "std"):
+        values = cfg.get(key, (1.0,))
+        if not are(values, (int, float)) or not values or not all(abs(value) <= _LARGEST_VALUE for value in values):
+            raise ValueError(f"{key} {short(values)} must be a finite number for each channel")
+    if len(cfg.get("mean", ())) != len(cfg.get("std", ())) and {"mean", "std"} <= cfg.keys():
+        raise ValueError(f"mean has {len(cfg['mean'])} values and std {len(cfg['std'])}; give one a channel")
+    if not all(value > 0 for value in cfg.get("std", ())):
+        raise ValueError(f"std {short(cfg['std'])} must be above 0")
+    crop = cfg.get("crop_pct", 1)
+    if type(crop) not in (int, float) or not 0 < crop <= 1:
+        raise ValueError(f"crop_pct {short(crop)} must be above 0, at most 1")
+    mode = cfg.get("crop_mode", "center")
+    if mode not in _CROP_MODES:
+        raise ValueError(f"crop_mode {short(mode)} is unknown; known are {', '.join(_CROP_MODES)}")
+    _check_interpolation(cfg.get("interpolation", "bicubic"))
+    if not are(cfg.get("label_names", ()), str):
+        raise ValueError("label_names must be texts")
+
+
+def _check_interpolation(interpolation: Any) -> None:
+    try:
+        if interpolation != "random":  # of timm's: bilinear or bicubic
+            str_to_pil_interp(interpolation)
+    except (KeyError, TypeError):
+        raise ValueError(f"interpolation {short(interpolation)} is unknown to timm; bicubic is usual") from None
+
+
+def are(values: Any, kind: Any, count: int | None = None) -> bool:
+    """Whether `values` is a list of that kind, and of that length; a truth value is no number."""
+    is_list = isinstance(values, list | tuple) and count in (None, len(values))
+    return is_list and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+
+
+def short(value: Any) -> str:
+    """`repr` for an error of one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python shows
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
