@@ -1,4 +1,4 @@
-"""Small archives: pictures in tar files and WebDataset shards."""
+"""Small archives and folders: pictures in tar files, in WebDataset shards, under any names."""
 
 import io
 import json
@@ -22,6 +22,16 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
         for name, content in members:
             add(archive, name, content)
     return path
+
+
+def write_files(folder: Path, *names: str, content: bytes = b"x", **texts: str) -> Path:
+    """Files of these names in a folder; `texts` are lists and label files, `train_csv="…"` that of `train.csv`."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for name, text in texts.items():
+        (folder / ".".join(name.rsplit("_", 1))).write_text(text)
+    return folder
 
 
 def files_in(folder: Path) -> list[tuple[str, bytes]]:

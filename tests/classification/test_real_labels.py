@@ -22,10 +22,11 @@ def real_file(path, entries=None):
 
 
 def test_a_prediction_is_right_if_it_is_one_of_the_images_classes(tmp_path):
-    labels = read_real_labels(real_file(tmp_path / "real.json", {1: [3], 2: [5, 6], 3: [], 50_000: [999]}))
+    labels = read_real_labels(real_file(tmp_path / "real.json", {1: [3.0], 2: [5, 6], 3: [], 50_000: [999]}))
     paths = [f"val/n01440764/{file_name(number)}" for number in (50_000, 3, 2, 1)]
     assert labels.accuracy(paths, torch.tensor([999, 0, 6, 4])) == (pytest.approx(200 / 3), 3)
     assert labels.of("elsewhere/ILSVRC2012_val_00000002.webp") == [5, 6]
+    assert labels.of("flat/ILSVRC2012_val_00000002_n01440764.JPEG") == [5, 6]
 
 
 def test_it_agrees_with_timms_evaluator_on_its_own_labels():
@@ -58,10 +59,12 @@ def test_no_labelled_image_is_an_error():
     ("text", "message"),
     [
         ("{", r"real.json: no JSON \("),
+        ("[" * 100_000, r"real.json: no JSON \("),
         ("{}", r"real.json: holds a dict; ReaL labels are a list of 50,000 lists"),
         ("[[1], [2]]", r"real.json: holds 2 entries; ReaL labels are a list of 50,000 lists, one a validation image"),
         (json.dumps([[0], 7] + [[]] * 49_998), r"real.json: entry 2 is 7; it must be a list of class indices"),
         (json.dumps([[0], [1000]] + [[]] * 49_998), r"real.json: entry 2 is \[1000\]; .* 0 to 999"),
+        (json.dumps([[1.5]] + [[]] * 49_999), r"real.json: entry 1 is \[1.5\]"),
         (json.dumps([["cat"]] + [[]] * 49_999), r"real.json: entry 1 is \['cat'\]; it must be a list of class indices"),
     ],
 )
@@ -69,3 +72,5 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "real.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_real_labels(tmp_path / "real.json")
+    with pytest.raises(DataError, match=r"gone.json: could not be read \(No such file"):
+        read_real_labels(tmp_path / "gone.json")

@@ -6,8 +6,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from convattn.cli.main import main
+from convattn.data.dataset import DataError
+from convattn.training.loop import train
 from tiny_archives import pack_splits
-from tiny_runs import write_pictures
+from tiny_runs import tiny_config, write_pictures
 
 
 @pytest.fixture
@@ -96,6 +98,98 @@ def test_a_layout_that_training_refuses_fails_and_the_rest_is_looked_through(pic
     status, found = check(capsys, pictures)
     assert (status, list(found["splits"]), len(found["stops"])) == (1, ["train"], 1)
     assert "class 'night' is here but not among the training classes" in found["stops"][0]
+
+
+def empty_class(pictures):
+    (pictures / "train" / "bird").mkdir()
+
+
+def empty_training_folder(pictures):
+    shutil.rmtree(pictures / "train")
+    (pictures / "train").mkdir()
+
+
+def no_training_folder(pictures):
+    shutil.rmtree(pictures / "train")
+
+
+def one_class(pictures):
+    for split in ("train", "val"):
+        shutil.rmtree(pictures / split / "dark")
+
+
+def two_validation_folders(pictures):
+    shutil.copytree(pictures / "val", pictures / "valid")
+
+
+def list_that_does_not_cover(pictures):
+    (pictures / "train.csv").write_text("path,label\nbright/001.png,bright\n")
+
+
+def no_validation(pictures):
+    shutil.rmtree(pictures / "val")
+
+
+def contradicting_list(pictures):
+    shutil.rmtree(pictures / "val")
+    (pictures / "val.csv").write_text("path,label\na.png,bright\na.png,dark\n")
+
+
+@pytest.mark.filterwarnings("ignore::convattn.data.dataset.DataWarning")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        empty_class,
+        empty_training_folder,
+        no_training_folder,
+        one_class,
+        two_validation_folders,
+        list_that_does_not_cover,
+        no_validation,
+        contradicting_list,
+    ],
+)
+def test_what_training_refuses_is_refused_for_the_same_reason(pictures, tmp_path, capsys, spoil):
+    spoil(pictures)
+    with pytest.raises(DataError) as refused:
+        train(tiny_config(pictures, tmp_path / "run"))
+    assert main(["data", "check", str(pictures)]) == 1
+    shown = capsys.readouterr()
+    assert str(refused.value) in shown.out + shown.err
+
+
+def test_what_was_chosen_is_shown(pictures, tmp_path, capsys):
+    (pictures / "val").rename(pictures / "test")
+    (pictures / "train" / "dark" / "photo.heic").write_bytes(b"")
+    status, found = check(capsys, pictures)
+    assert (status, list(found["splits"]), found["splits"]["val"]["images"]) == (0, ["train", "val"], 8)
+    passed_over, serves = found["notes"]
+    assert passed_over.endswith("train: passed over, because Pillow reads no such format here: 1 .heic")
+    assert "no val, valid, validation or dev; test serves" in serves
+    assert main(["data", "check", str(pictures)]) == 0
+    assert passed_over in capsys.readouterr().out
+
+
+def test_test_images_that_are_laid_out_otherwise_stop_nothing(pictures, capsys):
+    (pictures / "test").mkdir()
+    shutil.copy(pictures / "val" / "dark" / "001.png", pictures / "test" / "1.png")
+    status, found = check(capsys, pictures)
+    assert (status, list(found["splits"])) == (0, ["train", "val"])
+    assert "the test images are not looked at: " in found["notes"][0]
+    (pictures / "test" / "dark").mkdir()
+    (pictures / "test" / "1.png").rename(pictures / "test" / "dark" / "1.png")
+    assert list(check(capsys, pictures)[1]["splits"]) == ["train", "val", "test"]
+
+
+def test_validation_images_may_lie_elsewhere(pictures, tmp_path, capsys):
+    (pictures / "val").rename(tmp_path / "elsewhere")
+    assert check(capsys, pictures, "--validation", tmp_path / "elsewhere")[0] == 0
+    packed = pack_splits(pictures.rename(tmp_path / "again"), tmp_path / "packed") / "train.tar"
+    status, found = check(capsys, packed, "--validation", tmp_path / "elsewhere")
+    assert (status, list(found["splits"])) == (0, ["train", "val"])
+    status, found = check(capsys, packed)
+    assert (status, list(found["splits"])) == (0, ["all"])
+    assert "one split alone; training needs validation images too" in found["notes"][0]
 
 
 def test_many_classes_and_findings_are_shortened(tmp_path, capsys):

@@ -3,9 +3,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.sources import open_data, open_evaluation
-from tiny_archives import files_in, write_tar
+from tiny_archives import files_in, write_files, write_tar
 from tiny_runs import write_pictures
 
 IMAGES = [f"ILSVRC2012_val_0000000{number}" for number in (1, 2, 3)]
@@ -88,16 +88,16 @@ def test_training_folders_with_a_flat_validation_folder(tmp_path):
         ),
         (
             f"{IMAGES[0]} n01\n{IMAGES[1]}\n",
-            r"labels.txt: 'ILSVRC2012_val_00000002' stands alone on its line; write IM",
+            r"labels.txt, line 2: 'ILSVRC2012_val_00000002' stands alone on its line; write IM",
         ),
-        ("0\n1\n5\n", r"labels.txt: label 5 must be between 0 and 2, for 3 classes"),
+        ("0\n1\n5\n", r"labels.txt: label 5 must be between 0 and 2, for 3 classes \(line 3\)"),
     ],
 )
 def test_a_label_file_that_does_not_fit_says_where(flat, tmp_path, text, message):
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         open_evaluation(flat, labels=tmp_path / "labels.txt", classes=["n01", "n02", "n03"])
-    with pytest.raises(DataError, match=r"gone.txt: could not be read as a label file"):
+    with pytest.raises(DataError, match=r"gone.txt: could not be read as a list of labels"):
         open_evaluation(flat, labels=tmp_path / "gone.txt")
 
 
@@ -115,3 +115,114 @@ def test_synsets_in_file_names_are_labels(tmp_path):
     archive = write_tar(tmp_path / "photos.tar", [(name, (tmp_path / name).read_bytes()) for name in names])
     packed = open_evaluation(archive)
     assert (list(packed.classes), list(packed.labels)) == (data.classes, list(data.labels))
+
+
+def labelled(folder, text, *images, **options):
+    """The class of each image of a folder of these, by a label file of this text."""
+    write_files(folder / "images", *images, content=b"x")
+    (folder / "labels.txt").write_text(text, encoding=options.pop("encoding", "utf-8"))
+    data = open_evaluation(folder / "images", labels=folder / "labels.txt", **options)
+    return {
+        path.removeprefix(f"{folder}/images/"): data.classes[label]
+        for path, label in zip(data.paths, data.labels, strict=True)
+    }
+
+
+TWO = ("x/1.png", "y/1.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x/1.png cat\ny/1.png dog\n",
+        "y/1.png dog\n./x/1.png cat\n",
+        "images/x/1.png cat\nimages/y/1.png dog\n",
+        "/elsewhere/x/1.png cat\n/elsewhere/y/1.png dog\n",
+        "x/1 cat\ny/1 dog\n",
+        "x\\1.png,cat\ny\\1.png,dog\n",
+        "path;label\nx/1.png;cat\ny/1.png;dog\n",
+        "z/1.png fox\nx/1.png cat\ny/1.png dog\n",
+    ],
+)
+def test_images_of_equal_names_are_told_apart_by_their_folders(tmp_path, text):
+    if "z/" in text:
+        with pytest.raises(DataError, match=r"labels.txt, line 1: 'z/1.png' could be x/1.png or y/1.png"):
+            labelled(tmp_path, text, *TWO)
+    else:
+        assert labelled(tmp_path, text, *TWO) == {"x/1.png": "cat", "y/1.png": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "message"),
+    [
+        ("1.png cat\n", TWO, r"line 1: '1.png' could be x/1.png or y/1.png; write the path within the images' folder"),
+        ("a cat\n", ("a.png", "a.jpg"), r"line 1: 'a' could be a.jpg or a.png; write .* with its suffix"),
+        (
+            "x/1.png cat\ny/1.png dog\n",
+            ("1.png",),
+            r"line 2: the image '1.png' has the label 'dog', and 'cat' by line 1",
+        ),
+        ("a.png cat\na.png dog\n", ("a.png",), r"line 2: the image 'a.png' has the label 'dog', and 'cat' by line 1"),
+        ("a.png 0 1\n", ("a.png",), r"line 1: '0 1' could be one class, or a class and more; labels are single"),
+        ("a.png boeing 737\n", ("a.png",), r"line 1: 'boeing 737' could be one class, or a class and more"),
+        ("a,n01 1 2 3 4 n02 1 2 3 4\n", ("a.png",), r"line 1: 'n01 1 .*; labels are single"),
+        (
+            "cat\ndog\n",
+            TWO,
+            r"labels.txt: has a label a line, and images of equal names have no order; write IMAGE CLASS",
+        ),
+        ("99999999999999999999\n", ("a.png",), r"labels.txt: label 99999999999999999999 is above .* \(line 1\)"),
+    ],
+)
+def test_what_could_mean_two_images_or_classes_is_refused_with_its_line(tmp_path, text, images, message):
+    with pytest.raises(DataError, match=message):
+        labelled(tmp_path, text, *images)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("a.png polar bear\nb c.png fox\n", "polar bear,fox"),
+        ("a.png\tpolar bear\nb c.png\tfox 2\n", "polar bear,fox 2"),
+        ('"a.png";"bear; polar"\n"b c.png";fox\n', "bear; polar,fox"),
+        ("polar bear\n\nfox\n", "polar bear,fox"),
+        ("0.0\n1.0\n", "0,1"),
+        ("ImageId,PredictionString\na,n01 1 2 3 4 n01 5 6 7 8\nb c,n02 1 2 3 4\n", "n01,n02"),
+        ("path,label,class\na.png,1,fox\nb c.png,0,polar bear\n", "fox,polar bear"),
+    ],
+)
+def test_label_files_are_read_as_people_write_them(tmp_path, text, classes):
+    for encoding in ("utf-8-sig", "utf-16"):
+        found = labelled(tmp_path, text, "a.png", "b c.png", encoding=encoding)
+        assert found == dict(zip(("a.png", "b c.png"), classes.split(","), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "told"),
+    [
+        (
+            "cat\ncat\ndog\n",
+            ("img1.png", "img2.png", "img10.png"),
+            r"img10.png is number 2, which by its numbers img2.png",
+        ),
+        ("a.png cat\na.png cat\n", ("a.png",), r"1 rows say again what others do, such as line 2, 'a.png'"),
+        ("a.png cat\nb.png dog\n", ("a.png",), r"1 rows name no image that is there, such as line 2, 'b.png'"),
+        (
+            "a.png,cat,dog\nb.png,dog,\n",
+            ("a.png", "b.png"),
+            r"what follows IMAGE and CLASS on line 1 .*; labels are single",
+        ),
+    ],
+)
+def test_what_is_passed_over_or_guessed_is_told(tmp_path, text, images, told):
+    with pytest.warns(DataWarning, match=told):
+        assert set(labelled(tmp_path, text, *images).values()) <= {"cat", "dog"}
+
+
+def test_a_damaged_table_of_the_devkit_is_named(flat, tmp_path):
+    truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
+    truth.write_text("3\n1\n2\n")
+    for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"x" * 1000):
+        (tmp_path / "meta.mat").write_bytes(content)
+        with pytest.raises(DataError, match=r"meta.mat: could not be read as the devkit's table of classes \("):
+            open_evaluation(flat, labels=truth)

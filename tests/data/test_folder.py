@@ -23,14 +23,6 @@ def test_order_is_that_of_torchvision(tmp_path):
         ours.paths[len(ours)]
 
 
-@pytest.mark.parametrize("held_out", ["val", "test"])
-def test_val_or_test_serves_as_validation(tmp_path, held_out):
-    pictures = write_pictures(tmp_path, held_out=held_out)
-    for split in ("val", "test"):
-        assert len(open_data(pictures, split)) == 8
-    assert held_out in open_data(pictures, "val").paths[0]
-
-
 def test_labels_of_validation_follow_the_training_classes(tmp_path):
     pictures = write_pictures(tmp_path)
     shutil.rmtree(pictures / "val" / "bright")

@@ -1,10 +1,14 @@
+import unicodedata
+from contextlib import nullcontext
+
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
 from convattn.data.sources import open_data, open_evaluation
+from tiny_archives import write_files
 from tiny_runs import write_pictures
 
 
@@ -91,3 +95,205 @@ def test_a_validation_list_follows_the_training_classes(tmp_path):
     write_list(tmp_path / "val.csv", [("c.png", "fox")])
     with pytest.raises(DataError, match=r"val.csv: class 'fox' is here but not among the training classes"):
         open_data(tmp_path, "val")
+
+
+def opened(folder, text, encoding="utf-8"):
+    """Classes and labels of a list of this text."""
+    (folder / "train.csv").write_bytes(text.encode(encoding))
+    data = open_data(folder, "train")
+    assert data.paths == [f"{folder}/{at}.png" for at in range(len(data))]
+    return list(data.classes), list(data.labels)
+
+
+ROWS = "path,label\n0.png,cat\n1.png,dög\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (ROWS.replace(",", ";"), "utf-8"),
+        (ROWS.replace(",", "\t"), "utf-8"),
+        (ROWS.replace(",", "|"), "utf-8"),
+        (ROWS.replace(",", ", "), "utf-8"),
+        (ROWS.replace("\n", "\r\n"), "utf-8-sig"),
+        (ROWS, "utf-16"),
+        ("sep=;\n" + ROWS.replace(",", ";"), "utf-16"),
+        ("\n  \n" + ROWS.replace("\n", "\n\n") + "   \n,\n", "utf-8"),
+        (ROWS.replace("dög\n", "dög,,\n"), "utf-8"),
+        ('"path", "label"\n"0.png", "cat"\n"1.png","dög"\n', "utf-8"),
+        (ROWS.replace("path,label", "Path,LABEL"), "utf-8"),
+        (ROWS.replace("path,label", "file_name,Class"), "utf-8"),
+        (ROWS.replace("path,label", "Image Path,category"), "utf-8"),
+        (ROWS.replace("path,label", "image,target"), "utf-8"),
+        (",filepath,label\n7,0.png,cat\n8,1.png,dög\n", "utf-8"),
+        ("path,image,label\n0.png,x,cat\n1.png,y,dög\n", "utf-8"),
+    ],
+)
+def test_lists_are_read_as_programs_write_them(tmp_path, text, encoding):
+    assert opened(tmp_path, text, encoding) == (["cat", "dög"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "message"),
+    [
+        (
+            "0.png,cat\n1.png,dog\n",
+            "utf-8",
+            r"it has '0.png', 'cat'; its first line has to name the columns: path,label",
+        ),
+        (
+            "image,filename,label\n",
+            "utf-8",
+            r"columns 'image' and 'filename' could all be the path; call one of them path",
+        ),
+        ("Path,path,label\n", "utf-8", r"columns 'Path' and 'path' could all be the path"),
+        (ROWS, "latin-1", r"train.csv: could not be read .*0xf6.*; save it as UTF-8"),
+        (ROWS, "utf-16-le", r"train.csv: could not be read as text \(it holds zero bytes\); save it as UTF-8"),
+        ("path,label\n" + "x" * 2**20, "utf-8", r"train.csv, line 2: longer than 1,048,576 characters"),
+        (
+            "path,label\nC:\\a.png,cat\n",
+            "utf-8",
+            r"train.csv, line 2: 'C:.*a.png' is a path of Windows; write it relative",
+        ),
+    ],
+)
+def test_what_could_be_meant_in_two_ways_is_refused_with_a_hint(tmp_path, text, encoding, message):
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, text, encoding)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "places", "told"),
+    [
+        ("0 1", ["0", "1"], [0, 1], ""),
+        ("0.0 1.0 1", ["0", "1"], [0, 1, 1], ""),
+        ("1.0e+00 0.0e+00", ["0", "1"], [1, 0], ""),
+        (
+            "2 1",
+            ["1", "2"],
+            [1, 0],
+            "labels are the numbers 1, 2, not 0 to 1: 2 classes, one for each number that occurs",
+        ),
+        ("2020 2019 2020", ["2019", "2020"], [1, 0, 1], "labels are the numbers 2019, 2020, not"),
+        ("001 002", ["001", "002"], [0, 1], "labels are the numbers 001, 002, not"),
+        ("10 9", ["9", "10"], [1, 0], "labels are the numbers 9, 10, not"),
+        ("A 1", ["1", "A"], [1, 0], ""),
+        ("1.5 0.5", ["0.5", "1.5"], [1, 0], ""),
+        ("cat nan", ["cat", "nan"], [0, 1], "'nan' is taken for a class (line 3)"),
+    ],
+)
+def test_labels_that_are_numbers_are_as_many_classes_as_occur(tmp_path, labels, classes, places, told):
+    text = "path,label\n" + "".join(f"{at}.png,{label}\n" for at, label in enumerate(labels.split()))
+    with pytest.warns(DataWarning) if told else nullcontext() as lines:
+        assert opened(tmp_path, text) == (classes, places)
+    assert not told or told in str(lines[0].message)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_whole_floats_are_numbers_in_every_format(tmp_path, kind):
+    data = open_evaluation(write_list(tmp_path / f"val.{kind}", [("a.png", 1.0), ("b.png", 0.0)]))
+    assert (list(data.classes), list(data.labels)) == (["0", "1"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["2147483646", "0"], r"label 2147483646 is above 99,999,999, where no class is numbered; .* \(line 2\)"),
+        (["0", "9" * 5000], r"label 9+… of 5,000 digits is above .* \(line 3\)"),
+        (["1", "-1"], r"label -1 is below 0; .* leave out what has no label, or write names \(line 3\)"),
+        (["1", "01"], r"label '01' could be the class '1' or one of its own; write each number in one way \(line 3\)"),
+        (["1", "nan"], r"'nan' stands among numbers \(line 3\); leave out images without a label"),
+        (["1", "0 1"], r"'0 1' names several classes; labels are single, one an image \(line 3\)"),
+        (["cat", "dog", '"cat,dog"'], r"'cat,dog' names several classes; .* \(line 4\)"),
+        (["cat", "dog", "cat|dog"], r"'cat|dog' names several classes; .* \(line 4\)"),
+        (["0", '"[0, 1]"'], r"'\[0, 1\]' names several classes; .* \(line 3\)"),
+    ],
+)
+def test_labels_that_no_class_can_have_are_refused_with_their_line(tmp_path, labels, message):
+    with pytest.raises(DataError, match=rf"train.csv: {message}"):
+        opened(tmp_path, "path,label\n" + "".join(f"{at}.png,{label}\n" for at, label in enumerate(labels)))
+
+
+def test_a_label_that_holds_another_is_told(tmp_path):
+    with pytest.warns(DataWarning, match=r"'cat dog' is taken for one class, though 'cat' is another; .* \(line 2\)"):
+        assert opened(tmp_path, "path,label\n0.png,cat dog\n1.png,cat\n")[0] == ["cat", "cat dog"]
+
+
+@pytest.mark.parametrize("again", ["0.png", "./0.png"])
+def test_an_image_counts_once_and_has_one_label(tmp_path, again):
+    rows = "path,label\n0.png,cat\n1.png,dog\n"
+    with pytest.raises(DataError, match=r"/0.png has two labels, 'cat' \(line 2\) and 'dog' \(line 4\); leave one"):
+        opened(tmp_path, f"{rows}{again},dog\n")
+    with pytest.warns(
+        DataWarning, match=r"2 rows say again what others do, such as line 4 and line 2; each image counts"
+    ):
+        assert opened(tmp_path, f"{rows}{again},cat\n0.png,cat\n") == (["cat", "dog"], [0, 1])
+
+
+def test_classes_of_equal_names_are_told_apart_by_their_numbers(tmp_path):
+    rows = [("0.png", 0, "crane"), ("1.png", 1, "crane"), ("2.png", 2, "dog")]
+    for split in ("train", "val"):
+        write_list(tmp_path / f"{split}.csv", rows, ("path", "label", "class"))
+    with pytest.warns(DataWarning, match=r"more than one class is called 'crane'; their numbers are added"):
+        data = open_data(tmp_path, "val")
+    assert (data.classes, list(data.labels)) == (["crane (0)", "crane (1)", "dog"], [0, 1, 2])
+    write_list(tmp_path / "val.csv", [("1.png", "crane")])
+    with pytest.warns(DataWarning), pytest.raises(DataError, match=r"class 'crane' is here but not among"):
+        open_data(tmp_path, "val")
+
+
+def test_numbers_of_a_validation_list_are_names_where_classes_are_called_by_numbers(tmp_path):
+    write_files(tmp_path, *(f"train/{name}/{name}.png" for name in range(12)))
+    write_list(tmp_path / "val.csv", [(f"train/{name}/{name}.png", name) for name in range(12)])
+    data = open_data(tmp_path, "val")
+    assert list(data.classes) == sorted(map(str, range(12)))
+    assert [data.classes[label] for label in data.labels] == [str(name) for name in range(12)]
+
+
+def test_backslashes_are_turned_where_no_file_is_called_so(tmp_path):
+    write_files(tmp_path, "photos/0.png", "photos/1.png")
+    text = "path,label\nphotos\\0.png,cat\nphotos\\1.png,dog\n"
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.warns(DataWarning, match=r"train.csv: backslashes in paths are read as /, as in 'photos/0.png'"):
+        assert open_data(tmp_path, "train").paths == [f"{tmp_path}/photos/{at}.png" for at in (0, 1)]
+    write_files(tmp_path, "photos\\0.png")
+    with pytest.raises(DataError, match=r"train.csv, line 2: .* are both there; write the path with / or rename one"):
+        open_data(tmp_path, "train")
+
+
+def test_paths_and_labels_are_compared_in_one_normal_form(tmp_path):
+    composed, parted = (unicodedata.normalize(form, "café/é.png") for form in ("NFC", "NFD"))
+    write_files(tmp_path, parted, "b.png")
+    for listed in (composed, parted):
+        (tmp_path / "train.csv").write_text(
+            f"path,label\n{listed},{composed[:4]}\nb.png,{parted[:5]}\n{tmp_path}/{listed},{composed[:4]}\n"
+        )
+        with pytest.warns(DataWarning, match=r"1 rows say again"):
+            data = open_data(tmp_path, "train")
+        assert (data.paths, list(data.classes)) == ([f"{tmp_path}/{parted}", f"{tmp_path}/b.png"], [composed[:4]])
+        assert data.read_bytes(0) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"path": ["a.png"], "label": [[0, 1]]},
+            r"column label holds list<.*>; a path and a label are one text or number",
+        ),
+        ({"image": [{"bytes": b"x"}], "label": [1]}, r"column image holds struct<"),
+        ({"path": ["a.png"], "label": [None]}, r"train.parquet, row 1: no label"),
+        (
+            {"path": ["a" * 2**21] * 2, "label": [0] * 2},
+            r"cells of more than 65,536 bytes; no list of images has these",
+        ),
+        (
+            {"path": pyarrow.nulls(2**21, pyarrow.string()), "label": pyarrow.nulls(2**21, pyarrow.int8())},
+            r"says that it has 2,097,152 rows in [\d,]+ bytes; no list of images does",
+        ),
+    ],
+)
+def test_parquet_that_is_no_list_or_would_fill_the_memory_is_refused(tmp_path, table, message):
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=message):
+        open_data(tmp_path, "train")

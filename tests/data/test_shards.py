@@ -2,9 +2,10 @@ import shutil
 
 import pytest
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
-from convattn.data.shards import LabelError, grouped, label_in
+from convattn.data.known_classes import LabelError
+from convattn.data.shards import grouped, label_in
 from convattn.data.sources import open_data, open_evaluation
 from tiny_archives import files_in, write_shards, write_tar
 from tiny_runs import write_pictures
@@ -57,7 +58,8 @@ def test_shards_of_both_splits_in_one_folder_are_told_apart_by_name(tmp_path, sa
             shutil.move(shard, tmp_path / f"pictures-{split}-{shard.name}")
         (tmp_path / split).rmdir()
     shutil.rmtree(tmp_path / "pictures")
-    assert (len(open_data(tmp_path, "train")), len(open_data(tmp_path, "val"))) == (6, 2)
+    with pytest.warns(DataWarning, match=r"the val images are those of pictures-validation-0000.tar …"):
+        assert (len(open_data(tmp_path, "train")), len(open_data(tmp_path, "val"))) == (6, 2)
 
 
 def test_a_sample_that_is_not_whole_is_set_aside_by_name(tmp_path, samples):
@@ -106,14 +108,86 @@ def test_parts_of_a_sample_are_neighbours_with_a_common_key():
 @pytest.mark.parametrize(
     ("parts", "label"),
     [
-        ({"cls": b"7\n"}, 7),
+        ({"cls": b"7\n"}, "7"),
+        ({"cls": b"\xef\xbb\xbf007"}, "007"),
         ({"cls": b"cat"}, "cat"),
-        ({"json": b'{"label": 3}'}, 3),
+        ({"json": b'{"label": 3}'}, "3"),
+        ({"json": b'{"label": 3.0}'}, "3.0"),
         ({"json": b'{"cls": "dog"}'}, "dog"),
-        ({"cls": b"1", "json": b'{"label": 2}'}, 1),
+        ({"cls": b"1", "json": b'{"label": 2}'}, "1"),
     ],
 )
 def test_labels_are_numbers_or_names(parts, label):
     assert label_in(parts) == label
-    with pytest.raises(LabelError, match=r"no .cls or .json"):
-        label_in({})
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, r"no .cls or .json beside it"),
+        (
+            {"v1.cls": b"1"},
+            r"called 'v1.cls': as in webdataset, the key of a sample ends at the first point of its name",
+        ),
+        ({"cls": b"\xff"}, r"states no label"),
+        ({"cls": b"9" * 5000}, r"label 99999999999999999999… of 5,000 digits is above 99,999,999"),
+        ({"cls": b"-1"}, r"label -1 is below 0"),
+        ({"cls": b"x" * (2**20 + 1)}, r"takes 1,048,577 bytes"),
+        ({"json": b"[" * 100_000}, r"states no label"),
+        ({"json": b'{"label": NaN}'}, r"its label is nan; it must be a number or a name"),
+        ({"json": b'{"label": 1.5}'}, r"its label is 1.5; it must be a number or a name"),
+        ({"json": b'{"label": [1, 2]}'}, r"its label is \[1, 2\]; it must be a number or a name"),
+        ({"json": b'{"label": 1e30}'}, r"above 99,999,999"),
+    ],
+)
+def test_a_label_that_no_class_can_have_is_refused(parts, message):
+    with pytest.raises(LabelError, match=message):
+        label_in(parts)
+
+
+@pytest.mark.parametrize(
+    ("members", "taken"),
+    [
+        (["jpg", "seg.png", "cls"], "jpg"),
+        (["depth.png", "jpg", "mask.png", "cls"], "jpg"),
+        (["input.png", "cls"], "input.png"),
+        (["json", "a.png", "png"], "png"),
+    ],
+)
+def test_a_second_image_in_a_sample_leaves_its_label_alone(tmp_path, members, taken):
+    content = {"cls": b"%d", "json": b'{"label": %d}'}
+    write_tar(
+        tmp_path / "train.tar",
+        [(f"{at}.{part}", content[part] % at if part in content else b"x") for at in (0, 1) for part in members],
+    )
+    data = open_data(tmp_path, "train")
+    assert (list(data.classes), list(data.labels)) == (["0", "1"], [0, 1])
+    assert [path.rpartition("/")[2] for path in data.paths] == [f"0.{taken}", f"1.{taken}"]
+
+
+def test_of_several_images_alike_the_first_is_taken_and_that_is_said(tmp_path):
+    write_tar(
+        tmp_path / "train.tar", [("a.jpg", b"x"), ("a.png", b"x"), ("a.cls", b"0"), ("b.jpg", b"x"), ("b.cls", b"1")]
+    )
+    with pytest.warns(
+        DataWarning, match=r"train.tar: samples have several images \(jpg, png\); the first is taken, .* a"
+    ):
+        data = open_data(tmp_path, "train")
+    assert [path.rpartition("/")[2] for path in data.paths] == ["a.jpg", "b.jpg"]
+
+
+def test_samples_of_equal_keys_are_all_kept(tmp_path):
+    write_tar(tmp_path / "train.tar", [("a.jpg", b"x"), ("a.cls", b"0"), ("a.jpg", b"y"), ("a.cls", b"1")])
+    data = open_data(tmp_path, "train")
+    assert (list(data.labels), [data.read_bytes(at) for at in (0, 1)]) == ([0, 1], [b"x", b"y"])
+
+
+def test_classes_by_number_are_named_in_their_order_and_told_apart(tmp_path):
+    write_tar(tmp_path / "train.tar", [("a.jpg", b"x"), ("a.cls", b"1"), ("b.jpg", b"x"), ("b.cls", b"0")])
+    (tmp_path / "classes.txt").write_text("crane\n\ncrane\n")
+    with pytest.raises(DataError, match=r"classes.txt: line 2 is blank"):
+        open_data(tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("crane\ncrane\n", "utf-16")
+    with pytest.warns(DataWarning, match=r"more than one class is called 'crane'; their numbers are added"):
+        data = open_data(tmp_path, "train")
+    assert (data.classes, list(data.labels)) == (["crane (0)", "crane (1)"], [1, 0])

@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_set_aside_by_name(tmp_path, samples):
     reasons = {path.removeprefix(start): why.removeprefix(path) for path, why in batch.unreadable.items()}
     assert reasons.pop("/cut.png").startswith(": damaged or cut short")
     assert reasons == {
-        "/high.png": ": its label 2 is none of the 2 classes",
+        "/high.png": ": label 2 must be between 0 and 1, for 2 classes",
         "/none.png": ": no .cls or .json beside it states its label",
         "/alone": ": no image beside its label",
         "/link.png": ": a link to '/etc/passwd', not a file",

@@ -170,3 +170,11 @@ def test_an_index_that_cannot_be_kept_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tars, "_LONG", 0)
     packed = pack_splits(write_pictures(tmp_path / "pictures"), tmp_path / "packed")
     assert len(open_data(packed, "train")) == 24
+
+
+def test_a_header_of_absurd_size_is_damage(tmp_path):
+    header = tarfile.TarInfo("././@PaxHeader")
+    header.type, header.size = tarfile.XHDTYPE, 2**60
+    (tmp_path / "train.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match=r"train.tar: "):
+        open_data(tmp_path, "train")

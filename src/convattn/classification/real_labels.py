@@ -19,6 +19,8 @@ __all__ = ["RealLabels", "read_real_labels"]
 
 _IMAGES = 50_000
 _CLASSES = 1000
+_INDICES = frozenset(range(_CLASSES))
+_LARGEST = 2**26  # bytes
 
 
 class RealLabels:
@@ -34,10 +36,12 @@ class RealLabels:
     def of(self, path: str) -> Sequence[int]:
         """The classes of the image `…/ILSVRC2012_val_000000NN.JPEG`, its directory aside; none where ReaL has none.
 
+        Its synset may follow: `ILSVRC2012_val_000000NN_n01440764.JPEG`.
+
         Raises:
             DataError: if the file has another name.
         """
-        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})", PurePath(path).stem)
+        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})(_n\d{8})?", PurePath(path).stem)
         if match is None or not 1 <= int(match[1]) <= _IMAGES:
             raise DataError(
                 f"{path}: ReaL labels go by the names of ImageNet's validation images, ILSVRC2012_val_00000001 to "
@@ -76,15 +80,25 @@ def read_real_labels(path: str | Path) -> RealLabels:
     if str(path) == "timm":
         return RealLabels(list(RealLabelsImagenet(range(_IMAGES)).real_labels.values()))
     try:
-        content = json.loads(Path(path).read_text())
-    except ValueError as error:
+        size = Path(path).stat().st_size
+        if size > _LARGEST:
+            raise DataError(f"{path}: {size:,} bytes; ReaL labels are a file real.json of less than {_LARGEST:,}")
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: could not be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: no JSON ({error}); ReaL labels are a file real.json") from None
     if not isinstance(content, list) or len(content) != _IMAGES:
         found = f"{len(content):,} entries" if isinstance(content, list) else f"a {type(content).__name__}"
         raise DataError(f"{path}: holds {found}; ReaL labels are a list of {_IMAGES:,} lists, one a validation image")
-    for number, entry in enumerate(content, 1):
-        if not isinstance(entry, list) or not all(type(label) is int and 0 <= label < _CLASSES for label in entry):
-            raise DataError(
-                f"{path}: entry {number} is {entry!r}; it must be a list of class indices, 0 to {_CLASSES - 1}"
-            )
-    return RealLabels(content)
+    return RealLabels([_indices(path, number, entry) for number, entry in enumerate(content, 1)])
+
+
+def _indices(path: str | Path, number: int, entry: object) -> list[int]:
+    numbers = isinstance(entry, list) and all(type(label) in (int, float) and label in _INDICES for label in entry)
+    if not isinstance(entry, list) or not numbers:
+        shown = repr(entry)[:60]
+        raise DataError(f"{path}: entry {number} is {shown}; it must be a list of class indices, 0 to {_CLASSES - 1}")
+    return [int(label) for label in entry]

@@ -21,12 +21,13 @@ __all__ = ["command"]
 _DESCRIPTION = """Read every image of a data set once and say what is wrong with it: images that cannot be read,
 pictures that are there twice (by their pixels, whatever the file) or in two splits, odd modes and sizes.
 
-The exit status is 1 if training would stop: a layout that is not understood, or more than 1 % of broken images.
+The data set is opened as training does it. The exit status is 1 if training would refuse it or stop: a layout or labels
+that are not understood, or more than 1 % of broken images.
 
 Examples:
     convattn data check pictures
     convattn data check pictures --output pictures.html
-    convattn data check imagenet/train.tar --json
+    convattn data check imagenet/train.tar --validation imagenet/val.tar --json
 """
 _FEW_CLASSES = 20  # of more, only the smallest and greatest are listed
 _FEW_NAMES = 5
@@ -38,6 +39,10 @@ class Options:
     """What to do."""
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder with train and val, or another layout of the data page."""
+    validation: str | None = None
+    """Where the validation images are, if not in the same folder: as `data.validation` of a run."""
+    validation_labels: str | None = None
+    """Label file of these, if they lie in no class folders: as `data.validation_labels` of a run."""
     output: Path | None = None
     """Write a page with a contact sheet of the classes to this file (.html)."""
     json: bool = False
@@ -49,13 +54,13 @@ def command(args: list[str]) -> int:
     options = parse(Options, args, command="data", description=_DESCRIPTION)
     if options.output is not None and options.output.suffix != ".html":
         raise UsageError(f"--output {options.output} must end in .html")
-    splits, problems = open_splits(options.source)
+    opened = open_splits(options.source, validation=options.validation, validation_labels=options.validation_labels)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:
-        task = progress.add_task("checking", total=sum(map(len, splits.values())))
-        check = check_data(splits, problems, lambda images: progress.advance(task, images))
+        task = progress.add_task("checking", total=sum(map(len, opened.splits.values())))
+        check = check_data(opened, lambda images: progress.advance(task, images))
     if options.output is not None:
-        write_contact_sheet(options.output, check, splits, options.source)
+        write_contact_sheet(options.output, check, opened.splits, options.source)
     if options.json:
         print(json.dumps(_as_json(check), indent=2))
     else:
@@ -70,6 +75,7 @@ def _as_json(check: DataCheck) -> dict:
         "leaked": [[asdict(found) for found in group] for group in check.leaked],
         "contradicting": check.mislabelled,
         "odd": [asdict(found) | {"what": what} for found, what in check.odd],
+        "notes": list(check.notes),
         "stops": list(check.stops),
     }
 
@@ -84,6 +90,8 @@ def _print(check: DataCheck, page: Path | None) -> None:
     _list("odd", (f"{found.path}: {what}" for found, what in check.odd))
     if check.mislabelled:
         say(f"{check.mislabelled} pictures are there under different classes")
+    for line in check.notes:
+        say(line)
     for line in check.stops:
         say(f"would stop a run: {line}")
     if page is not None:

@@ -52,7 +52,7 @@ class Options:
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
     """Name of a recipe; --list shows them."""
     data: str | None = None
-    """Short for --data.source: folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), or `digits`."""
+    """Short for --data.source: folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or `digits`."""
     output: Path | None = None
     """Short for --output.folder: folder for everything the run writes, empty or new."""
     resume: Path | None = None

@@ -7,17 +7,18 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.files import LabelledFiles
 from convattn.data.images import ImageError, decode_with_mode
-from convattn.data.sources import open_data, open_evaluation
+from convattn.data.sources import has_splits, open_data, open_evaluation, open_test, open_training
 
-__all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "SplitCheck", "check_data", "open_splits"]
+__all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "Opened", "SplitCheck", "check_data", "open_splits"]
 
 UNREADABLE_LIMIT = 0.01  # share of the training images above which training stops
 _CHUNK = 256  # images handed to the threads at a time
@@ -57,6 +58,7 @@ class DataCheck:
     leaked: Sequence[Sequence[Found]]  # groups of the same picture in more than one
     odd: Sequence[tuple[Found, str]]  # and what is odd about it
     stops: Sequence[str]  # why a run would not start or end; each in one line
+    notes: Sequence[str] = ()  # what was chosen, mapped or passed over when it was opened
 
     @property
     def mislabelled(self) -> int:
@@ -73,47 +75,60 @@ class _Seen:
     brightest: int = 255  # of 255, where the file has more than 8 bits
 
 
-def open_splits(source: str | Path) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """The splits of a data set, and what is wrong with their layout in one line each.
+@dataclass(frozen=True)
+class Opened:
+    """The splits of a data set."""
 
-    A source without training images, such as class folders alone, is one split named `all`.
+    splits: dict[str, LabelledFiles]
+    problems: list[str]  # why a run would not start, in one line each
+    notes: list[str]  # what was chosen, mapped or passed over
+
+
+def open_splits(
+    source: str | Path, *, validation: str | Path | None = None, validation_labels: str | Path | None = None
+) -> Opened:
+    """Open a data set as training does (`open_training`), and its test images where they are beside.
+
+    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`.
+
+    Args:
+        source, validation, validation_labels: as `open_data` takes them.
 
     Raises:
-        DataError: if there is nothing to look at.
+        DataError: if there are no training images, with the reason that training would give.
     """
-    try:
-        train = open_data(source, "train")
-    except DataError as error:
+    notes: list[str] = []
+    with _telling(notes):
+        if validation is None and not has_splits(source):
+            notes.append(f"{source}: one split alone; training needs validation images too (data.validation)")
+            return Opened({"all": _with_files(open_evaluation(source, labels=validation_labels))}, [], notes)
+        splits, problems = {}, []
         try:
-            return {"all": _with_files(open_evaluation(source))}, []
-        except DataError:
-            raise error from None
-    splits, problems = {"train": _with_files(train)}, []
-    for split in ("val", "test"):
-        try:
-            data = _with_files(open_data(source, split, classes=train.classes))
+            train, held_out = open_training(source, validation=validation, validation_labels=validation_labels)
+            splits = {"train": _with_files(train), "val": _with_files(held_out)}
         except DataError as error:
+            splits = {"train": _with_files(open_data(source, "train"))}
             problems.append(str(error))
-            continue
-        if not any(data.paths == other.paths for other in splits.values()):  # where one is missing, the other serves
-            splits[split] = data
-    return splits, list(dict.fromkeys(problems))
+        try:
+            test = open_test(source, classes=splits["train"].classes)
+            if test is not None and all(test.paths != other.paths for other in splits.values()):
+                splits["test"] = _with_files(test)
+        except DataError as error:
+            notes.append(f"the test images are not looked at: {error}")
+    return Opened(splits, problems, notes)
 
 
-def check_data(
-    splits: Mapping[str, LabelledFiles], problems: Sequence[str] = (), on_images: Callable[[int], None] | None = None
-) -> DataCheck:
+def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -> DataCheck:
     """Read and decode every image once, on all processors.
 
     Args:
-        splits: as `open_splits` gives them.
-        problems: what is wrong with the layout already.
+        opened: the splits, and what is known of them already.
         on_images: called with a number of images that are done.
     """
     checks: dict[str, SplitCheck] = {}
     odd: list[tuple[Found, str]] = []
     by_content: dict[bytes, list[Found]] = defaultdict(list)
-    for split, data in splits.items():
+    for split, data in opened.splits.items():
         seen = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what matters is an error
@@ -130,7 +145,21 @@ def check_data(
     groups = [group for group in by_content.values() if len(group) > 1]
     leaked = [group for group in groups if len({found.split for found in group}) > 1]
     duplicates = [group for group in groups if len({found.split for found in group}) == 1]
-    return DataCheck(checks, duplicates, leaked, odd, [*problems, *_stops(checks)])
+    problems = [*opened.problems, *_stops(checks)]
+    return DataCheck(checks, duplicates, leaked, odd, problems, list(dict.fromkeys(opened.notes)))
+
+
+@contextmanager
+def _telling(notes: list[str]) -> Iterator[None]:
+    """Keep what is told of data as a list of lines."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", DataWarning)
+        yield
+    for one in told:
+        if issubclass(one.category, DataWarning):
+            notes.append(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _with_files(data: object) -> LabelledFiles:

@@ -5,11 +5,15 @@ from typing import Protocol
 
 from PIL import Image
 
-__all__ = ["DataError", "ImageDataset"]
+__all__ = ["DataError", "DataWarning", "ImageDataset"]
 
 
 class DataError(ValueError):
     """A data set that is missing, empty, or not laid out as expected."""
+
+
+class DataWarning(UserWarning):
+    """What was chosen, mapped or passed over in a data set, in one line."""
 
 
 class ImageDataset(Protocol):

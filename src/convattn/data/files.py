@@ -1,29 +1,17 @@
 """Image files wherever they lie, and the data set of those that have labels."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from convattn.data.dataset import DataError
+from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
-from convattn.data.names import NumberedClasses
+from convattn.data.stated_labels import StatedLabels, places_of
 
-__all__ = [
-    "LABEL_SUFFIXES",
-    "Files",
-    "LabelledFiles",
-    "PlainFiles",
-    "is_image_name",
-    "is_shard_name",
-    "label_files",
-    "listing",
-    "unknown_classes",
-]
-
-LABEL_SUFFIXES = ("cls", "json")  # of what states an image's label in a WebDataset shard
+__all__ = ["Files", "LabelledFiles", "PlainFiles", "label_as_stated", "label_by_name", "listing"]
 
 
 class Files(Protocol):
@@ -75,62 +63,48 @@ class LabelledFiles:
         return self.files.read_bytes(index)
 
 
-def label_files(
-    files: Files,
-    given: Sequence[int | str],
-    where: object,
-    classes: Sequence[str] | None = None,
-    names: Sequence[str] | None = None,
+def label_by_name(
+    files: Files, names: Sequence[str], where: object, classes: Sequence[str] | None = None
 ) -> LabelledFiles:
-    """A data set of files whose labels are stated one by one: all as numbers, or all as names of classes.
+    """A data set of files of which each lies with its class, whose name is known: in a folder, or in its own name.
 
     Args:
         files: where they are.
-        given: one per file, the number of its class from 0, or its name.
+        names: the class of each.
         where: what states them, for errors.
-        classes: the classes and their order. By default `names`; without them, names are sorted, and numbers run up to
-            the greatest.
-        names: what numbers mean, if that is known.
+        classes: the classes and their order; sorted by default.
 
     Raises:
-        DataError: if there is no file, numbers and names are mixed, or one is not among the classes, naming it.
+        DataError: if there is no file, or a class is not among `classes`, naming it.
     """
-    if not given:
-        raise DataError(f"{where}: no image; files ending in {', '.join(IMG_EXTENSIONS)} count")
-    numbers = [label for label in given if isinstance(label, int)]
-    words = [label for label in given if isinstance(label, str)]
-    if numbers and words:
-        raise DataError(f"{where}: labels are numbers ({numbers[0]}) and names ({words[0]!r}); write all in one way")
-    if numbers:
-        known = names or classes or NumberedClasses(max(numbers) + 1)
-        wrong = min(numbers) if min(numbers) < 0 else max(numbers)
-        if not 0 <= wrong < len(known):
-            raise DataError(f"{where}: label {wrong} must be between 0 and {len(known) - 1}, for {len(known)} classes")
-        if classes is None or list(known) == list(classes):
-            return LabelledFiles(files, numbers, known)
-        words = [known[number] for number in numbers]
-    ordered = classes or names or sorted(set(words))
-    position = {name: index for index, name in enumerate(ordered)}
-    unknown = sorted({name for name in words if name not in position})
-    if unknown:
-        raise DataError(unknown_classes(where, unknown, "the training classes" if classes else "the listed classes"))
-    return LabelledFiles(files, (position[name] for name in words), ordered)
+    if not names:
+        raise DataError(f"{where}: no image; {WHAT_COUNTS}")
+    found = sorted(set(names))
+    known = found if classes is None else classes
+    place = dict(zip(found, places_of(found, known, where), strict=True))
+    return LabelledFiles(files, (place[name] for name in names), known)
 
 
-def unknown_classes(where: object, unknown: Sequence[str], among: str = "the training classes") -> str:
-    """One line that says which classes are not known."""
-    shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return f"{where}: class {shown} is here but not among {among}; add it there or remove it here"
+def label_as_stated(
+    files: Files,
+    stated: StatedLabels,
+    classes: Sequence[str] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> LabelledFiles:
+    """A data set of files whose labels are stated one by one.
 
+    Args:
+        files: where they are.
+        stated: one label for each.
+        classes: the classes and their order, if they are known.
+        names: what numbers mean, if that is stated.
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like an image's."""
-    return name.lower().endswith(IMG_EXTENSIONS)
-
-
-def is_shard_name(name: str) -> bool:
-    """Whether a member of an archive is an image or may state the label of one."""
-    return is_image_name(name) or name.lower().endswith(tuple(f".{suffix}" for suffix in LABEL_SUFFIXES))
+    Raises:
+        DataError: if there is no file, or a label is none of the classes or could be meant in two ways.
+    """
+    if not stated.codes:
+        raise DataError(f"{stated.where}: no image; {WHAT_COUNTS}")
+    return LabelledFiles(files, *stated.understood(classes, names))
 
 
 def listing(names: Iterable[str], most: int = 6) -> str:

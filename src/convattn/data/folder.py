@@ -1,24 +1,65 @@
 """Images in a folder per class, `CLASS/…`, and in folders without any order."""
 
 import os
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from convattn.data.dataset import DataError
-from convattn.data.files import LabelledFiles, PlainFiles, is_image_name, listing, unknown_classes
+from convattn.data.dataset import DataError, DataWarning
+from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_name, is_unread_name, tell_unread
+from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
+from convattn.data.stated_labels import places_of
 
-__all__ = ["class_folders", "images_below", "list_folder", "open_class_folders"]
+__all__ = ["Content", "class_folders", "content_of", "images_below", "list_folder", "open_class_folders"]
+
+
+@dataclass
+class Content:
+    """What lies in a folder itself, in order of the names; hidden and service files are left out."""
+
+    folders: list[str] = field(default_factory=list)
+    links: set[str] = field(default_factory=set)  # those of the folders that are links
+    images: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # images of formats that are not read here
+    others: list[str] = field(default_factory=list)
+
+
+def content_of(folder: str | Path) -> Content:
+    """What lies in a folder, by one look at it and none at its files.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    found = Content()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_service_name(entry.name):
+                    continue
+                if _is_folder(entry):
+                    found.folders.append(entry.name)
+                    if entry.is_symlink():
+                        found.links.add(entry.name)
+                elif is_image_name(entry.name):
+                    found.images.append(entry.name)
+                elif is_unread_name(entry.name):
+                    found.unread.append(entry.name)
+                else:
+                    found.others.append(entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: could not be read ({error.strerror or error})") from None
+    for names in (found.folders, found.images, found.unread, found.others):
+        names.sort()
+    return found
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The sub-folders of a folder in order of their names, as torchvision's classes."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+    """The sub-folders of a folder in order of their names, as torchvision's classes, without hidden ones."""
+    return content_of(folder).folders
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
@@ -32,39 +73,78 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
     Raises:
         DataError: if a class has no image, or a sub-folder is not among `classes`.
     """
-    found = class_folders(folder)
+    content = content_of(folder)
+    found = content.folders
     known = found if classes is None else classes
-    position = {name: index for index, name in enumerate(known)}
-    unknown = [name for name in found if name not in position]
-    if unknown:
-        raise DataError(unknown_classes(folder, unknown))
+    places = places_of(found, known, folder)
     names: list[str] = []
     labels = array("i")
+    unread: list[str] = []
     with late_progress(f"listing {folder}", len(found)) as done:
         for number, name in enumerate(found):
-            names += (f"{name}/{below}" for below in images_below(folder / name))
-            labels.extend([position[name]] * (len(names) - len(labels)))
+            names += (f"{name}/{below}" for below in images_below(folder / name, unread))
+            labels.extend([places[number]] * (len(names) - len(labels)))
             done(number)
     present = set(labels)
-    empty = [name for name in found if position[name] not in present]
+    empty = [name for name, label in zip(found, places, strict=True) if label not in present]
     if empty:
         raise DataError(
             f"{folder}: no image in class {', '.join(map(repr, empty[:5]))}{' and others' if len(empty) > 5 else ''}; "
-            f"files ending in {', '.join(IMG_EXTENSIONS)} count"
+            f"{WHAT_COUNTS}"
+        )
+    tell_unread(folder, unread)
+    if content.images:
+        warnings.warn(
+            f"{folder}: passed over beside the class folders: {listing(content.images, 3)}",
+            DataWarning,
+            stacklevel=2,
         )
     return LabelledFiles(PlainFiles(Names(names, f"{folder}/")), labels, known)
 
 
-def images_below(folder: Path) -> Iterator[str]:
-    """Every image below a folder, however deep: its path within the folder, in a fixed order."""
+def images_below(folder: Path, unread: list[str] | None = None) -> Iterator[str]:
+    """Every image below a folder, however deep: its path within the folder, in a fixed order.
+
+    Args:
+        folder: where; hidden and service folders in it, and links that lead back to where they are, are passed over.
+        unread: gets the names of images of formats that are not read here.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
     top = str(folder)
-    for root, _, files in sorted(os.walk(top, followlinks=True)):
+    found: list[tuple[str, list[str]]] = []
+    waiting = [top]
+    while waiting:
+        root = waiting.pop()
+        content = content_of(root)
+        if content.images:
+            found.append((root, content.images))
+        if unread is not None:
+            unread += content.unread
+        waiting += (
+            f"{root}/{name}" for name in content.folders if not (name in content.links and _leads_back(root, name))
+        )
+    for root, files in sorted(found):
         inner = root[len(top) :].lstrip("/")
-        for name in sorted(files):
-            if is_image_name(name):
-                yield f"{inner}/{name}" if inner else name
+        for name in files:
+            yield f"{inner}/{name}" if inner else name
 
 
 def list_folder(folder: Path) -> str:
     """What is in a folder, shortened, for errors."""
-    return listing(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    content = content_of(folder)
+    return listing([*(f"{name}/" for name in content.folders), *content.images, *content.unread, *content.others])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _leads_back(folder: str, link: str) -> bool:
+    """Whether a link in a folder leads to that folder or one that it lies in."""
+    inside, target = os.path.realpath(folder), os.path.realpath(f"{folder}/{link}")
+    return f"{inside}/".startswith(f"{target.rstrip('/')}/")

@@ -1,25 +1,71 @@
 """A list of images in a CSV, TSV or Parquet file: columns `path` and `label`, and `class` where labels are numbers."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from convattn.data.dataset import DataError
-from convattn.data.files import LabelledFiles, PlainFiles, label_files
+import numpy as np
+
+from convattn.data.dataset import DataError, DataWarning
+from convattn.data.file_names import is_image_name
+from convattn.data.files import LabelledFiles, PlainFiles, label_as_stated
+from convattn.data.known_classes import LabelError, number_in
 from convattn.data.names import Names
-from convattn.extras import require
+from convattn.data.on_disk import OnDisk
+from convattn.data.parquet_rows import parquet_rows
+from convattn.data.stated_labels import StatedLabels
+from convattn.data.text_files import text_lines
 
-__all__ = ["LIST_SUFFIXES", "open_list", "paths_in_list"]
+__all__ = [
+    "LIST_SUFFIXES",
+    "ClassNames",
+    "Row",
+    "is_list_name",
+    "names_columns",
+    "open_list",
+    "paths_in_list",
+    "row_word",
+    "rows_of",
+]
 
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet")
+_MARKS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}  # between cells
+# What columns are called, small and without blanks, `_` and `-`; the first name of a kind goes before the others.
+_COLUMNS = {
+    "path": ("path", "filename", "filepath", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
+    "label": ("label", "labels", "target", "category", "classname", "class"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a list."""
+
+    number: int  # of its line, or of the row in Parquet, from 1
+    path: str
+    label: str = ""
+    name: str = ""  # of the class that the label numbers
+
+
+def is_list_name(name: str) -> bool:
+    """Whether a file's name ends like that of a list."""
+    return name.lower().endswith(LIST_SUFFIXES)
+
+
+def row_word(file: Path) -> str:
+    """What a row of this file is called in errors."""
+    return "row" if file.suffix.lower() == ".parquet" else "line"
 
 
 def open_list(file: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     """The images that a list names.
 
-    A path is relative to the list's folder, or absolute. A label is a number from 0 or the name of a class; a column
-    `class` gives the numbers their names. Order is that of the list.
+    A path is relative to the list's folder, or absolute. A label is the name of a class or a number; a column `class`
+    gives the numbers their names. Order is that of the list; a row that stands twice counts once.
 
     Args:
         file: ends in .csv, .tsv or .parquet; the first line of a text file names the columns.
@@ -29,88 +75,193 @@ def open_list(file: Path, classes: Sequence[str] | None = None) -> LabelledFiles
         DataError: naming the file, and the column or row that is missing or wrong.
         MissingExtra: for Parquet without pyarrow.
     """
-    paths: list[str] = []
-    labels: list[str] = []
-    names: dict[int, str] = {}
-    for place, row in _rows(file, needed=("path", "label")):
-        paths.append(_path(file, place, row))
-        label = row["label"]
-        if label == "":
-            raise DataError(f"{place}: no label; every row needs one")
-        labels.append(label)
-        if row.get("class"):
-            _add_name(names, place, label, row["class"])
-    numbers = all(label.isdecimal() for label in labels)
-    if names:
-        missing = next((number for number in range(max(names)) if number not in names), None)
-        if missing is not None:
-            raise DataError(f"{file}: column class names no class {missing}; name every number up to {max(names)}")
-    given = [int(label) for label in labels] if numbers else labels
-    ordered = [names[number] for number in sorted(names)] or None
-    return label_files(PlainFiles(Names(paths)), given, file, classes, ordered)
+    numbers, hashes = array("q"), array("q")
+    word, disk, names = row_word(file), OnDisk(file), ClassNames(file)
+    stated = StatedLabels(file, lambda at: f"{word} {numbers[at]}")
+
+    def paths() -> Iterator[str]:
+        for row in rows_of(file):
+            path = disk.path(row.path, f"{file}, {word} {row.number}")
+            names.add(row)
+            stated.add(row.label)
+            numbers.append(row.number)
+            hashes.append(hash(path))
+            yield path
+
+    data = label_as_stated(PlainFiles(Names(paths())), stated, classes, names.whole())
+    doubles = [pair for pair in _alike(hashes) if data.paths[pair[0]] == data.paths[pair[1]]]
+    if not doubles:
+        return data
+    for first, second in doubles:
+        if data.labels[first] != data.labels[second]:
+            labels = (f"{data.classes[data.labels[at]]!r} ({word} {numbers[at]})" for at in (first, second))
+            raise DataError(f"{file}: {data.paths[first]} has two labels, {' and '.join(labels)}; leave one")
+    first, second = doubles[0]
+    warnings.warn(
+        f"{file}: {len(doubles):,} rows say again what others do, such as {word} {numbers[second]} and "
+        f"{word} {numbers[first]}; each image counts once",
+        DataWarning,
+        stacklevel=2,
+    )
+    again = {second for _, second in doubles}
+    kept = [at for at in range(len(data)) if at not in again]
+    return LabelledFiles(
+        PlainFiles(Names(data.paths[at] for at in kept)), [data.labels[at] for at in kept], data.classes
+    )
 
 
 def paths_in_list(file: Path) -> Sequence[str]:
     """The paths that a list names; it needs no labels."""
-    return Names(_path(file, place, row) for place, row in _rows(file, needed=("path",)))
+    disk = OnDisk(file)
+    return Names(disk.path(row.path, f"{file}, {row_word(file)} {row.number}") for row in rows_of(file, ("path",)))
 
 
-def _rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Each row as text by the names of the columns, with its place for errors."""
-    reader = _parquet_rows if file.suffix == ".parquet" else _text_rows
+def rows_of(file: Path, needed: Sequence[str] = ("path", "label")) -> Iterator[Row]:
+    """Each row; blank ones are passed over.
+
+    Raises:
+        DataError: naming the file, and the column or row that is missing or wrong.
+    """
+    word = row_word(file)
+    for number, cells in _parquet(file, needed) if word == "row" else _text(file, needed):
+        row = Row(number, *cells)
+        if not row.path:
+            raise DataError(f"{file}, {word} {number}: no path; every row needs one")
+        if not row.label and "label" in needed:
+            raise DataError(f"{file}, {word} {number}: no label; every row needs one")
+        yield row
+
+
+def names_columns(line: str) -> bool:
+    """Whether a line names the columns of a list, in any of the usual ways."""
+    return any(not isinstance(_columns(_cells(line, mark), ("path", "label")), str) for mark in _MARKS)
+
+
+class ClassNames:
+    """What the column `class` of a list calls the numbers beside it.
+
+    Args:
+        file: the list.
+    """
+
+    def __init__(self, file: Path):
+        self._file, self._names = file, dict[int, str]()
+
+    def add(self, row: Row) -> None:
+        """One row of the list."""
+        if not row.name:
+            return
+        place = f"{self._file}, {row_word(self._file)} {row.number}"
+        try:
+            number = number_in(row.label)
+        except LabelError as error:
+            raise DataError(f"{place}: {error}") from None
+        if number is None:
+            raise DataError(f"{place}: label {row.label!r} beside a column class must be a number")
+        if self._names.setdefault(number, row.name) != row.name:
+            raise DataError(
+                f"{place}: class {row.name!r} has the label {number}, which was {self._names[number]!r} before"
+            )
+
+    def whole(self) -> dict[int, str] | None:
+        """The name of every number from 0; None without any."""
+        missing = next((number for number in range(max(self._names, default=0)) if number not in self._names), None)
+        if missing is not None:
+            raise DataError(
+                f"{self._file}: column class names no class {missing}; name every number up to {max(self._names)}"
+            )
+        return self._names or None
+
+
+def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    with text_lines(file) as lines:
+        before = 0
+        for heading in lines:
+            before += 1
+            if heading.strip() and not re.fullmatch(r"sep=.\s*", heading):  # Excel's own first line
+                break
+        else:
+            heading = ""
+        mark = _mark(file, heading, needed)
+        columns = _columns(_cells(heading, mark), needed)
+        if isinstance(columns, str):
+            raise DataError(f"{file}: {columns}")
+        count = len(_cells(heading, mark))
+        reader = csv.reader(lines, delimiter=mark, strict=True, skipinitialspace=True)
+        try:
+            for cells in reader:
+                if len(cells) != count:
+                    if not any(map(str.strip, cells)):
+                        continue
+                    if len(cells) < count or any(map(str.strip, cells[count:])):
+                        raise DataError(
+                            f"{file}, line {before + reader.line_num}: not as many columns as in the first line; quote "
+                            f"a text that holds a {_MARKS[mark]}"
+                        )
+                elif not any(map(str.strip, cells)):
+                    continue
+                yield before + reader.line_num, [cells[at].strip() for at in columns]
+        except csv.Error as error:
+            raise DataError(f"{file}: could not be read as a list ({error}, line {before + reader.line_num})") from None
+
+
+def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    def choose(names: Sequence[str]) -> list[str]:
+        columns = _columns(names, needed)
+        if isinstance(columns, str):
+            raise DataError(f"{file}: {columns}")
+        return [names[at] for at in columns]
+
+    return enumerate(parquet_rows(file, choose), start=1)
+
+
+def _mark(file: Path, heading: str, needed: Sequence[str]) -> str:
+    """What parts the cells of a text file: as its suffix says, or what else makes its heading name the columns."""
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    fitting = [mark for mark in _MARKS if not isinstance(_columns(_cells(heading, mark), needed), str)]
+    return fitting[0] if len(fitting) == 1 and usual not in fitting else usual
+
+
+def _cells(line: str, mark: str) -> list[str]:
     try:
-        yield from reader(file, needed)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: could not be read as a list ({error})") from None
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])]
+    except csv.Error:
+        return []
 
 
-def _text_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-        _check_columns(file, reader.fieldnames or (), needed)
-        for row in reader:
-            place = f"{file}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{place}: not as many columns as in the first line; quote a text that holds a comma")
-            yield place, {name: text.strip() for name, text in row.items()}
-
-
-def _parquet_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    try:
-        table = parquet.ParquetFile(file)
-        columns = table.schema_arrow.names
-        _check_columns(file, columns, needed)
-        chosen = [name for name in ("path", "label", "class") if name in columns]
-        number = 0
-        for batch in table.iter_batches(columns=chosen):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", {name: _text(value) for name, value in row.items()}
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file}: could not be read as Parquet ({str(error).splitlines()[0]})") from None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _check_columns(file: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in columns]
+def _columns(heading: Sequence[str], needed: Sequence[str]) -> list[int] | str:
+    """Which columns hold path, label and class name, those that are there in this order; or why that cannot be told."""
+    called = [re.sub(r"[\s_-]", "", name).lower() for name in heading]
+    found: dict[str, int] = {}
+    missing = []
+    for kind in needed:
+        names = _COLUMNS[kind]
+        own = [at for at, name in enumerate(called) if name == names[0]]
+        usable = own or [at for at, name in enumerate(called) if name in names]
+        if len(usable) > 1:
+            both = " and ".join(repr(heading[at]) for at in usable)
+            return f"columns {both} could all be the {kind}; call one of them {kind}"
+        if usable:
+            found[kind] = usable[0]
+        else:
+            missing.append(kind)
     if missing:
-        raise DataError(
-            f"{file}: no column {' and no column '.join(missing)}; it has {', '.join(map(repr, columns)) or 'none'}"
-        )
+        shown = ", ".join(map(repr, heading)) or "none"
+        hint = "; its first line has to name the columns: path,label" if any(map(is_image_name, heading)) else ""
+        return f"no column {' and no column '.join(missing)}; it has {shown}{hint}"
+    if "label" in needed and "class" in called and called.index("class") != found["label"]:
+        found["class"] = called.index("class")
+    return list(found.values())
 
 
-def _path(file: Path, place: str, row: Mapping[str, str]) -> str:
-    if not row["path"]:
-        raise DataError(f"{place}: no path; every row needs one")
-    return str(file.parent / row["path"])
-
-
-def _add_name(names: dict[int, str], place: str, label: str, name: str) -> None:
-    if not label.isdecimal():
-        raise DataError(f"{place}: label {label!r} beside a column class must be a number")
-    if names.setdefault(int(label), name) != name:
-        raise DataError(f"{place}: class {name!r} has the label {label}, which was {names[int(label)]!r} before")
+def _alike(hashes: array) -> Iterator[tuple[int, int]]:
+    """Pairs of places with equal numbers, the earlier first; of more than two, each with the first."""
+    values = np.frombuffer(hashes, np.int64) if len(hashes) else np.zeros(0, np.int64)
+    order = np.argsort(values, kind="stable")
+    same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
+    first, last = -1, -2
+    for at in same.tolist():
+        if at != last + 1:
+            first = int(order[at])
+        last = at
+        yield first, int(order[at + 1])

@@ -54,7 +54,4 @@ class Names(Sequence[str]):
 
 
 class NumberedClasses(list[str]):
-    """Classes without names: `"0"` to `str(count - 1)`. They mean the outputs of a model in their order."""
-
-    def __init__(self, count: int):
-        super().__init__(map(str, range(count)))
+    """Classes whose names are not known: the numbers by which their labels call them, in order."""

@@ -1,28 +1,71 @@
 """A data set by its name on the command line: `digits`, or where its files are; the layout is recognised."""
 
-import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.dataset import DataError, DataWarning, ImageDataset
 from convattn.data.digits import open_digits
-from convattn.data.files import Files, LabelledFiles, PlainFiles, is_image_name
+from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_unread_name, tell_unread
+from convattn.data.files import Files, LabelledFiles, PlainFiles
 from convattn.data.flat import open_by_label_file, open_by_synset
-from convattn.data.folder import class_folders, images_below, list_folder, open_class_folders
-from convattn.data.lists import LIST_SUFFIXES, open_list, paths_in_list
+from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
+from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
+from convattn.data.member import Member
 from convattn.data.names import Names
-from convattn.data.shards import open_shards
+from convattn.data.shards import are_shards, open_shards
+from convattn.data.splits import SPLITS, Place, find_split, holds_classes, split_words
 from convattn.data.tars import TarFiles, open_class_tars, scan_tars
 from convattn.extras import require
 
-__all__ = ["is_stream", "open_data", "open_evaluation", "open_unlabelled"]
+__all__ = [
+    "has_splits",
+    "is_stream",
+    "open_data",
+    "open_evaluation",
+    "open_test",
+    "open_training",
+    "open_unlabelled",
+]
 
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE (or DIR/test/…), or another layout of the data page"
-_SPLITS = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}  # names that serve, the first found
-_TAR_WORDS = {"train": {"train"}, "val": {"val", "valid", "validation"}, "test": {"test"}}  # in the names of archives
-_Place = Path | list[Path]  # a folder, a file, or several archives
+_OTHERWISE = {"val": "test", "test": "val"}  # what serves where a split is missing
+
+
+def open_training(
+    source: str | Path,
+    image_size: int = 32,
+    *,
+    validation: str | Path | None = None,
+    validation_labels: str | Path | None = None,
+) -> tuple[ImageDataset | None, ImageDataset]:
+    """The images of a training run: those to train on, None for a pipe, and those to validate on.
+
+    Args:
+        source, image_size, validation, validation_labels: as `open_data` takes them.
+
+    Raises:
+        DataError: if a run could not be trained on them.
+    """
+    train = None
+    if not is_stream(source):
+        train = open_data(source, "train", image_size)
+        held_out = open_data(
+            source,
+            "val",
+            image_size,
+            validation=validation,
+            validation_labels=validation_labels,
+            classes=train.classes,
+        )
+    elif validation is None:
+        raise DataError(f"{source}: a pipe holds the training images alone; name others with data.validation")
+    else:
+        held_out = open_evaluation(validation, image_size, labels=validation_labels)
+    classes = held_out.classes if train is None else train.classes
+    if len(classes) < 2:
+        raise DataError(f"{source}: only one class, {classes[0]!r}; there is nothing to tell apart")
+    return train, held_out
 
 
 def open_data(
@@ -39,7 +82,7 @@ def open_data(
     Args:
         source: "digits" for scikit-learn's handwritten digits, a folder with the splits, or shards such as
             `train-{0000..0146}.tar`, which hold the training split alone.
-        split: "train", "val" (where there is none, `test` serves) or "test" (and the other way round).
+        split: "train", "val" (where there is none, `test` serves, which is said) or "test" (and the other way round).
         image_size: side of the digits in pixels; other images keep their size until they are transformed.
         validation: where the other splits are, if not in `source`: as `open_evaluation` takes it.
         validation_labels: label file of these, if their folder has none of its own (`open_by_label_file`).
@@ -48,8 +91,8 @@ def open_data(
     Raises:
         DataError: if it is missing, empty or laid out in another way, or a class is present only in validation.
     """
-    if split not in _SPLITS:
-        raise DataError(f"unknown split {split!r}; choose one of {', '.join(_SPLITS)}")
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     if str(source) == "digits" and (split == "train" or validation is None):
         return open_digits(split, image_size)
     if split == "train":
@@ -59,6 +102,32 @@ def open_data(
     if validation is not None:
         return open_evaluation(validation, image_size, labels=validation_labels, classes=classes)
     return _open(_split_of(source, split), validation_labels, classes)
+
+
+def open_test(source: str | Path, classes: Sequence[str]) -> ImageDataset | None:
+    """The split `test` of a folder under the classes of training; None if there is none.
+
+    Raises:
+        DataError: if it is laid out in another way than expected.
+    """
+    place = None if str(source) == "digits" else _place(source)
+    if place is None or place.tars or not place.path.is_dir():
+        return None
+    found = find_split(place.path, "test")
+    return None if found is None else _open(found, classes=classes)
+
+
+def has_splits(source: str | Path) -> bool:
+    """Whether a source is a folder with splits in it, and not one split alone."""
+    if str(source) == "digits" or is_stream(source):
+        return True
+    place = _place(source)
+    if place.tars or not place.path.is_dir() or holds_classes(place.path):
+        return False
+    content = content_of(place.path)
+    return not (content.folders or content.images or content.others) or any(
+        find_split(place.path, split) is not None for split in SPLITS
+    )
 
 
 def open_evaluation(
@@ -82,9 +151,9 @@ def open_evaluation(
     if str(source) == "digits":
         return open_digits("test", image_size)
     place = _place(source)
-    if isinstance(place, Path) and place.is_dir():
-        inner = _find_split(place, "val")
-        if inner is None and _find_split(place, "train") is not None:
+    if place.path.is_dir() and not place.tars and not holds_classes(place.path):
+        inner = find_split(place.path, "val") or find_split(place.path, "test")
+        if inner is None and find_split(place.path, "train") is not None:
             raise DataError(f"{place}: has train but neither val nor test; {_LAYOUT}")
         place = inner or place
     return _open(place, labels, classes)
@@ -100,19 +169,16 @@ def open_unlabelled(source: str | Path) -> LabelledFiles:
     """
     place = _place(source, "give a folder of images, a .tar file, or a list of files")
     files: Files
-    if isinstance(place, Path) and place.is_dir():
-        names = Names(images_below(place), f"{place}/")
-        tars = [] if names else sorted(place.rglob("*.tar"))
-        files = _images_in(tars) if tars else PlainFiles(names)
-    elif isinstance(place, Path) and place.suffix in LIST_SUFFIXES:
-        files = PlainFiles(paths_in_list(place))
+    if place.tars or not place.path.is_dir():
+        files = _unlabelled_file(place)
     else:
-        tars = _archives(place)
-        files = _images_in(tars)
+        unread: list[str] = []
+        names = Names(images_below(place.path, unread), f"{place}/")
+        tell_unread(source, unread)
+        tars = [] if names else sorted(place.path.rglob("*.tar"))
+        files = _images_in(tars, source) if tars else PlainFiles(names)
     if not files.paths:
-        raise DataError(
-            f"{source}: no image; files ending in {', '.join(IMG_EXTENSIONS)} count, and those in .tar files"
-        )
+        raise DataError(f"{source}: no image; {WHAT_COUNTS}, and those in .tar files")
     return LabelledFiles(files, [-1] * len(files.paths), ())
 
 
@@ -121,95 +187,128 @@ def is_stream(source: str | Path) -> bool:
     return str(source).startswith("pipe:")
 
 
-def _open(place: _Place, labels: str | Path | None = None, classes: Sequence[str] | None = None) -> LabelledFiles:
-    if isinstance(place, list) or place.is_file():
-        if isinstance(place, Path) and place.suffix in LIST_SUFFIXES:
-            return open_list(place, classes)
+def _open(place: Place, labels: str | Path | None = None, classes: Sequence[str] | None = None) -> LabelledFiles:
+    labels = labels or place.labels
+    if place.tars or not place.path.is_dir():
+        if not place.tars and is_list_name(place.path.name):
+            return open_list(place.path, classes)
         return _open_archives(_archives(place), place, labels, classes)
     if labels is not None:
-        ordered = sorted(images_below(place), key=lambda name: name.rpartition("/")[2])
-        return open_by_label_file(PlainFiles(Names(ordered, f"{place}/")), Path(labels), classes)
-    if class_folders(place):
-        return open_class_folders(place, classes)
-    tars = sorted(place.glob("*.tar"))
+        return _open_with_labels(place.path, Path(labels), classes)
+    content = content_of(place.path)
+    lists = [name for name in content.others if is_list_name(name)]
+    if content.folders:
+        if lists:
+            _tell(f"{place}: class folders state the labels; {lists[0]} beside them is not read")
+        return open_class_folders(place.path, classes)
+    tars = [place.path / name for name in content.others if name.lower().endswith(".tar")]
     if tars:
         return _open_archives(tars, place, labels, classes)
-    names = Names(images_below(place), f"{place}/")
-    if not names:
-        raise DataError(f"{place}: no class folders; {_LAYOUT}, found {list_folder(place)}")
-    return open_by_synset(PlainFiles(names), place, classes)
+    if not content.images:
+        raise DataError(f"{place}: no class folders; {_LAYOUT}, found {list_folder(place.path)}")
+    return _open_flat(place.path, content, classes)
+
+
+def _open_flat(folder: Path, content: Content, classes: Sequence[str] | None) -> LabelledFiles:
+    """A folder of images alone: a list among them states their labels, or their names do."""
+    lists = [folder / name for name in content.others if is_list_name(name)]
+    if len(lists) > 1:
+        raise DataError(f"{folder}: {lists[0].name} and {lists[1].name} could both state the labels; leave one")
+    if lists:
+        _tell(f"{lists[0]}: states the labels of the images beside it")
+        return _open_with_labels(folder, lists[0], classes)
+    tell_unread(folder, content.unread)
+    return open_by_synset(PlainFiles(Names(content.images, f"{folder}/")), folder, classes)
+
+
+def _open_with_labels(folder: Path, labels: Path, classes: Sequence[str] | None) -> LabelledFiles:
+    unread: list[str] = []
+    inside = sorted(images_below(folder, unread), key=lambda name: name.rpartition("/")[2])
+    tell_unread(folder, unread)
+    return open_by_label_file(PlainFiles(Names(inside, f"{folder}/")), inside, labels, classes, folder)
 
 
 def _open_archives(
-    tars: list[Path], place: _Place, labels: str | Path | None, classes: Sequence[str] | None
+    tars: Sequence[Path], place: Place, labels: str | Path | None, classes: Sequence[str] | None
 ) -> LabelledFiles:
-    where = place if isinstance(place, Path) else f"{tars[0]} and {len(tars) - 1} more"
-    members = scan_tars(tars)
+    where = place if place.tars or len(tars) == 1 else place.path
+    members = _readable(scan_tars(tars), where)
     images = [member for member in members if is_image_name(member.name)]
     if labels is not None:
         ordered = sorted(images, key=lambda member: member.name.rpartition("/")[2])
-        return open_by_label_file(TarFiles(tars, ordered), Path(labels), classes)
-    if len(images) < 2 * (len(members) - len(images)):  # about one .cls or .json an image
+        inside = [member.name for member in ordered]
+        return open_by_label_file(TarFiles(tars, ordered), inside, Path(labels), classes)
+    if are_shards(member.name for member in members):
         return open_shards(tars, members, where, classes)
     return open_class_tars(tars, images, where, classes)
 
 
-def _images_in(tars: list[Path]) -> TarFiles:
-    return TarFiles(tars, (member for member in scan_tars(tars) if is_image_name(member.name)))
+def _unlabelled_file(place: Place) -> Files:
+    if not place.tars and is_list_name(place.path.name):
+        return PlainFiles(paths_in_list(place.path))
+    return _images_in(_archives(place), place)
+
+
+def _images_in(tars: Sequence[Path], where: object) -> TarFiles:
+    return TarFiles(tars, (member for member in _readable(scan_tars(tars), where) if is_image_name(member.name)))
+
+
+def _readable(members: Sequence[Member], where: object) -> list[Member]:
+    unread = {at for at, member in enumerate(members) if is_unread_name(member.name)}
+    tell_unread(where, [members[at].name for at in unread])
+    return [member for at, member in enumerate(members) if at not in unread]
 
 
 def _training_classes(source: str | Path, image_size: int) -> Sequence[str]:
     if str(source) != "digits":
         place = _split_of(source, "train")
-        if isinstance(place, Path) and place.is_dir() and class_folders(place):
-            return class_folders(place)
+        if place.path.is_dir() and not place.tars and place.labels is None and class_folders(place.path):
+            return class_folders(place.path)
     return open_data(source, "train", image_size).classes
 
 
-def _split_of(source: str | Path, split: str) -> _Place:
+def _split_of(source: str | Path, split: str) -> Place:
     place = _place(source)
-    if isinstance(place, list) or place.is_file():
+    if place.tars or not place.path.is_dir():
         if split == "train":
             return place
         raise DataError(f"{source}: holds the training split alone; name the other with data.validation")
-    found = _find_split(place, split)
+    found = find_split(place.path, split)
+    if found is None and split in _OTHERWISE:
+        found = find_split(place.path, _OTHERWISE[split])
+        if found is not None and split == "val":
+            _tell(
+                f"{place}: no {split_words('val')}; {found.path.name} serves, so the best epoch is chosen by the test "
+                "images: hold some training images out to report a fair figure"
+            )
     if found is None:
-        raise DataError(f"{place}: no folder {' or '.join(_SPLITS[split])}; {_LAYOUT}, found {list_folder(place)}")
+        wanted = " or ".join((split, *([_OTHERWISE[split]] if split in _OTHERWISE else [])))
+        raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}")
     return found
 
 
-def _find_split(folder: Path, split: str) -> _Place | None:
-    """A folder, list or archive of this name, or archives that have it in theirs."""
-    tars = sorted(folder.glob("*.tar"))
-    for name in _SPLITS[split]:
-        if (folder / name).is_dir():
-            return folder / name
-        for suffix in LIST_SUFFIXES:
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-        ours = [tar for tar in tars if _TAR_WORDS[name] & set(re.split(r"[^a-z]+", tar.stem.lower()))]
-        if ours:
-            return ours[0] if len(ours) == 1 else ours
-    return None
-
-
-def _place(source: str | Path, expected: str = _LAYOUT) -> _Place:
+def _place(source: str | Path, expected: str = _LAYOUT) -> Place:
     text = str(source)
     if is_stream(source):
         raise DataError(f"{text}: a pipe can be trained from, not validated on or looked through; name files")
     path = Path(text)
     if not path.exists() and "{" in text:
-        return _archives([Path(name) for name in require("braceexpand", "train").braceexpand(text)])
+        tars = tuple(Path(name) for name in require("braceexpand", "train").braceexpand(text))
+        return Place(tars[0], tars)
     if not path.exists():
         raise DataError(f"{text}: no such folder; {expected}")
-    return path
+    return Place(path)
 
 
-def _archives(place: _Place) -> list[Path]:
-    tars = place if isinstance(place, list) else [place]
+def _archives(place: Place) -> Sequence[Path]:
+    tars = place.tars or (place.path,)
     for tar in tars:
         if not tar.is_file():
             raise DataError(f"{tar}: no such file")
-        if tar.suffix != ".tar":
+        if tar.suffix.lower() != ".tar":
             raise DataError(f"{tar}: neither a .tar file nor a list ({', '.join(LIST_SUFFIXES)})")
     return tars
+
+
+def _tell(line: str) -> None:
+    warnings.warn(line, DataWarning, stacklevel=2)

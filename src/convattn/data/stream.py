@@ -13,10 +13,11 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from convattn.data.dataset import DataError
-from convattn.data.files import LABEL_SUFFIXES, is_shard_name
+from convattn.data.file_names import is_shard_name
 from convattn.data.images import ImageError, read_image
+from convattn.data.known_classes import KnownClasses, LabelError
 from convattn.data.loader import Batch, SeededSamples, collate
-from convattn.data.shards import LabelError, grouped, image_suffix, label_in
+from convattn.data.shards import grouped, image_suffix, label_in, label_parts
 from convattn.data.tars import members_of, problem_with
 from convattn.data.transforms import Transform
 from convattn.data.workers import worker_options
@@ -150,7 +151,7 @@ class _Reader:
         replicas: int,
     ):
         self._shards, self._classes, self._transform = shards, classes, transform
-        self._position = {name: index for index, name in enumerate(classes)}
+        self._known = KnownClasses(classes)
         self._batch_size, self._seed, self._rank, self._replicas = batch_size, seed, rank, replicas
 
     def lane(self, lane: int, lanes: int, epoch: int, skip: int, end: int) -> Iterator[Batch]:
@@ -200,12 +201,9 @@ class _Reader:
         if problem:
             return _Sample(name, problem=problem)
         try:
-            stated = label_in({kind: parts[kind][0] for kind in LABEL_SUFFIXES if kind in parts})
+            label = self._known.of(label_in({kind: parts[kind][0] for kind in label_parts(parts)}))
         except LabelError as error:
             return _Sample(name, problem=str(error))
-        label = self._position.get(stated, -1) if isinstance(stated, str) else stated
-        if not 0 <= label < len(self._classes):
-            return _Sample(name, problem=f"its label {stated!r} is none of the {len(self._classes)} classes")
         return _Sample(name, label, content)
 
 

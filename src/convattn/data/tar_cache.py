@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from convattn.atomic import write_atomically
+from convattn.data.file_names import image_suffixes
 from convattn.data.member import Member
 
 __all__ = ["load_index", "save_index"]
+
+_FORM = 2  # counts how often it has changed what an index keeps
 
 
 def load_index(tars: Sequence[Path]) -> list[Member] | None:
@@ -53,7 +56,8 @@ def save_index(tars: Sequence[Path], members: Sequence[Member]) -> None:
 
 
 def _file(tars: Sequence[Path]) -> Path:
-    """Named by the archives: their paths, sizes and times of change."""
-    marks = [(os.path.realpath(tar), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
+    """Named by the archives, their paths, sizes and times of change, and by what is looked for in them."""
+    marks: list[object] = [(os.path.realpath(tar), tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
+    marks.append((_FORM, sorted(image_suffixes())))
     name = hashlib.sha256(repr(marks).encode(errors="surrogateescape")).hexdigest()[:32]
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convattn" / f"{name}.npz"

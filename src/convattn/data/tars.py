@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from convattn.data.dataset import DataError
-from convattn.data.files import LabelledFiles, is_shard_name, label_files
+from convattn.data.file_names import is_service_path, is_shard_name, is_unread_name
+from convattn.data.files import LabelledFiles, label_by_name
 from convattn.data.flat import open_by_synset
 from convattn.data.images import MAX_BYTES, ImageError
 from convattn.data.member import Member
@@ -57,6 +58,8 @@ class TarFiles:
 
 def scan_tars(tars: Sequence[Path]) -> list[Member]:
     """The images of some archives and what states their labels, those in archives within them too.
+
+    Images of formats that are not read here are among them; `is_unread_name` tells them.
 
     Raises:
         DataError: if an archive cannot be opened, is compressed or damaged, naming it.
@@ -107,7 +110,7 @@ def open_class_tars(
     fallback = min(class_of.values(), default="")  # the label of what is named and never read
     labels = [class_of.get(parent, fallback) for parent in parents]
     order = sorted(range(len(members)), key=lambda at: (labels[at], parents[at], members[at].name))
-    return label_files(TarFiles(tars, (members[at] for at in order)), [labels[at] for at in order], where, classes)
+    return label_by_name(TarFiles(tars, (members[at] for at in order)), [labels[at] for at in order], where, classes)
 
 
 def members_of(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -126,8 +129,8 @@ def members_of(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             yield info
     except DataError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DataError(_damaged(file, str(error))) from None
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        raise DataError(_damaged(file, str(error) or type(error).__name__)) from None
 
 
 def problem_with(info: tarfile.TarInfo) -> str:
@@ -155,20 +158,25 @@ def _scan(tar: Path, number: int) -> Iterator[Member]:
 def _scan_open(file: BinaryIO, path: str, number: int) -> Iterator[Member]:
     archive = _open(file, path)
     for info in members_of(archive):
-        if info.name.endswith(".tar") and info.isreg():
+        if info.name.endswith(".tar") and info.isreg() and not is_service_path(info.name):
             end = info.offset_data + info.size
             file.seek(info.offset_data)
             for inner in members_of(_open(file, f"{path}/{info.name}")):
                 if inner.offset >= end:
                     break
-                if is_shard_name(inner.name) and not inner.isdir():
+                if _counts(inner):
                     problem = problem_with(inner) or ("cut short" if inner.offset_data + inner.size > end else "")
                     yield Member(number, f"{info.name}/{inner.name}", inner.offset_data, inner.size, problem)
-        elif is_shard_name(info.name) and not info.isdir():
+        elif _counts(info):
             yield Member(number, info.name, info.offset_data, info.size, problem_with(info))
     file.seek(archive.offset)
     if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes half a header for the end
         raise DataError(_damaged(archive, "no header"))
+
+
+def _counts(info: tarfile.TarInfo) -> bool:
+    name = info.name
+    return (is_shard_name(name) or (is_unread_name(name) and not is_service_path(name))) and not info.isdir()
 
 
 def _damaged(file: tarfile.TarFile, reason: str) -> str:
@@ -178,7 +186,7 @@ def _damaged(file: tarfile.TarFile, reason: str) -> str:
 def _open(file: BinaryIO, path: str) -> tarfile.TarFile:
     try:
         return tarfile.open(fileobj=file, mode="r:", name=path)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise DataError(f"{path}: not a plain tar archive ({error}); unpack a compressed one first") from None
 
 

@@ -21,7 +21,7 @@ from convattn.data.images import ImageError
 from convattn.data.joined import JoinedDataset
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 from convattn.data.names import NumberedClasses
-from convattn.data.sources import is_stream, open_data, open_evaluation, open_unlabelled
+from convattn.data.sources import is_stream, open_training, open_unlabelled
 from convattn.data.stream import StreamLoader
 from convattn.data.transforms import Transform, training_transform, transforms_for
 from convattn.saved import check_can_be_saved, label_names, open_model
@@ -85,8 +85,6 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     """
     train, validation = _open_splits(config)
     classes = validation.classes if train is None else train.classes
-    if len(classes) < 2:
-        raise DataError(f"{config.data.source}: only one class, {classes[0]!r}; there is nothing to tell apart")
     model = build_model(config.model, len(classes), classes)
     _describe_input(model, config, classes)
     _check_size(model, config)
@@ -110,22 +108,12 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
 def _open_splits(config: RunConfig) -> tuple[ImageDataset | None, ImageDataset]:
     """The training images, None for a stream, and the validation images."""
     data, size = config.data, config.data.image_size or 32
-    if is_stream(data.source):
-        if data.validation is None:
-            raise DataError(f"{data.source}: a pipe holds the training images alone; name others with data.validation")
-        if config.distillation.unlabelled is not None or data.repeats > 1:
-            raise DataError(f"{data.source}: a pipe takes neither distillation.unlabelled nor data.repeats")
-        return None, open_evaluation(data.validation, size, labels=data.validation_labels)
-    train = open_data(data.source, "train", size)
-    validation = open_data(
-        data.source,
-        "val",
-        size,
-        validation=data.validation,
-        validation_labels=data.validation_labels,
-        classes=train.classes,
+    if is_stream(data.source) and (config.distillation.unlabelled is not None or data.repeats > 1):
+        raise DataError(f"{data.source}: a pipe takes neither distillation.unlabelled nor data.repeats")
+    train, validation = open_training(
+        data.source, size, validation=data.validation, validation_labels=data.validation_labels
     )
-    if config.distillation.unlabelled is not None:
+    if train is not None and config.distillation.unlabelled is not None:
         train = JoinedDataset(train, open_unlabelled(config.distillation.unlabelled))
     return train, validation
 

@@ -78,7 +78,7 @@ class DataConfig:
     """What it is trained on."""
 
     source: str = "digits"
-    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE (or test/…), another layout of the data page, or `digits`."""
+    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE, another layout of the data page, or `digits`."""
     validation: str | None = None
     """Where the validation images are, if not in `source`."""
     validation_labels: str | None = None
