@@ -43,7 +43,10 @@ def test_what_is_wrong_is_named(pictures, tmp_path, capsys):
     Image.new("RGB", (80, 16)).save(train / "dark" / "long.png")
     Image.new("RGB", (3, 3)).save(train / "dark" / "small.png")
     status, found = check(capsys, pictures, "--output", tmp_path / "page.html")
-    assert status == 0
+    assert (status, found["stops"]) == (
+        1,
+        ["1 of 9 validation images cannot be read, more than 1%; repair or remove them"],
+    )
 
     def names(group):
         return [entry["path"].removeprefix(f"{pictures}/") for entry in group]

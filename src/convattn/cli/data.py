@@ -22,7 +22,7 @@ _DESCRIPTION = """Read every image of a data set once and say what is wrong with
 pictures that are there twice (by their pixels, whatever the file) or in two splits, odd modes and sizes.
 
 The data set is opened as training does it. The exit status is 1 if training would refuse it or stop: a layout or labels
-that are not understood, or more than 1 % of broken images.
+that are not understood, or more than 1 % of broken training or validation images.
 
 Examples:
     convattn data check pictures

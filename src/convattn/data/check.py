@@ -20,7 +20,8 @@ from convattn.data.sources import has_splits, open_data, open_evaluation, open_t
 
 __all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "Opened", "SplitCheck", "check_data", "open_splits"]
 
-UNREADABLE_LIMIT = 0.01  # share of the training images above which training stops
+UNREADABLE_LIMIT = 0.01  # share of the training or validation images above which training stops
+_STOPPING = {"train": "training images", "val": "validation images", "all": "images"}
 _CHUNK = 256  # images handed to the threads at a time
 _LONGEST = 4.0  # width over height, or the other way round, above which an image is odd
 _DARK = 64  # of 255: below it an image of 16 bits has left the two highest unused
@@ -128,6 +129,7 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     checks: dict[str, SplitCheck] = {}
     odd: list[tuple[Found, str]] = []
     by_content: dict[bytes, list[Found]] = defaultdict(list)
+    notes = list(dict.fromkeys(opened.notes))
     for split, data in opened.splits.items():
         seen = []
         with warnings.catch_warnings():
@@ -136,6 +138,7 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
                 seen.append(one)
                 if on_images is not None:
                     on_images(1)
+        notes += _lost_classes(split, data, seen)
         named = [Found(split, data.paths[at], data.classes[data.labels[at]], at) for at in range(len(data))]
         for found, one in zip(named, seen, strict=True):
             if one.digest:
@@ -146,19 +149,22 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     leaked = [group for group in groups if len({found.split for found in group}) > 1]
     duplicates = [group for group in groups if len({found.split for found in group}) == 1]
     problems = [*opened.problems, *_stops(checks)]
-    return DataCheck(checks, duplicates, leaked, odd, problems, list(dict.fromkeys(opened.notes)))
+    return DataCheck(checks, duplicates, leaked, odd, problems, notes)
 
 
 @contextmanager
 def _telling(notes: list[str]) -> Iterator[None]:
     """Keep what is told of data as a list of lines."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", DataWarning)
-        yield
-    for one in told:
-        if issubclass(one.category, DataWarning):
-            notes.append(str(one.message))
-        else:
+    others: list[warnings.WarningMessage] = []  # to be warned of anew: all, if an error ends this
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            others = told
+            warnings.simplefilter("always", DataWarning)
+            yield
+        others = [one for one in told if not issubclass(one.category, DataWarning)]
+        notes += [str(one.message) for one in told if issubclass(one.category, DataWarning)]
+    finally:
+        for one in others:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
@@ -199,6 +205,11 @@ def _summary(data: LabelledFiles, seen: Sequence[_Seen]) -> SplitCheck:
     )
 
 
+def _lost_classes(split: str, data: LabelledFiles, seen: Sequence[_Seen]) -> list[str]:
+    left = {data.labels[at] for at, one in enumerate(seen) if not one.problem}
+    return [f"{split}: no image of class {data.classes[at]!r} can be read" for at in sorted(set(data.labels) - left)]
+
+
 def _spread(values: Sequence[int]) -> tuple[float, float, float]:
     return (min(values), statistics.median(values), max(values)) if values else (0, 0, 0)
 
@@ -230,10 +241,8 @@ def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found,
 def _stops(checks: Mapping[str, SplitCheck]) -> Iterator[str]:
     for split, check in checks.items():
         broken = len(check.corrupt)
-        if split == "train" and broken > UNREADABLE_LIMIT * check.images:
+        if split in _STOPPING and broken > UNREADABLE_LIMIT * check.images:
             yield (
-                f"{broken} of {check.images} training images cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
+                f"{broken} of {check.images} {_STOPPING[split]} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
                 "repair or remove them"
             )
-        elif broken == check.images:
-            yield f"no image of {split} can be read; repair or replace them"
