@@ -140,3 +140,11 @@ def test_a_list_beside_class_folders_is_said_to_be_passed_over(tmp_path):
 def test_an_empty_folder_beside_a_list_is_nothing(tmp_path):
     write_files(tmp_path, "train/.gitkeep", train_csv="path,label\na.png,cat\n")
     assert open_data(tmp_path, "train").paths == [f"{tmp_path}/a.png"]
+
+
+def test_a_list_that_is_named_itself_finds_the_folder_called_like_it(tmp_path):
+    write_files(tmp_path, "train/1.png", "train/2.png", "val/3.png", val_csv="path,label\n3.png,cat\n")
+    with pytest.warns(DataWarning, match=r"val.csv: its paths are those within .*/val/"):
+        assert open_evaluation(tmp_path / "val.csv").paths == [f"{tmp_path}/val/3.png"]
+    write_files(tmp_path, "3.png")
+    assert open_evaluation(tmp_path / "val.csv").paths == [f"{tmp_path}/3.png"]

@@ -85,6 +85,8 @@ def _parted(line: str, mark: str | None) -> tuple[str, str, bool]:
         try:
             cells = next(csv.reader([line], delimiter=mark, skipinitialspace=True))
         except csv.Error:  # a quotation mark without its partner
+            cells = []
+        if len(cells) < 2:
             cells = line.split(mark)
         image, label, *more = (cell.strip() for cell in cells)
         return image, label, any(more)

@@ -17,13 +17,15 @@ class OnDisk:
     """Where the paths of a list lead.
 
     Args:
-        file: the list; paths are relative to its folder, or absolute.
+        file: the list; paths are relative to its folder, or absolute. Where the first image is not there, but in the
+            folder called like the list (`train/` of `train.csv`), they are relative to that.
     """
 
     def __init__(self, file: Path):
         self._file, self._folder = file, str(file.parent)
         self._prefix = "" if self._folder == "." else f"{self._folder.rstrip('/')}/"
         self._turned = 0
+        self._is_first = True
         self._listed: dict[str, dict[str, str]] = {}
 
     def path(self, stated: str, place: str) -> str:
@@ -44,8 +46,19 @@ class OnDisk:
             stated = self._without_backslashes(stated, place)
         if "./" in stated or "//" in stated:
             stated = str(Path(stated))
+        if self._is_first:
+            self._choose_folder(stated)
         path = stated if stated[:1] == "/" else self._prefix + stated
         return path if stated.isascii() else self._spelled(path)
+
+    def _choose_folder(self, stated: str) -> None:
+        self._is_first = False
+        within = f"{self._prefix}{self._file.stem}/"
+        if os.path.lexists(self._spelled(within + stated)) and not os.path.lexists(
+            self._spelled(self._prefix + stated)
+        ):
+            self._prefix = within
+            warnings.warn(f"{self._file}: its paths are those within {within}", DataWarning, stacklevel=2)
 
     def _without_backslashes(self, stated: str, place: str) -> str:
         turned = stated.replace("\\", "/")
