@@ -26,3 +26,5 @@ def test_a_name_takes_its_bytes_and_eight_more():
 
 def test_numbered_classes():
     assert NumberedClasses("012") == ["0", "1", "2"]
+    assert NumberedClasses("012").are_places
+    assert not NumberedClasses("12").are_places

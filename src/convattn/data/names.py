@@ -55,3 +55,8 @@ class Names(Sequence[str]):
 
 class NumberedClasses(list[str]):
     """Classes whose names are not known: the numbers by which their labels call them, in order."""
+
+    @property
+    def are_places(self) -> bool:
+        """Whether they are 0, 1, 2, … without a gap, and so may be places in an order of classes."""
+        return self == [str(number) for number in range(len(self))]

@@ -100,7 +100,8 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
         device=processes.device,
     )
     labels = None if train is None else train.labels
-    student = Student.of(model, None if isinstance(classes, NumberedClasses) else tuple(classes))
+    unnamed = isinstance(classes, NumberedClasses) and classes.are_places
+    student = Student.of(model, None if unnamed else tuple(classes))
     data = TrainingData(classes, labels, validation, train_loader, validation_loader, student.image_size, student)
     return data, model
 
