@@ -57,6 +57,30 @@ def test_a_recipe_is_documented_and_its_model_can_be_built(name):
         assert part in text
 
 
+SAID = {
+    "smt_large_imagenet_from_22k": ["named by synsets", "`--model.head-rows imagenet-22k`", "each keep their own"],
+    "smt_tiny_imagenet": ["DDP sends its buffers", "The authors' processes each keep their own"],
+    "groupmixformer_small_imagenet_384": [
+        "Chosen too, for 1,024 images: the rate that the warm-up starts at, 1e-8, and the floor of the cosine, 1e-7."
+    ],
+    "nextvit_small_imagenet": ["Their figure is that of the best epoch", "DDP sends its buffers"],
+    "resnet18_das_dogs": ["from scratch is assumed"],
+    "resnet18_das_cifar100": ["the best epoch on the images that it is then evaluated on"],
+    "smt_nano_digits": ["the best epoch is chosen on those same images"],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_was_assumed_or_chosen_is_said(name):
+    text = " ".join(RECIPES[name].__doc__.split())
+    assert [phrase for phrase in SAID[name] if phrase not in text] == []
+
+
+def test_the_chosen_rates_at_384_pixels_are_those_that_are_said():
+    schedule = RECIPES["groupmixformer_small_imagenet_384"]().schedule
+    assert (schedule.warmup_lr, schedule.min_lr) == (1e-8, 1e-7)
+
+
 AUGMENTATIONS = {RECIPES[name]().data.augmentation: name for name in RECIPES}  # each once, with a recipe that has it
 
 

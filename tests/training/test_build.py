@@ -12,6 +12,7 @@ import convattn
 from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.build import (
+    _head_rows,
     build_ema,
     build_model,
     build_model_and_data,
@@ -174,6 +175,14 @@ def test_that_photographs_are_seen_much_smaller_is_said(built, tmp_path):
     (line,) = built(data=dict(source=str(photographs)))[1].remarks()
     assert line.startswith("images of about 70 x 70 pixels are seen at 16 x 16 (data.image_size)")
     assert built()[1].remarks() == []
+
+
+def test_a_class_that_the_large_set_lacks_starts_as_the_authors_have_it():
+    config = ModelConfig("smt_nano", pretrained_path="22k.safetensors")
+    names = ["n01440764", "n03013580", "n02084071"]
+    assert _head_rows(config, 2, ["n04399382", "n01440764"], names) == [1, 0]
+    assert _head_rows(config, 2, ["n04399382", "cat"], names) == "fresh"
+    assert _head_rows(config, 2, ["n01440764", "n03013580"], [*names, "n01440764"]) == "fresh"  # one name twice
 
 
 def test_validation_images_may_lie_elsewhere(built, tmp_path):

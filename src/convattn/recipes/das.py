@@ -105,11 +105,15 @@ def _dogs(network: str) -> Recipe:
     )
     return recipe(
         f"{network}_das_dogs",
-        f"The paper's recipe for {network} with gates on Stanford Dogs, from scratch: 32 images an update, cosine.",
+        f"The paper's recipe for {network} with gates on Stanford Dogs: 32 images an update, cosine.",
         config,
         result=f"{GAINS[network]['dogs']} points of top-1 over {network} ({PAPER}). {NOT_RUN}",
         hardware=HARDWARE,
         source=SOURCE + " The number of epochs is not given; 100 are chosen.",
+        notes=(
+            "The paper does not say what it starts from; from scratch is assumed. `--model.pretrained-path FILE` "
+            "starts from weights."
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from convattn.data.transforms import Augmentation
-from convattn.recipes.recipe import NOT_RUN, Recipe, published, recipe, several_gpus
+from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
     DataConfig,
     LoopConfig,
@@ -61,7 +61,8 @@ def _from_scratch(model: str) -> Recipe:
         result=published(f"{model}.in1k"),
         hardware=several_gpus(8, 128),
         source=SOURCE,
-        notes=f"Stochastic depth is the paper's; the authors' configuration has {other}." if other else "",
+        notes=(f"Stochastic depth is the paper's; the authors' configuration has {other}.\n" if other else "")
+        + BUFFERS,
     )
 
 
@@ -80,11 +81,12 @@ def _at_384(model: str) -> Recipe:
         config,
         result=f"{AT_384[model]:.1f} % top-1 (the paper). {NOT_RUN}",
         hardware=several_gpus(8, 128),
-        source="the paper for epochs, warm-up and cosine; no configuration was released.",
+        source="the paper for epochs, number of warm-up epochs and cosine; no configuration was released.",
         notes=(
             "Learning rate, weight decay, batch and crop are not known. Chosen: 1e-5 for 1,024 images and 1e-8, those "
-            "of Swin's recipe, which the paper cites, and a validation crop as high as the image.\n"
-            "Starts from the authors' weights; `--model.pretrained-path FILE` for others."
+            "of Swin's recipe, which the paper cites, and a validation crop as high as the image. Chosen too, for "
+            "1,024 images: the rate that the warm-up starts at, 1e-8, and the floor of the cosine, 1e-7.\n"
+            f"Starts from the authors' weights; `--model.pretrained-path FILE` for others.\n{BUFFERS}"
         ),
     )
 

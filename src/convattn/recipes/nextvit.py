@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from convattn.data.transforms import Augmentation
-from convattn.recipes.recipe import NOT_RUN, Recipe, published, recipe, several_gpus
+from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
     DataConfig,
     DistillationConfig,
@@ -65,7 +65,7 @@ def _from_scratch(model: str) -> Recipe:
         source=SOURCE,
         notes=(
             "The authors' schedule lags an epoch behind: their first two epochs both run at 1e-6. Here the second is "
-            "one step up the warm-up."
+            f"one step up the warm-up.\nTheir figure is that of the best epoch as well.\n{BUFFERS}"
         ),
     )
 
@@ -83,7 +83,7 @@ def _at_384(model: str, first: str = "") -> Recipe:
         source=SOURCE,
         notes=(
             "Starts from the authors' weights for 224 pixels; `--model.pretrained-path FILE` for others.\n"
-            "The learning rate is the one of their command; the log of nextvit_base shows 3e-6."
+            f"The learning rate is the one of their command; the log of nextvit_base shows 3e-6.\n{BUFFERS}"
         ),
     )
 

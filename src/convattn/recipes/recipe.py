@@ -6,11 +6,20 @@ from dataclasses import replace
 from convattn.backbones.registry import official_weights
 from convattn.training.config import OutputConfig, RunConfig
 
-__all__ = ["NOT_RUN", "Recipe", "published", "recipe", "several_gpus"]
+__all__ = ["BUFFERS", "NOT_RUN", "Recipe", "published", "recipe", "several_gpus"]
 
 Recipe = Callable[[], RunConfig]
 
 NOT_RUN = "Not run here."
+
+BEST = (
+    "`best.safetensors` is the best epoch on the images that it is then evaluated on, so its figure flatters a little; "
+    "`last.safetensors` is chosen by nothing."
+)
+BUFFERS = (
+    "With several processes the running statistics of batch norm are those of the first: DDP sends its buffers to the "
+    "others before each step."
+)
 
 
 def recipe(
@@ -34,6 +43,7 @@ def recipe(
         f"Hardware: {hardware}",
         f"Source: {source}",
         f"Result: {result}",
+        BEST,
         *([notes] if notes else []),
     ]
 

@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run."""
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from convattn.saved import check_can_be_saved, label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
 from convattn.walk import copying
-from convattn.weights.head_rows import FRESH, read_head_rows
+from convattn.weights.errors import WeightsNote
+from convattn.weights.head_rows import FRESH, STAND_INS, read_head_rows
 
 __all__ = [
     "TrainingData",
@@ -85,7 +87,10 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     """
     train, validation = _open_splits(config)
     classes = validation.classes if train is None else train.classes
-    model = build_model(config.model, len(classes), classes)
+    with warnings.catch_warnings():
+        if not processes.is_main:  # one of them tells what is in the file
+            warnings.simplefilter("ignore", WeightsNote)
+        model = build_model(config.model, len(classes), classes)
     _describe_input(model, config, classes)
     _check_size(model, config)
     train_loader = _training_loader(
@@ -336,9 +341,11 @@ def _head_rows(
         return rows
     if not classes or not names or list(classes) == names:
         return None
-    if len({*names}) < len(names) or not {*classes} <= {*names}:
+    position = {name: row for row, name in enumerate(names)}
+    wanted = [name if name in position else STAND_INS.get(name, name) for name in classes]
+    if len(position) < len(names) or not {*wanted} <= position.keys():
         return FRESH  # even where they are as many
-    return [names.index(name) for name in classes]
+    return [position[name] for name in wanted]
 
 
 @torch.no_grad()

@@ -7,14 +7,22 @@ from pathlib import Path
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-__all__ = ["FRESH", "IMAGENET_22K", "are_imagenet", "imagenet_22k_rows", "read_head_rows", "select_head_rows"]
+__all__ = [
+    "FRESH",
+    "IMAGENET_22K",
+    "STAND_INS",
+    "are_imagenet",
+    "imagenet_22k_rows",
+    "read_head_rows",
+    "select_head_rows",
+]
 
 IMAGENET_22K = 21841  # classes
 FRESH = "fresh"  # instead of rows: none of them
 
 # The 22k classifiers of the Swin project, whose order SMT takes over, have ImageNet-1k's classes where Google's list of
-# synsets has them. Class 850 is not in that list.
-_ABSENT = {"n04399382": 5564}
+# synsets has them. Class 850, teddy, is not among them; the authors take the output of another synset of that word.
+STAND_INS = {"n04399382": "n03013580"}
 
 
 def read_head_rows(path: str | Path) -> list[int]:
@@ -64,8 +72,7 @@ def are_imagenet(classes: Sequence[str]) -> bool:
 @cache
 def _row_of_synset() -> dict[str, int]:
     position = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-21k-goog").label_names())}
-    position |= _ABSENT
-    return {synset: position[synset] for synset in ImageNetInfo("imagenet-1k").label_names()}
+    return {synset: position[STAND_INS.get(synset, synset)] for synset in ImageNetInfo("imagenet-1k").label_names()}
 
 
 def select_head_rows(
