@@ -25,7 +25,7 @@ from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor, Shard
 
 from convattn.training.config import RunConfig
-from convattn.training.loop import train
+from convattn.training.loop import Interrupted, train
 from convattn.training.run import Run
 
 _context = multiprocessing.get_context("forkserver")
@@ -145,8 +145,12 @@ class ForkedProgram:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
+    def wait(self) -> None:
+        """Wait until it ends, but not for what it left behind to."""
+        self._process.join(_TIMEOUT)
+
     def join(self) -> Finished:
-        """Wait until it ends."""
+        """Wait until it ends, and all that it has started."""
         self._process.join(_TIMEOUT)
         if self._process.is_alive():
             self._process.kill()
@@ -214,6 +218,26 @@ def arm(rank: int, kill: Kill, mark: Path | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         around(kill.where, count)
+
+
+def signal_group(rank: int, where: str, call: int, *numbers: int) -> None:
+    """Let a process signal its group, its workers too, at a call of a function: as `timeout` or a scheduler does."""
+    os.setsid()
+    calls = 0
+
+    def count(after: bool) -> None:
+        nonlocal calls
+        calls += after
+        if after and calls == call:
+            group, sender = os.getpgid(0), os.fork()  # from outside: a worker heeds what its main process sends
+            if not sender:
+                os.setsid()
+                for number in numbers:
+                    os.killpg(group, number)
+                os._exit(0)
+            os.waitpid(sender, 0)
+
+    around(where, count)
 
 
 def expect_dtensors(rank: int) -> None:
@@ -299,7 +323,10 @@ def _run(
             os.dup2(file.fileno(), stream)
         if prepare is not None:
             prepare(rank, *args)
-        train(config, resume=resume, console=Console(file=sys.stderr, width=500))
+        try:
+            train(config, resume=resume, console=Console(file=sys.stderr, width=500))
+        except Interrupted as stop:
+            sys.exit(128 + stop.signal)
     if environment:
         torch.distributed.destroy_process_group()
 

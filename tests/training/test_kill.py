@@ -1,23 +1,28 @@
-"""A run that loses a process to SIGKILL, wherever it stands, ends as if it had not been, once resumed."""
+"""A run that loses a process to SIGKILL, or whose group is stopped, ends as if it had not been, once resumed."""
 
 import io
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from convattn.atomic import unfinished
+from convattn.data.workers import worker_options
 from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.config import ConfigError
 from convattn.training.lock import LOCK_NAME
 from convattn.training.loop import train
-from forked_runs import ForkedRun, Kill, train_forked, train_killed
+from forked_runs import ForkedRun, Kill, signal_group, train_forked, train_killed
 from tiny_runs import EVERYTHING, assert_same_run, tiny_config, write_pictures
 
 BACKWARD = "accelerate:Accelerator.backward"
 STEP = "accelerate.optimizer:AcceleratedOptimizer.step"
 AVERAGE = "convattn.training.build:ModelEmaV3.update"
+VALIDATING = "convattn.training.progress:TrainingDisplay.validating"
 VALIDATION = "convattn.classification.task:Classification.metrics"
 SAVE = "convattn.training.run:Run.save"
 SYNC, REPLACE, RENAME, UNLINK = "os:fsync", "os:replace", "os:rename", "os:unlink"
@@ -112,6 +117,58 @@ def test_killed_before_anything_was_written(pictures, tmp_path, straight):
         train(config, resume=True, console=Console(file=io.StringIO()))
     assert_same_run(straight(1), train_forked(config))  # what was begun is in nobody's way, and goes
     assert unfinished(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("processes", "where", "call", "signals"),
+    [
+        (1, STEP, 2, [signal.SIGTERM]),
+        (1, STEP, 3, [signal.SIGINT]),
+        (1, STEP, 4, [signal.SIGTERM, signal.SIGTERM]),  # `timeout` sends two
+        (1, VALIDATING, 1, [signal.SIGTERM]),
+        (2, STEP, 2, [signal.SIGTERM]),
+    ],
+)
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(pictures, tmp_path, straight, processes, where, call, signals):
+    config = configured(pictures, tmp_path / "run", processes=processes, workers=1)
+    run = ForkedRun(config, processes=processes, prepare=signal_group, args=[where, call, *signals])
+    assert run.join() == [128 + signals[0]] * processes, run.said()
+    assert f"go on with: convattn train --resume {tmp_path / 'run'}" in run.said()
+    assert_same_run(straight(processes), train_forked(config, processes=processes, resume=True))
+
+
+class _Stuck(torch.utils.data.Dataset):
+    """Reads an image for ever."""
+
+    def __init__(self, began):
+        self.began = began
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.began.touch()
+        time.sleep(1000)
+
+
+def test_a_worker_heeds_only_the_main_process(tmp_path):
+    began = tmp_path / "began"
+    iterator = iter(torch.utils.data.DataLoader(_Stuck(began), **worker_options(1)))
+    (worker,) = iterator._workers
+    deadline = time.monotonic() + 60
+    while not began.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stranger = os.fork()
+    if not stranger:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid, number)
+        os._exit(0)
+    os.waitpid(stranger, 0)
+    worker.join(0.2)
+    assert worker.is_alive()
+    worker.terminate()  # as the loader does with one that does not end
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_loader_workers_go_when_their_process_was_killed(pictures, tmp_path):

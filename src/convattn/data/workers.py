@@ -13,6 +13,7 @@ import torch
 __all__ = ["starting_workers", "worker_options"]
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
+_EVERY = 5.0  # seconds between two looks for the main process
 
 
 def worker_options(workers: int, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -45,15 +46,22 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     Its own SIGTERM, by which it ends one that is stuck, still counts.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
+    if not hasattr(signal, "sigtimedwait"):  # macOS, Windows
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # SIGTERM is taken by the thread below alone
     main = multiprocessing.parent_process()
-    threading.Thread(target=_obey, args=(None if main is None else main.pid,), daemon=True).start()
+    if main is not None and main.pid is not None:
+        threading.Thread(target=_obey, args=(main.pid,), daemon=True).start()
 
 
-def _obey(main: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
-        pass
-    os._exit(0)
+def _obey(main: int) -> None:
+    """End this worker when the main process says so, or is gone: PyTorch's own watch misses one that went too early."""
+    while True:
+        received = signal.sigtimedwait({signal.SIGTERM}, _EVERY)
+        if received is not None and received.si_pid == main:
+            os._exit(0)
+        try:
+            os.kill(main, 0)
+        except ProcessLookupError:
+            os._exit(1)

@@ -58,6 +58,8 @@ class FolderLock:
     ) -> None:
         if self._file is not None and self.is_there():
             (self._folder / LOCK_NAME).unlink(missing_ok=True)
+        else:
+            self._created.clear()  # what stands there now is somebody else's
         self._leave()
 
     def check(self) -> None:
