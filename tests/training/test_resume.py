@@ -63,6 +63,48 @@ def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypa
     assert_same_run(straight, resumed)
 
 
+def rates(monkeypatch, config, *, stop=None, resume=False):
+    """Train, and return the learning rate behind each update: {updates done: of the fastest layer}."""
+    found = {}
+    update = TrainingDisplay.update
+
+    def record(self, counters, **figures):
+        update(self, counters, **figures)
+        found[counters.step] = figures["lr"]
+        if counters.step == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingDisplay, "update", record)
+        try:
+            train(config, resume=resume, console=quiet())
+        except Interrupted:
+            assert stop is not None
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])  # as before, and another one: updates and rates are then others
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "multistep"])
+def test_learning_rates_behind_a_resume_are_those_of_the_uninterrupted_run(
+    pictures, tmp_path, monkeypatch, batch_size, schedule
+):
+    def config(name, size):
+        parts = dict(milestones=(1,)) if schedule == "multistep" else {}
+        return tiny_config(
+            pictures,
+            tmp_path / name,
+            data=dict(batch_size=size),
+            optimizer=dict(lr_batch_size=16, layer_decay=0.8),
+            schedule=dict(name=schedule, epochs=2, warmup_epochs=0.5, **parts),
+        )
+
+    straight = rates(monkeypatch, config("straight", batch_size))
+    rates(monkeypatch, config("run", 4), stop=8)  # 2 of the second epoch's 6 updates
+    behind = rates(monkeypatch, config("run", batch_size), resume=True)
+    assert sorted(behind) == list(range(8 * 4 // batch_size + 1, len(straight) + 1))
+    assert behind == {step: straight[step] for step in behind}
+
+
 def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch):
     straight = train(tiny_config(pictures, tmp_path / "straight", **EVERYTHING), console=quiet())
     config = tiny_config(pictures, tmp_path / "stopped", **EVERYTHING)
