@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from convattn.classification.task import Classification
 from convattn.ops.linear import Linear2d
 from convattn.training import sharded
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint, reshape_moments
@@ -31,6 +32,12 @@ def quiet():
     return Console(file=io.StringIO())
 
 
+@pytest.fixture(scope="module")
+def straight(pictures, tmp_path_factory):
+    """The uninterrupted run with everything that is random or has state."""
+    return train(tiny_config(pictures, tmp_path_factory.mktemp("straight") / "run", **EVERYTHING), console=quiet())
+
+
 def stop_at(monkeypatch, step):
     """A real SIGINT after update `step`."""
     update = TrainingDisplay.update
@@ -45,10 +52,8 @@ def stop_at(monkeypatch, step):
 
 # Three updates an epoch: 24 images in batches of 4, two batches an update. So 4 is within an epoch and 3 at its end.
 @pytest.mark.parametrize(("step", "workers"), [(4, 0), (3, 0), (5, 2)])
-def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypatch, step, workers):
-    parts = {**EVERYTHING, "data": {**EVERYTHING["data"], "workers": workers}}
-    straight = train(tiny_config(pictures, tmp_path / "straight", **parts), console=quiet())
-
+def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypatch, straight, step, workers):
+    parts = {**EVERYTHING, "data": {**EVERYTHING["data"], "workers": workers}}  # of which nothing may depend
     config = tiny_config(pictures, tmp_path / "stopped", **parts)
     with monkeypatch.context() as patch:
         stop_at(patch, step)
@@ -104,11 +109,16 @@ def test_learning_rates_behind_a_resume_are_those_of_the_uninterrupted_run(
     assert behind == {step: straight[step] for step in behind}
 
 
-def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch):
-    straight = train(tiny_config(pictures, tmp_path / "straight", **EVERYTHING), console=quiet())
+def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch, straight):
     config = tiny_config(pictures, tmp_path / "stopped", **EVERYTHING)
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "validating", lambda *args: signal.raise_signal(signal.SIGTERM))
+        metrics = Classification.metrics  # not the look at the images before the first epoch
+
+        def stopped(*args, **keywords):
+            patch.setattr(TrainingDisplay, "validating", lambda *args: signal.raise_signal(signal.SIGTERM))
+            return metrics(*args, **keywords)
+
+        patch.setattr(Classification, "metrics", stopped)
         with pytest.raises(Interrupted, match="stopped after step 3"):
             train(config, console=quiet())
     assert not (tmp_path / "stopped" / "best.safetensors").exists()
@@ -117,8 +127,8 @@ def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypat
     assert figures(straight) == figures(resumed)
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(pictures, tmp_path):
-    straight = train(tiny_config(pictures, tmp_path / "straight", **EVERYTHING), console=quiet())
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(pictures, tmp_path, straight):
+    straight = shutil.copytree(straight, tmp_path / "run")
     weights = (straight / "last.safetensors").read_bytes()
     newest, before = checkpoint_folders(straight)
     state = bytearray((newest / "state.pt").read_bytes())
