@@ -1,5 +1,6 @@
 """An exported file is a model like any other, as far as it can be."""
 
+import os
 import zipfile
 from copy import deepcopy
 
@@ -234,3 +235,12 @@ def test_it_is_a_module(model):
     assert isinstance(model, ExportedModel)
     assert list(model.parameters()) == []
     assert model.to("cpu").eval() is model
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx", ".xml", ".pte", ".engine"])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"zeros{suffix}").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(UnreadableFile, match=rf"{name}{suffix}: is no regular file$"):
+            load_exported(tmp_path / f"{name}{suffix}")

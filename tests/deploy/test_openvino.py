@@ -216,3 +216,41 @@ def test_int8_without_images_is_refused(tmp_path, images):
 
 def test_other_files_say_nothing_of_quantisation(file):
     assert openvino.quantisation_report(file) == ()
+
+
+BOMB = """<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: BOMB + text.partition("?>")[2].replace("<net ", '<net b="&b;" ', 1), "declares a document type"),
+        (lambda text: text.encode("utf-16"), "declares a document type, or is no UTF-8"),
+        (
+            lambda text: text.replace("<layers>", "<layers>" + "<a>" * 5000 + "</a>" * 5000, 1),
+            "lie in one another more",
+        ),
+        (lambda text: text.replace('offset="', 'offset="-', 1), "is damaged: a layer's weights have no place in"),
+        (lambda text: text.replace('offset="', 'offset="1e', 1), "is damaged: a layer's weights have no place in"),
+        (lambda text: text.replace('offset="', 'offset="99999999', 1), "needs"),
+        (lambda text: text.replace('"1.0"', '"1.0" encoding="utf-99"', 1), "is no OpenVINO file, or damaged"),
+        (lambda text: text.replace('type="Convolution"', 'type="Evil"', 1), r"OpenVINO cannot open it \(.+\)$"),
+        (lambda text: text.replace("?>", "?><!-- a remark -->", 1), None),
+    ],
+)
+def test_a_graph_that_nobody_wrote_so_is_refused_in_one_line(copy, change, message):
+    changed = change(copy.read_text())
+    copy.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    if message is None:
+        assert openvino.open_file(copy) and openvino.digest(copy)
+        return
+    with pytest.raises(UnreadableFile, match=message) as caught:
+        openvino.open_file(copy)
+    assert str(copy.parent) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_without_an_end_are_not_read_to_it(copy):
+    with open(copy.with_suffix(".bin"), "r+b") as weights:
+        weights.truncate(1 << 40)  # sparse
+    with pytest.raises(UnreadableFile, match=r"model.xml: its weights have 1099511627776 bytes where \d+ are needed"):
+        openvino.digest(copy)

@@ -289,3 +289,62 @@ def test_every_family_compiles_ahead_of_time(tmp_path, name, precision):
     for batch in (1, 3):
         images = toy_images(name, batch)
         assert relative_error(run(images)[0], model(images)) < {"fp32": 1e-4, "bf16": 5e-2}[precision]
+
+
+def compressed(path, name, content):
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("name", ["torch_export", "aot_inductor"])
+def test_an_archive_that_inflates_or_leaves_its_folder_is_refused(files, tmp_path, name):
+    for entry, content, message in (
+        ("m/data/zeros", bytes(2**26 + 1), r"bytes would unpack to [\d,]+; no exported file is packed so"),
+        ("m/../../evil.so", b"", r"its entry 'm/../../evil.so' lies outside the archive"),
+        ("/evil.so", b"", r"its entry '/evil.so' lies outside the archive"),
+    ):
+        path = tmp_path / "m.pt2"
+        path.write_bytes(files[name].read_bytes())
+        compressed(path, entry, content)
+        for read in (contents, FORMATS[name].digest, FORMATS[name].open_file, FORMATS[name].read_metadata):
+            with pytest.raises(UnreadableFile, match=rf"m.pt2: .*{message}"):
+                read(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"location": "/dev/zero"}, "takes weights from '/dev/zero', which is no file beside it"),
+        ({"location": "../weights"}, "takes weights from '../weights', which is no file beside it"),
+        ({"location": "link"}, "takes weights from 'link', which is no file beside it"),
+        ({"location": "gone"}, "takes weights from 'gone', which is no file beside it"),
+        ({"location": "."}, "takes weights from '.', which is no file beside it"),
+        ({"location": "weights", "offset": "60", "length": "9"}, "takes more from 'weights' than that holds"),
+        ({"location": "weights", "length": "-1"}, "takes more from 'weights' than that holds"),
+        ({"location": "weights", "length": "64"}, None),
+    ],
+    ids=str,
+)
+def test_weights_of_onnx_in_other_files_lie_beside_it(tmp_path, said, message):
+    library = pytest.importorskip("onnx", reason="needs the extra onnx")
+    helper = library.helper
+    (tmp_path / "in").mkdir()
+    (tmp_path / "weights").write_bytes(bytes(64))
+    (tmp_path / "in" / "weights").write_bytes(bytes(64))
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "weights")
+    weight = library.TensorProto(name="w", data_type=1, dims=[16], data_location=library.TensorProto.EXTERNAL)
+    for key, value in said.items():
+        weight.external_data.add(key=key, value=value)
+    node = helper.make_node("Add", ["images", "w"], ["output"])
+    values = [helper.make_tensor_value_info(name, 1, [16]) for name in ("images", "output")]
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [weight])
+    path = tmp_path / "in" / "m.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    )
+    if message is None:
+        assert torch.equal(onnx.open_file(path)(torch.ones(16))[0], torch.ones(16))
+        return
+    with pytest.raises(UnreadableFile, match=rf"m.onnx: {message}"):
+        onnx.open_file(path)

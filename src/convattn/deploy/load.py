@@ -174,6 +174,8 @@ def _in_batches(run: Run, images: Tensor, batch: int) -> list[Tensor]:
 def _format(path: Path) -> str:
     if not path.exists():
         raise UnreadableFile(f"{path}: no such file")
+    if not path.is_file() and not path.is_dir():  # a pipe or a device would be read without an end
+        raise UnreadableFile(f"{path}: is no regular file")
     if path.suffix == pt2_archive.SUFFIX:
         return pt2_archive.contents(path)
     for name, runtime in FORMATS.items():

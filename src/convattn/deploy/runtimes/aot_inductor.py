@@ -95,7 +95,7 @@ def open_file(path: Path) -> Run:
         raise UnreadableFile(
             f"{path}: PyTorch {torch.__version__} cannot load its library ({one_line(error)}); export it again"
         ) from None
-    expected = json.loads(noted[_SHAPE]) if _SHAPE in noted else None
+    expected = _shape(path, noted)
 
     def run(images: Tensor) -> list[Tensor]:
         if expected is not None:  # the library reads past the end of a smaller input
@@ -141,8 +141,21 @@ def _noted(path: Path) -> dict[str, str]:
         notes = [package.read(name) for name in package.namelist() if name.endswith("wrapper_metadata.json")]
     try:
         return dict(json.loads(notes[0]))
-    except (IndexError, ValueError, TypeError):
+    except (IndexError, ValueError, TypeError, RecursionError):
         raise UnreadableFile(f"{path}: the package does not say what machine it is for; export it again") from None
+
+
+def _shape(path: Path, noted: dict[str, str]) -> list[int | None] | None:
+    """The shape that the library takes, None for a side that is free; None if it does not say."""
+    if _SHAPE not in noted:
+        return None
+    try:
+        shape = json.loads(noted[_SHAPE])
+        if not all(size is None or type(size) is int for size in shape):
+            raise TypeError
+    except (ValueError, TypeError, RecursionError):
+        raise UnreadableFile(f"{path}: what it says of its input is damaged; export it again") from None
+    return shape
 
 
 def _check_machine(path: Path, noted: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 _KEY = "convattn"
 
 OPSET = 20  # the first with GELU as one operator
+
+_LARGEST = 2**31  # bytes; a message of protobuf has no more
 
 
 def form(model: nn.Module) -> nn.Module:
@@ -71,6 +74,7 @@ def open_file(path: Path) -> Run:
         UnreadableFile: if the file is missing, damaged, takes more than images, or needs a newer ONNX Runtime.
     """
     runtime = require("onnxruntime", "onnx")
+    _check_external(path, _proto(path))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong is raised
@@ -120,6 +124,8 @@ def digest(path: Path) -> str:
 def _proto(path: Path) -> Any:
     """The file as ONNX's `ModelProto`. Weights in other files, which this package does not write, are not read."""
     onnx = require("onnx", "onnx")
+    if path.is_file() and path.stat().st_size >= _LARGEST:
+        raise UnreadableFile(f"{path}: is no ONNX file: it has more than {_LARGEST:,} bytes")
     try:
         proto = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
@@ -129,3 +135,28 @@ def _proto(path: Path) -> Any:
     if not proto.ir_version:  # an empty file is an empty message
         raise UnreadableFile(f"{path}: is no ONNX file, or empty")
     return proto
+
+
+def _check_external(path: Path, proto: Any) -> None:
+    """Refuse weights in other files, unless those lie beside this one, as whole as it says."""
+    for tensor in _tensors(proto):
+        if not tensor.external_data:
+            continue
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        place = said.get("location", "")
+        weights = (path.parent / place).resolve()
+        if not place or not weights.is_relative_to(path.parent.resolve()) or not weights.is_file():
+            raise UnreadableFile(f"{path}: takes weights from {place!r}, which is no file beside it; export it again")
+        numbers = said.get("offset", "0"), said.get("length", "0")
+        if not all(number.isdecimal() for number in numbers) or sum(map(int, numbers)) > weights.stat().st_size:
+            raise UnreadableFile(f"{path}: takes more from {place!r} than that holds; copy both files again")
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """The tensors anywhere in a message."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if hasattr(value, "__len__") else [value]:
+                if field.message_type.name == "TensorProto":
+                    yield part
+                yield from _tensors(part)

@@ -42,6 +42,8 @@ SUFFIX = ".xml"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
+_LONGEST = 2**26  # bytes of XML; the graphs of the largest networks have a few million
+
 _OURS = "convattn"  # the entry of the model's rt_info that holds all of ours
 
 
@@ -188,7 +190,9 @@ def digest(path: Path) -> str:
     tree = _tree(path)
     _drop_metadata(tree)
     total = hashlib.sha256(ElementTree.tostring(tree))
-    _check_weights(path, tree)
+    needed, size = _check_weights(path, tree), path.with_suffix(".bin").stat().st_size
+    if size > needed + (1 << 20):  # a file without an end, say
+        raise UnreadableFile(f"{path}: its weights have {size} bytes where {needed} are needed; copy both files again")
     with open(path.with_suffix(".bin"), "rb") as weights:
         while block := weights.read(1 << 24):
             total.update(block)
@@ -209,31 +213,60 @@ def _compiled(path: Path) -> Any:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return core.compile_model(core.read_model(path), "CPU", options)
+    try:
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
+    except RuntimeError as error:
+        raise UnreadableFile(f"{path}: OpenVINO cannot open it ({' '.join(str(error).split())[:200]})") from None
+    if len(compiled.inputs) != 1:
+        raise UnreadableFile(f"{path}: has {len(compiled.inputs)} inputs; a model of images has one")
+    return compiled
 
 
 def _tree(path: Path) -> Element:
     try:
-        tree = ElementTree.fromstring(path.read_bytes())
+        if path.stat().st_size > _LONGEST:
+            raise UnreadableFile(f"{path}: is no OpenVINO file: it has more than {_LONGEST:,} bytes")
+        text = path.read_bytes()
+        if b"\0" in text or b"<!" in text.replace(b"<!--", b""):  # entities grow as they are read; OpenVINO has none
+            raise UnreadableFile(f"{path}: is no OpenVINO file: it declares a document type, or is no UTF-8")
+        tree = ElementTree.fromstring(text)
+        _check_depth(path, tree)
     except FileNotFoundError:
         raise UnreadableFile(f"{path}: no such file") from None
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError) as error:  # the second: of an encoding that does not exist
         raise UnreadableFile(f"{path}: is no OpenVINO file, or damaged or cut short ({error})") from None
     if tree.tag != "net" or tree.find("layers") is None:
         raise UnreadableFile(f"{path}: is no OpenVINO file; its root is <{tree.tag}>, not <net>")
     return tree
 
 
-def _check_weights(path: Path, tree: Element) -> None:
-    """What the graph reads must be there: the library itself says of a short file only that reading failed."""
+def _check_depth(path: Path, tree: Element) -> None:
+    """Refuse what Python cannot walk; graphs are lists of layers, a dozen levels deep with what belongs to each."""
+    level, depth = [tree], 0
+    while level := [child for element in level for child in element]:
+        depth += 1
+        if depth > 100:
+            raise UnreadableFile(f"{path}: is no OpenVINO file: its elements lie in one another more than 100 times")
+
+
+def _check_weights(path: Path, tree: Element) -> int:
+    """What the graph reads must be there: the library itself says of a short file only that reading failed.
+
+    Returns:
+        How many bytes it reads.
+    """
     weights = path.with_suffix(".bin")
     constants = [data for data in tree.iter("data") if data.get("offset") is not None]
-    needed = max((int(data.get("offset", 0)) + int(data.get("size", 0)) for data in constants), default=0)
+    numbers = [(data.get("offset", "0"), data.get("size", "0")) for data in constants]
+    if not all(number.isdecimal() and len(number) < 20 for pair in numbers for number in pair):
+        raise UnreadableFile(f"{path}: is damaged: a layer's weights have no place in {weights.name}; copy it again")
+    needed = max((int(offset) + int(size) for offset, size in numbers), default=0)
     if not weights.is_file():
         raise UnreadableFile(f"{path}: the weights {weights.name} are not beside it; copy both files together")
     if weights.stat().st_size < needed:
         size = weights.stat().st_size
         raise UnreadableFile(f"{weights}: has {size} bytes where {path.name} needs {needed}; copy it again")
+    return needed
 
 
 def _entry(tree: Element) -> Element:

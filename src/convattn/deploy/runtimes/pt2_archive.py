@@ -8,6 +8,7 @@ module from whoever wrote the file. The functions here only read the archive.
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ SUFFIX = ".pt2"
 
 _LONGEST = 2**24  # bytes of a description: a compressed entry can grow to fill the memory
 _PART = 2**20  # bytes read at a time
+_GROWTH = 16  # PyTorch does not compress what it writes; somebody may have
+_HARMLESS = 2**26  # bytes
 _ENTRY = "extra/convattn.json"
 _KINDS = {"/models/": "torch_export", "/data/aotinductor/": "aot_inductor"}
 
@@ -33,11 +36,25 @@ def archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         with zipfile.ZipFile(path) as opened:
+            _check_entries(path, opened.infolist())
             yield opened
     except FileNotFoundError:
         raise UnreadableFile(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UnreadableFile(f"{path}: is no .pt2 file, or damaged or cut short ({error})") from None
+    except UnreadableFile:
+        raise
+    # The last two: an entry with a password, a name or text that is none.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UnreadableFile(f"{path}: is no .pt2 file, or damaged or cut short ({one_line(error)})") from None
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse what would fill the memory or the disk, and what would be unpacked elsewhere."""
+    unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+    if unpacked > max(_GROWTH * packed, _HARMLESS):
+        raise UnreadableFile(f"{path}: {packed:,} bytes would unpack to {unpacked:,}; no exported file is packed so")
+    outside = next((e.filename for e in entries if e.filename.startswith("/") or ".." in Path(e.filename).parts), None)
+    if outside is not None:
+        raise UnreadableFile(f"{path}: its entry {outside!r} lies outside the archive")
 
 
 def contents(path: Path) -> str:
