@@ -572,7 +572,9 @@ class TwoNames(nn.Module):
         return self.last(self.body(self.first(x)))
 
 
-@pytest.mark.parametrize("where", [["first"], ["last"], ["body"], lambda name, _: name == "last.0"], ids=str)
+@pytest.mark.parametrize(
+    "where", [["first"], ["last"], ["body"], lambda name, _: name == "last.0"], ids=["first", "last", "body", "chosen"]
+)
 def test_a_place_may_be_called_by_any_of_its_names(where):
     model, images = TwoNames().eval(), torch.randn(2, 3, 9, 9)
     randomise_norms(model)
