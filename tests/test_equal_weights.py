@@ -14,6 +14,8 @@ from convattn.mixers.registry import list_mixers
 from convattn.saved import load_model, read_metadata, save_model
 from convattn.saved.rebuild import find_recipe
 from convattn.surgery import replay
+from convattn.training.config import LoopConfig
+from convattn.training.processes import Processes
 from convattn.weights.read import CheckpointError
 from tiny_runs import TINY_OPTIONS
 from toys import TOYS, lively, randomise_norms, toy, toy_images
@@ -255,6 +257,14 @@ def test_what_wraps_a_model_is_left_aside(tmp_path):
     for wrapped in (torch.compile(model, backend="eager"), torch.optim.swa_utils.AveragedModel(model)):
         save_model(wrapped, tmp_path / "m.safetensors")
         assert_same(model, load_model(tmp_path / "m.safetensors"), torch.randn(1, 3, 32, 32))
+
+
+def test_a_model_in_the_hands_of_accelerate_is_saved_without_them(tmp_path):
+    model = draw(timms()())
+    save_model(model, tmp_path / "before.safetensors")
+    accelerator = Processes(LoopConfig(device="cpu", precision="bf16")).accelerator
+    save_model(accelerator.unwrap_model(accelerator.prepare_model(model)), tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "before.safetensors").read_bytes()
 
 
 def test_synchronised_norms_are_saved_as_the_norms_they_stand_for(tmp_path):

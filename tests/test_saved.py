@@ -220,7 +220,8 @@ HOSTILE = {
         ({"mean": [float("nan")] * 3}, r"mean \[nan, nan, nan\] must be a finite number for each channel"),
         ({"std": [0.2, 0.0, 0.2]}, r"std \[0.2, 0.0, 0.2\] must be above 0"),
         ({"std": ["a"]}, r"std \['a'\] must be a finite number"),
-        ({"crop_pct": 0}, r"crop_pct 0 must be above 0, at most 1"),
+        ({"crop_pct": 0}, r"crop_pct 0 must be above 0, at most 1.25"),
+        ({"crop_pct": 1.5}, r"crop_pct 1.5 must be above 0"),
         ({"crop_pct": True}, r"crop_pct True must be above 0"),
         ({"crop_mode": "star"}, r"crop_mode 'star' is unknown; known are center, squash, border"),
         ({"interpolation": "magic"}, r"interpolation 'magic' is unknown to timm"),
@@ -293,6 +294,16 @@ def test_only_what_describes_a_network_is_taken_from_a_file(file, part, monkeypa
         with pytest.raises(CheckpointError, match=message) as error:
             load_model(file)
         assert "\n" not in str(error.value) and str(file) in str(error.value) and "secret" not in str(error.value)
+
+
+def test_tables_that_fill_the_memory_are_refused(tmp_path):
+    options = dict(num_classes=3, window_size=4, embed_dim=8, depths=(1, 2), num_heads=(1, 1))
+    save_model(
+        convattn.create_model("timm:swin_tiny_patch4_window7_224", img_size=32, **options), tmp_path / "m.safetensors"
+    )
+    rewrite(tmp_path / "m.safetensors", lambda described: described["options"].update(img_size=60_000))
+    with pytest.raises(CheckpointError, match=r"cannot be built: it wants [\d,.]+ GiB of tables beside its weights"):
+        load_model(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, '{"format": 1', '{"format": [[]]}', "x" * (2**24 + 1)])

@@ -25,6 +25,7 @@ from convattn.surgery import replay
 
 __all__ = ["Misfit", "build", "find_recipe", "with_weights"]
 
+_LARGEST_TABLES = 2**30  # bytes of buffers that no file holds
 _BY_HAND = ("set", "tie", "buffers")  # kinds of rows that are not of `convattn.surgery`
 
 
@@ -111,12 +112,15 @@ def _with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> n
         try:
             with torch.device("meta"):
                 model = build(recipe)
-        except Exception:  # some networks of timm read their own numbers while they are built
-            return _filled(build(recipe), tensors)
+        except Exception:  # some networks read their own numbers while they are built
+            with torch.device("cpu"):
+                return _filled(build(recipe), tensors)
     facts = facts_of(model)
     fresh = {name: torch.empty_like(tensor, requires_grad=False) for name, tensor in model.state_dict().items()}
     _load(model, tensors, assign=True)
-    if facts.buffers or facts.hidden:  # such as tables of positions: they want real numbers
+    beside = [*facts.buffers.values(), *facts.hidden.values()]
+    if beside:  # such as tables of positions: they want real numbers
+        _check_memory(beside)
         with torch.device("cpu"):
             return _filled(build(recipe), tensors)
     for name, tensor in _named_tensors(model):
@@ -124,6 +128,13 @@ def _with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> n
             tensor.data = torch.empty_like(fresh[name], dtype=tensor.dtype, device="cpu").copy_(tensor)
     _tie(model, map(sorted, facts.ties))
     return model
+
+
+def _check_memory(beside: Iterable[Tensor]) -> None:
+    """Refuse tables that the weights give no reason for, before they are made."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in beside)
+    if size > _LARGEST_TABLES:
+        raise ValueError(f"it wants {size / 2**30:,.1f} GiB of tables beside its weights")
 
 
 def _with_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> nn.Module:
@@ -145,8 +156,9 @@ def _facts_of_built(recipe: str, with_numbers: bool, dtype: torch.dtype | None) 
         try:
             with torch.device("cpu" if with_numbers else "meta"):
                 model = build(json.loads(recipe))
-        except NotImplementedError:
-            model = build(json.loads(recipe))
+        except Exception:  # some networks read their own numbers while they are built
+            with torch.device("cpu"):
+                model = build(json.loads(recipe))
     return facts_of(model if dtype is None else model.to(dtype))
 
 
