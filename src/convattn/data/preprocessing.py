@@ -10,6 +10,7 @@ __all__ = ["PREPROCESSING", "are", "check_preprocessing", "short"]
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
 
 _LARGEST_SIDE = 2**13  # pixels
+_LARGEST_CROP = 1.25  # of the resized image; timm's VOLO has 1.15, with a border
 _LARGEST_VALUE = 1e6  # of a mean or deviation; NaN is not within
 _CROP_MODES = ("center", "squash", "border")
 
@@ -38,8 +39,8 @@ def check_preprocessing(cfg: Mapping[str, Any]) -> None:
     if not all(value > 0 for value in cfg.get("std", ())):
         raise ValueError(f"std {short(cfg['std'])} must be above 0")
     crop = cfg.get("crop_pct", 1)
-    if type(crop) not in (int, float) or not 0 < crop <= 1:
-        raise ValueError(f"crop_pct {short(crop)} must be above 0, at most 1")
+    if type(crop) not in (int, float) or not 0 < crop <= _LARGEST_CROP:
+        raise ValueError(f"crop_pct {short(crop)} must be above 0, at most {_LARGEST_CROP}")
     mode = cfg.get("crop_mode", "center")
     if mode not in _CROP_MODES:
         raise ValueError(f"crop_mode {short(mode)} is unknown; known are {', '.join(_CROP_MODES)}")
