@@ -1,4 +1,4 @@
-"""Every family learns 64 images with random labels by heart, to a loss of nearly nothing.
+"""Every family learns 16 images with random labels by heart, to a loss of nearly nothing.
 
 Whatever stands between loss and weights would show: an initialisation, a norm, a gate, the gradient of a kernel.
 """
@@ -22,16 +22,16 @@ FAMILIES = {
 
 
 def pictures() -> Batch:
-    """64 images of 16 pixels: blobs of colour with fine texture, normalised, each with one of ten labels at random."""
+    """16 images of 16 pixels: blobs of colour with fine texture, normalised, each with one of ten labels at random."""
     generator = torch.Generator().manual_seed(0)
-    blobs = F.interpolate(torch.randn(64, 3, 4, 4, generator=generator), size=16, mode="bicubic")
-    texture = 0.3 * torch.randn(64, 3, 16, 16, generator=generator)
-    labels = torch.randint(10, (64,), generator=generator)
-    return Batch((blobs + texture).to(memory_format=torch.channels_last), labels, [str(index) for index in range(64)])
+    blobs = F.interpolate(torch.randn(16, 3, 4, 4, generator=generator), size=16, mode="bicubic")
+    texture = 0.3 * torch.randn(16, 3, 16, 16, generator=generator)
+    labels = torch.randint(10, (16,), generator=generator)
+    return Batch((blobs + texture).to(memory_format=torch.channels_last), labels, [str(index) for index in range(16)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_64_images_are_learnt_by_heart(name):
+def test_16_images_are_learnt_by_heart(name):
     model: nn.Module = convattn.create_model(name, num_classes=10, **FAMILIES[name])
     model = model.train().to(memory_format=torch.channels_last)
     task, batch = Classification(10), pictures()

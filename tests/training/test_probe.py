@@ -25,6 +25,7 @@ def in_a_process(*args, **environment):
     return ForkedProgram(COMMAND, *args, **environment).join()
 
 
+@pytest.mark.slow
 def test_memory_and_disk_are_those_of_the_run(tmp_path):
     pictures = write_pictures(tmp_path / "pictures", train=32, size=64)
     run, temporary = tmp_path / "run", tmp_path / "temporary"
@@ -87,10 +88,16 @@ def test_a_signal_leaves_nothing_behind(pictures, tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_run_itself_starts_from_the_same_state_after_it(pictures, tmp_path):
+def test_it_foretells_the_run_and_leaves_its_random_state_alone(pictures, tmp_path):
     config = tiny_config(pictures, tmp_path / "one", schedule=dict(epochs=1, warmup_epochs=0))
     train(config)
-    probe(tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0)))
-    train(tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0)))
+    again = tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0))
+    found = probe(again)
+    assert (found.images, found.updates_per_epoch, found.epochs, found.problems) == (24, 6, 1, 0)
+    assert found.hours == pytest.approx(24 / found.images_per_second / 3600)
+    train(again)
     weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
+    checkpoint = sum(path.stat().st_size for path in next((tmp_path / "one" / "checkpoints").iterdir()).iterdir())
+    # Two that are kept and one being written, the best and the last weights.
+    assert found.disk == pytest.approx(3 * checkpoint + 2 * len(weights[0]), rel=0.02)
