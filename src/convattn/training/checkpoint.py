@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from convattn.atomic import unfinished, write_atomically, write_folder_atomically
 from convattn.ops.linear import is_of_linear
 from convattn.saved import save_model
+from convattn.shown import shown
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 
@@ -206,10 +207,10 @@ def _read(folder: Path) -> Checkpoint:
     needed = {_STATE, _SHARDS if _SHARDS in parts else _MODEL}
     strange = parts - {_STATE, _CONFIG, _MODEL, _EMA, _SHARDS}
     if strange or not needed <= parts:
-        raise CheckpointError(f"{folder}: damaged: {_DIGESTS} names {', '.join(sorted(parts)) or 'nothing'}")
+        raise CheckpointError(f"{folder}: damaged: {_DIGESTS} names {shown(', '.join(sorted(parts))) or 'nothing'}")
     for name, digest in digests.items():
         if ".." in name or not (folder / name).is_file():  # nor a device, which may have no end
-            raise CheckpointError(f"{folder}: damaged: {name} is missing")
+            raise CheckpointError(f"{folder}: damaged: {shown(name)} is missing")
         if _digest(folder / name) != digest:
             raise CheckpointError(f"{folder}: damaged: {name} is not as it was written")
     model, shards = {}, None

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from convattn.atomic import unfinished, write_atomically
+from convattn.shown import shown
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.lock import LOCK_NAME
@@ -80,7 +81,7 @@ def stored_config(folder: Path) -> RunConfig:
     try:
         return config_from_json((folder / _CONFIG).read_text())
     except ValueError as error:  # of the text, or of its encoding
-        raise ConfigError(f"{folder / _CONFIG}: {error}; the checkpoints have whole copies of it") from None
+        raise ConfigError(f"{folder / _CONFIG}: {shown(error)}; the checkpoints have whole copies of it") from None
 
 
 def check_place(name: str, value: str | None, option: str) -> None:
