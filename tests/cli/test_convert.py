@@ -64,6 +64,14 @@ def test_writes_a_model_file_of_the_same_numbers(tmp_path, capsys):
         assert torch.equal(load_model(tmp_path / "ours.safetensors")(images), model(images))
 
 
+@pytest.mark.parametrize("name", ["resnet18_das", "mobilenetv2_das"])
+def test_families_without_files_of_the_authors_are_recognised_by_our_names(name):
+    with torch.device("meta"):
+        state = convattn.create_model(name, num_classes=7).state_dict()
+    found = recognise({"model": {f"module.{key}": tensor for key, tensor in state.items()}})
+    assert (found.name, dict(found.options)) == (name, {"num_classes": 7})
+
+
 def test_says_what_is_left_out(tmp_path, capsys):
     model = convattn.create_model("nextvit_nano_extra_norm", num_classes=5)
     torch.save({"model": convattn.to_official(model)}, tmp_path / "official.pth")

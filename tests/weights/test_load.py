@@ -13,6 +13,7 @@ import convattn
 from convattn.saved import save_model
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.head_rows import imagenet_22k_rows
+from convattn.weights.load import load_pretrained
 from toys import build_toy, toy
 
 FAMILIES = ["smt_tiny", "groupmixformer_tiny", "nextvit_small", "cotnet_50", "se_cotnetd_152", "resnet18_das"]
@@ -199,6 +200,20 @@ def test_half_and_eight_bit_floats_are_numbers():
         small = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         model = convattn.load_official(build_toy(TOY), small)
         assert torch.equal(model.head.fc.weight, source.head.fc.weight.to(dtype).float())
+
+
+def test_image_channels_that_no_rule_leads_to_are_refused():
+    _, state = official_toy(in_chans=1)
+    for channels in (3, 5):
+        with pytest.raises(
+            CheckpointError, match=rf"stem.conv1.weight is \(8, 1, 7, 7\) in the file, \(8, {channels}, 7"
+        ):
+            load_pretrained(
+                build_toy(TOY, in_chans=channels), state, "a.pth", first_conv="stem.conv1", classifier="head.fc"
+            )
+    four = build_toy(TOY, in_chans=4).state_dict()
+    with pytest.raises(CheckpointError, match=r"stem.conv1.weight is \(8, 4, 7, 7\) in the file, \(8, 1, 7, 7\) here"):
+        load_pretrained(build_toy(TOY, in_chans=1), four, "a.pth", first_conv="stem.conv1", classifier="head.fc")
 
 
 # Wrapped models

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from convattn.backbones.registry import create_model, list_families
 from convattn.weights.find import find_weights
-from convattn.weights.official import convert_official, shapes_by_name, to_our_names
+from convattn.weights.official import NAME_MAPS, convert_official, shapes_by_name, to_our_names
 from convattn.weights.read import CheckpointError, unwrap_state_dict
 
 __all__ = ["Recognised", "recognise"]
@@ -75,13 +75,16 @@ def _candidates(content: Any, source: str) -> list[tuple[str, dict[str, Tensor]]
     One model a family tells, as building takes time.
     """
     candidates = []
-    for names in list_families().values():
-        model = _on_meta(names[-1], {})
-        own = model.state_dict().keys()
-        state = find_weights(content, shapes_by_name(model), source).state
-        known = sum(name in own for name in to_our_names(state, model))
-        if known > 0.2 * min(len(own), len(state)):
-            candidates += [(name, state) for name in names]
+    for family, names in list_families().items():
+        # those without files of the authors gate networks of more than one kind
+        for name in (names[-1],) if family in NAME_MAPS else (names[-1], names[0]):
+            model = _on_meta(name, {})
+            own = model.state_dict().keys()
+            state = find_weights(content, shapes_by_name(model), source).state
+            known = sum(name in own for name in to_our_names(state, model))
+            if known > 0.2 * min(len(own), len(state)):
+                candidates += [(name, state) for name in names]
+                break
     return candidates
 
 

@@ -174,7 +174,9 @@ def _adapt_kernel(
         return {}, []
     try:
         adapted = adapt_input_conv(channels, kernel)
-    except NotImplementedError:  # of timm: from another number than three
+    except (AssertionError, NotImplementedError):  # timm has no rule for such numbers
+        return {}, []
+    if adapted.shape != own.shape:
         return {}, []
     del conversion.mismatched[name]
     return {name: adapted}, [f"{first_conv} adapted from {kernel.shape[1]} to {channels} image channels"]
