@@ -37,6 +37,7 @@ def test_hidden_and_service_files_are_no_classes_and_no_images(tmp_path, depth, 
     data = open_data(tmp_path, "train")
     assert list(data.classes) == ["cat", "dog"]
     assert data.paths == [f"{tmp_path}/{top}/{name}" for name in names[:3]]
+    write_files(tmp_path, "._train.tar", ".Trashes/train.tar")
     assert len(open_unlabelled(tmp_path)) == 3
 
 

@@ -113,6 +113,15 @@ def test_what_cannot_be_used_is_set_aside_by_name(tmp_path, samples):
     }
 
 
+def test_numbers_are_names_where_the_classes_are_called_by_numbers(tmp_path, samples):
+    members = [(f"{at}.{kind}", part) for at in (2, 10) for kind, part in (("png", samples[0][1]), ("cls", b"%d" % at))]
+    write_tar(tmp_path / "0.tar", members)
+    stream = StreamLoader(f"pipe:cat {tmp_path}/0.tar", noisy, ["10", "2", "3"], 2, images=2)
+    (batch,) = stream.batches(0)
+    found = {path.rpartition("/")[2]: label for path, label in zip(batch.paths, batch.labels.tolist(), strict=True)}
+    assert found == {"2.png": 1, "10.png": 0}
+
+
 def test_a_shard_that_fails_is_set_aside_and_the_others_go_on(tmp_path, pipe):
     (tmp_path / "shards" / "0002.tar").unlink()
     whole = (tmp_path / "shards" / "0004.tar").read_bytes()

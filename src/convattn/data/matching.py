@@ -1,6 +1,7 @@
 """Which image a path means that a label file states."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from convattn.data.dataset import DataError
 from convattn.data.spelling import spelled
@@ -24,13 +25,6 @@ class ImagePaths:
         self._prefixes = ("", *prefixes)
         self._inside = [_plain(path) for path in inside]
         self._exact = {path: at for at, path in enumerate(self._inside)}
-        self._without_suffix: dict[str, list[int]] = {}
-        self._base: dict[str, list[int]] = {}
-        for at, path in enumerate(self._inside):
-            self._without_suffix.setdefault(_without_suffix(path), []).append(at)
-            base = path.rpartition("/")[2]
-            for key in {base, _without_suffix(base)}:
-                self._base.setdefault(key, []).append(at)
 
     def find(self, stated: str) -> tuple[int, bool] | None:
         """The number of the image that a path means, and whether it lies just there; None if there is none.
@@ -50,6 +44,23 @@ class ImagePaths:
             fitting = [at for at, length in zip(fitting, common, strict=True) if length == max(common)]
         return (self._one(stated, fitting), False) if fitting else None
 
+    @cached_property
+    def _without_suffix(self) -> dict[str, list[int]]:
+        places: dict[str, list[int]] = {}
+        for at, path in enumerate(self._inside):
+            places.setdefault(_without_suffix(path), []).append(at)
+        return places
+
+    @cached_property
+    def _base(self) -> dict[str, list[int]]:
+        """The images of a name, with its suffix or without."""
+        places: dict[str, list[int]] = {}
+        for at, path in enumerate(self._inside):
+            base = path.rpartition("/")[2]
+            for key in {base, _without_suffix(base)}:
+                places.setdefault(key, []).append(at)
+        return places
+
     def _one(self, stated: str, fitting: Sequence[int]) -> int:
         if len(fitting) > 1:
             both = " or ".join(self._inside[at] for at in fitting[:2])
@@ -58,7 +69,10 @@ class ImagePaths:
 
 
 def _plain(path: str) -> str:
-    parts = spelled(path).split("/")
+    path = spelled(path)
+    if "./" not in path and "//" not in path:
+        return path
+    parts = path.split("/")
     return "/".join(part for at, part in enumerate(parts) if part != "." and (part or not at))
 
 

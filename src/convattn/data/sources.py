@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convattn.data.dataset import DataError, DataWarning, ImageDataset
 from convattn.data.digits import open_digits
-from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_unread_name, tell_unread
+from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path, is_unread_name, tell_unread
 from convattn.data.files import Files, LabelledFiles, PlainFiles
 from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
@@ -175,7 +175,8 @@ def open_unlabelled(source: str | Path) -> LabelledFiles:
         unread: list[str] = []
         names = Names(images_below(place.path, unread), f"{place}/")
         tell_unread(source, unread)
-        tars = [] if names else sorted(place.path.rglob("*.tar"))
+        found = [] if names else place.path.rglob("*.tar")
+        tars = sorted(tar for tar in found if not is_service_path(str(tar.relative_to(place.path))))
         files = _images_in(tars, source) if tars else PlainFiles(names)
     if not files.paths:
         raise DataError(f"{source}: no image; {WHAT_COUNTS}, and those in .tar files")
