@@ -102,6 +102,18 @@ def test_a_field_that_no_longer_exists_is_shown(tmp_path):
             '{"model": {}}',
             r"config.json: no configuration of a run; it lacks model.name and schedule.epochs",
         ),
+        ("config.json", "[" * 99_999, r"config.json: damaged \(nested too deep\)"),
+        (
+            "config.json",
+            '{"model": {"name": "a"}, "schedule": {"epochs": 1' + "0" * 99 + "}}",
+            r"it lacks schedule.epochs",
+        ),
+        (
+            "config.json",
+            '{"model": {"name": "a"}, "schedule": {"epochs": 3}, "loop": {"early_stopping": "x"}}',
+            r"it lacks loop.early_stopping",
+        ),
+        ("log.jsonl", '{"epoch": 1, "seconds": [1]}\n', r"log.jsonl: damaged \(.*line 1: 'seconds' is no figure"),
         ("log.jsonl", "{\n", r"log.jsonl: damaged \("),
         ("log.jsonl", "7\n", r"log.jsonl: damaged \("),
         ("log.jsonl", "{}\n", r"log.jsonl: damaged \("),
@@ -114,6 +126,20 @@ def test_what_is_no_run_is_named(tmp_path, file, content, message):
         (folder / file).write_text(content)
     with pytest.raises(RunError, match=message):
         read_run(folder)
+
+
+@pytest.mark.parametrize("line", ["7", "{", '{"step": 1}', '{"step": "x", "reason": "", "paths": []}', "[" * 99_999])
+def test_a_damaged_list_of_skipped_updates_is_named(tmp_path, line):
+    folder = write_run(tmp_path / "run", [1.0])
+    (folder / "skipped.jsonl").write_text(f"{line}\n")
+    with pytest.raises(RunError, match=r"skipped.jsonl, line 1: not a skipped update; remove the line"):
+        write_run_report(folder)
+
+
+def test_unreadable_files_of_any_name_are_shown(tmp_path):
+    folder = write_run(tmp_path / "run", [1.0])
+    (folder / "unreadable.txt").write_bytes(b"a/caf\xe9.png: the file is empty\n")
+    assert "Unreadable images 1" in words_of(write_run_report(folder))
 
 
 @pytest.mark.parametrize(

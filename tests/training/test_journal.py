@@ -1,6 +1,6 @@
 import pytest
 
-from convattn.training.journal import Journal, read_log
+from convattn.training.journal import Journal, LogError, read_log
 from forked_runs import ForkedProgram
 
 
@@ -33,12 +33,34 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path):
     assert read_log(tmp_path) == [entry(1)]
 
 
-@pytest.mark.parametrize("line", [b"{}", b"[]", b"epoch 2", b"\xff\xfe", b'{"epoch": null}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{}", b"[]", b"epoch 2", b"\xff\xfe", b'{"epoch": null}', b'{"epoch": true}', b'{"epoch": 0}'),
+        *(b"[" * 99_999, b'{"epoch": 2, "top1": NaN}', b'{"epoch": ' + b"9" * 5000 + b"}"),
+    ],
+    ids=range(10),
+)
 def test_a_line_that_is_no_entry_is_named(tmp_path, line):
     Journal(tmp_path, tensorboard=False).write(entry(1))
     with open(tmp_path / "log.jsonl", "ab") as file:
         file.write(line + b"\n")
     with pytest.raises(ValueError, match=r"log.jsonl, line 2: not an entry of a run's log; remove the line"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("figure", ['"x"', "[1]", "{}", "true", "1e999", "1" + "0" * 400, "-1e300"])
+def test_what_is_no_figure_is_named(tmp_path, figure):
+    (tmp_path / "log.jsonl").write_text(f'{{"epoch": 1, "val_loss": {figure}}}\n')
+    with pytest.raises(LogError, match=r"log.jsonl, line 1: 'val_loss' is no figure; remove the line"):
+        read_log(tmp_path)
+
+
+def test_a_line_without_end_is_named_and_not_read(tmp_path):
+    Journal(tmp_path, tensorboard=False).write(entry(1))
+    with open(tmp_path / "log.jsonl", "ab") as file:
+        file.truncate(2**33)  # of zeros, which take no room on the disk
+    with pytest.raises(LogError, match=r"log.jsonl, line 2: too long for an entry"):
         read_log(tmp_path)
 
 

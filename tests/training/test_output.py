@@ -1,11 +1,14 @@
 """The run folder: fresh for a new run, the same run's where one goes on; and folders that cannot be written."""
 
+import errno
 import io
+import os
 import signal
 
 import pytest
 from rich.console import Console
 
+from convattn import atomic
 from convattn.cli.main import main
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json
@@ -13,7 +16,7 @@ from convattn.training.loop import Interrupted, train
 from convattn.training.output import check_output, holds_run, store_config, stored_config
 from convattn.training.progress import TrainingDisplay
 from forked_runs import ForkedProgram
-from tiny_runs import tiny_config, write_pictures
+from tiny_runs import assert_same_run, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,15 @@ def test_the_configuration_is_stored_and_read(tmp_path):
         stored_config(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"\xff\xfe", b"[" * 99_999, b'{"data": null}', b'{"optimizer": {"lr": NaN}}'),
+        *(b'{"optimizer": {"lr": 1' + b"0" * 400 + b"}}", b'{"schedule": {"epochs": ' + b"9" * 5000 + b"}}"),
+        b'{"model": {"options": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}}",
+    ],
+    ids=range(9),
+)
 def test_a_damaged_configuration_is_named(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"config.json: .*; the checkpoints have whole copies of it$"):
@@ -124,6 +135,60 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(pictures, tmp_path,
     assert main(["train", "--data", str(pictures), "--output", str(tmp_path / "file" / "run"), *small]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"{tmp_path / 'file' / 'run' / 'config.json'} could not be written: Not a directory")
+
+
+EVENTS = "torch.utils.tensorboard.SummaryWriter.flush"
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "begun"),  # what cannot be written, how it is opened, and whether the run can be resumed then
+    [
+        ("config.json", "wb", False),
+        ("log.jsonl", "ab", True),
+        ("tensorboard", "", True),
+        ("last.safetensors", "wb", True),
+        ("ema.safetensors", "wb", True),
+        ("state.pt", "wb", True),
+        ("sha256.json", "wb", True),
+    ],
+)
+def test_a_file_that_cannot_be_written_ends_the_run_in_one_line_and_loses_nothing(
+    pictures, tmp_path, monkeypatch, full_run, file, mode, begun
+):
+    config = full_config(pictures, tmp_path / "run")
+
+    def full(path, opened="r", *args, **keywords):
+        if opened != mode or file not in str(path):
+            return open(path, opened, *args, **keywords)
+        return open("/dev/full", opened, buffering=0)  # a disk without room
+
+    def no_room(writer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EVENTS, no_room) if file == "tensorboard" else patch.setattr(atomic, "open", full, raising=False)
+        with pytest.raises(OSError, match=rf"{file} could not be written: (No space left|Invalid)") as caught:
+            train(config, console=quiet())
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "run").rglob("*.writing")) == []
+    assert_same_run(full_run, train(config, resume=begun, console=quiet()))
+
+
+def full_config(pictures, folder):
+    """One epoch that writes all there is."""
+    return tiny_config(
+        pictures,
+        folder,
+        data=dict(batch_size=8),
+        schedule=dict(epochs=1, warmup_epochs=0),
+        loop=dict(ema_decay=0.9),
+        output=dict(tensorboard=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def full_run(pictures, tmp_path_factory):
+    return train(full_config(pictures, tmp_path_factory.mktemp("full") / "run"), console=quiet())
 
 
 @pytest.mark.parametrize(("room", "file"), [(500, "config.json"), (10_000, "best.safetensors")])
