@@ -615,3 +615,67 @@ def test_a_model_that_has_run_with_gradients_is_taken():
     images = torch.randn(1, 3, 224, 224)
     want = model(images).detach()  # its attentions keep their bias now
     assert relative_error(convattn.attach(model, "se", where=["stem"])(images), want) < 1e-6
+
+
+class Concatenating(nn.Sequential):
+    """A stage that puts behind one another what each of its layers gives."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1))
+
+    def forward(self, x):
+        for layer in self:
+            x = torch.cat([x, layer(x)], 1)
+        return x
+
+
+class Summing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        for layer in self.children():
+            x = x + layer(x)
+        return x
+
+
+class InTurn(Summing):
+    def forward(self, x):
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def staged(stage, width):
+    down = [nn.Sequential(nn.Conv2d(width, 8, 1), nn.Conv2d(8, 8, 2, stride=2)) for _ in range(2)]
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, stride=2))
+    return nn.Sequential(stem, stage(), down[0], stage(), down[1]).eval()
+
+
+@pytest.mark.parametrize(("stage", "width"), [(Concatenating, 24), (Summing, 8)])
+def test_a_block_goes_behind_what_follows_a_stage_that_runs_all_it_holds(stage, width):
+    model, images = staged(stage, width), torch.randn(2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"^1 runs whatever is registered in it, so no block can be"):
+        convattn.attach(model, "se", where=["1"])
+    gated = convattn.attach(model, "se", where="stages")
+    assert not {"1", "3"} & {entry["place"] for entry in gated.surgery} and len(gated.surgery) >= 2
+    with torch.no_grad():
+        assert relative_error(gated(images), model(images)) < 1e-6
+
+
+def test_a_stage_that_hands_a_value_from_child_to_child_takes_a_block():
+    model, images = staged(InTurn, 8), torch.randn(2, 3, 32, 32)
+    gated = convattn.attach(model, "se", where=["1", "3"])
+    with torch.no_grad():
+        assert relative_error(gated(images), model(images)) < 1e-6
+        assert relative_error(shaken(gated)(images), model(images)) > 1e-3
+
+
+@pytest.mark.parametrize("build_dense", [torchvision.models.densenet121, lambda: timm.create_model("densenet121")])
+def test_stages_of_densenets_end_in_their_transitions(build_dense):
+    with torch.device("meta"):
+        model = build_dense()
+    places = [entry["place"] for entry in convattn.attach(model, "se").surgery]
+    assert [f"features.transition{index}" for index in (1, 2, 3)] == places[:3]
+    assert [place.rpartition(".")[2] for place in places[3:]] == ["norm5"]

@@ -10,7 +10,7 @@ from torch import nn
 from convattn.backbones.registry import nearest
 from convattn.mixers.registry import is_gate_module
 from convattn.surgery.attentions import plain_class, projected_maps
-from convattn.surgery.trace import Call, trace
+from convattn.surgery.trace import Call, greedy_containers, trace
 from convattn.walk import names_of
 
 __all__ = ["Place", "Where", "find_places", "is_part_of_surgery", "weighted_layers"]
@@ -32,7 +32,8 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
 
     Args:
         model: any model of images; it is left as it is.
-        where: "stages", "blocks", "qkv", names of modules, or a choice `(name, module) -> bool`.
+        where: "stages", "blocks", "qkv", names of modules, or a choice `(name, module) -> bool`. Where a stage would
+            run a block put in it as one of its own, as a DenseNet's do, the module behind it is meant.
         input_size: what to trace with, as in `trace`.
 
     Raises:
@@ -42,6 +43,8 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
     own = {name: call for name, call in calls.items() if not is_part_of_surgery(model, name)}
     if isinstance(where, str):
         names = _by_word(model, where, own)
+        greedy = greedy_containers(model, names, input_size)
+        names = [*dict.fromkeys(_next(name, own) if name in greedy else name for name in names)]
     elif callable(where):
         named = names_of(model).items()
         names = [name for module, (name, *others) in named if name in own and _chosen(where, module, name, *others)]
@@ -55,7 +58,22 @@ def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None
             raise ValueError(f"where holds a {other}; give stages, blocks, qkv, names of modules or a function")
         first = {name: names[0] for names in names_of(model).values() for name in names}
         names = [first.get(name, name) for name in names]
-    return [_check(model, _last_inside(model, name, own), own) for name in names]
+    names = [_last_inside(model, name, own) for name in names]
+    places = [_check(model, name, own) for name in names]
+    for name in greedy_containers(model, names, input_size):
+        raise ValueError(
+            f"{name} runs whatever is registered in it, so no block can be; name modules behind it in where=[…]"
+        )
+    return places
+
+
+def _next(name: str, calls: dict[str, Call]) -> str:
+    """The module that runs behind `name` beside it and gives a map, as a DenseNet's transition; else `name` itself."""
+    parent, order = name.rpartition(".")[0], list(calls)
+    behind = order[order.index(name) + 1 :] if name in calls else []
+    siblings = (other for other in behind if other.rpartition(".")[0] == parent)
+    follower = next(siblings, name)
+    return follower if calls.get(follower) and calls[follower].is_map else name
 
 
 def _chosen(where: Callable[[str, nn.Module], bool], module: nn.Module, *names: str) -> bool:
@@ -100,10 +118,6 @@ def _check(model: nn.Module, name: str, calls: dict[str, Call]) -> Place:
     call = calls.get(name)
     if call is None:
         raise ValueError(f"{name} does not run by itself in a forward pass; {nearest(name, calls)}")
-    if isinstance(model.get_submodule(name), nn.ModuleDict):  # as DenseNet's, which hands lists to all that is inside
-        raise ValueError(
-            f"{name} runs whatever is registered in it, so no block can be; name modules behind it in where=[…]"
-        )
     if call.times != 1:
         raise ValueError(f"{name} runs {call.times} times in a forward pass; choose a module that runs once")
     if (maps := projected_maps(model).get(name)) is not None:

@@ -1,6 +1,7 @@
 """What runs in a model, in which order and with which shapes: one forward pass on shapes alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from convattn.surgery.attentions import project_maps
 from convattn.walk import probe
 
-__all__ = ["Call", "find_grid", "trace"]
+__all__ = ["Call", "find_grid", "greedy_containers", "trace"]
 
 # Tried in turn for a model that does not say what it takes; the heads of small networks often fit one size alone.
 # Wide images first: their maps show which dimensions are positions.
@@ -78,7 +79,10 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     """
     if input_size is not None and not _is_size(input_size):
         raise ValueError(f"input_size {input_size!r} must be (channels, height, width), each 1 or more")
-    network = probe(model)
+    return _run_at(probe(model), model, input_size)
+
+
+def _run_at(network: nn.Module, model: nn.Module, input_size: Sequence[int] | None) -> dict[str, Call]:
     project_maps(network)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     tried = [tuple(input_size)] if input_size is not None else _sizes(model)
@@ -93,6 +97,59 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
         f"{type(model).__name__} does not run on an image of {sizes} ({failure}); "
         "give input_size=(channels, height, width)"
     )
+
+
+class _Spy(nn.Module):
+    """Stands where a block would, and hands on what it is called with."""
+
+    is_called = False
+    handed_on: Any = None
+
+    def forward(self, *inputs: Any) -> Any:
+        self.is_called, self.handed_on = True, inputs[0] if inputs else None
+        return self.handed_on
+
+
+def greedy_containers(model: nn.Module, names: Sequence[str], input_size: Sequence[int] | None = None) -> list[str]:
+    """Those of the named modules that compute with whatever is registered in them, as a DenseNet's blocks do.
+
+    Containers that call their children in turn only hand a value on through one more.
+    """
+    suspected = [name for name in names if _may_run_its_children(model.get_submodule(name))]
+    while True:
+        network = probe(model)
+        spies = {name: _Spy() for name in suspected}
+        outputs: dict[str, Any] = {}
+        for name, spy in spies.items():
+            place = network.get_submodule(name)
+            place.add_module("attached", spy)
+            place.register_forward_hook(_remember(outputs, name), prepend=True)
+        if spies:
+            with suppress(ValueError):  # one of them may stop the network
+                _run_at(network, model, input_size)
+        greedy = [name for name, spy in spies.items() if spy.is_called and outputs.get(name, spy) is not spy.handed_on]
+        if not greedy:
+            return [
+                name for name in names if name not in suspected and _may_run_its_children(model.get_submodule(name))
+            ]
+        suspected = [name for name in suspected if name not in greedy]
+
+
+def _may_run_its_children(module: nn.Module) -> bool:
+    """Whether its forward goes through its children, other than as a plain sequence does."""
+    forward = type(module).forward
+    if forward is nn.Sequential.forward:
+        return False
+    used = getattr(getattr(forward, "__code__", None), "co_names", ())
+    is_container = isinstance(module, nn.Sequential | nn.ModuleDict | nn.ModuleList)
+    return is_container or not {"children", "named_children", "_modules"}.isdisjoint(used)
+
+
+def _remember(outputs: dict[str, Any], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs[name] = output
+
+    return hook
 
 
 def find_grid(inputs: Any) -> tuple[int, int] | None:
