@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["shown"]
+__all__ = ["is_utf8", "shown"]
 
 # What moves the cursor, ends a line, turns the direction of writing, or is no character: half of a pair, or a byte of
 # a file name that is not UTF-8, which Python holds as U+DC80 to U+DCFF.
@@ -19,6 +19,11 @@ def shown(text: object) -> str:
         text: a path, a name of a class, or a message in which they stand.
     """
     return _UNSEEN.sub(_escaped, str(text))
+
+
+def is_utf8(name: object) -> bool:
+    """Whether a name is text for programs that are not written in Python, such as safetensors and TensorBoard."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(name))
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from convattn.backbones.registry import create_model
 from convattn.cli.main import main
 from convattn.saved import label_names, save_model
 from convattn.training import unreadable
-from convattn.training.journal import Journal
+from convattn.training.config import DataConfig
 from html_page import Page
 from run_folders import write_run
 from tiny_runs import TINY_OPTIONS, write_pictures
@@ -121,9 +121,26 @@ def test_training_notes_what_it_sets_aside_in_one_line(pictures, tmp_path, capsy
     assert set(label_names(folder / "best.safetensors")) == set(NAMES)
 
 
-def test_tensorboard_in_a_folder_that_is_not_utf8_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"n\\xe9: TensorBoard writes only where names are UTF-8; .*no-tensorboard"):
-        Journal(tmp_path / "run\udce9")
+def test_what_safetensors_cannot_open_is_refused_for_its_name(pictures, model, tmp_path, capsys):
+    assert (
+        main(["train", "--data", str(pictures), "--output", str(tmp_path / "run\udce9"), "--loop.device", "cpu"]) == 1
+    )
+    assert r"run\xe9: model files and TensorBoard's are read only where names are UTF-8" in said(capsys)[1]
+    path = shutil.copy(model, tmp_path / "model\udce9.safetensors")
+    assert main(["predict", str(path), "a.png"]) == 1
+    assert r"model\xe9.safetensors: its path is not UTF-8, and safetensors opens no other" in said(capsys)[1]
+
+
+def test_help_of_a_run_shows_its_names(tmp_path, capsys):
+    run = write_run(tmp_path / "run", [50.0], data=DataConfig("pic\x1b[31m\n\udce9"))
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(run), "--help"])
+    assert r"pic\x1b[31m\n\xe9" in said(capsys)[0]
+
+
+def test_a_line_end_in_the_name_of_our_errors_is_seen(tmp_path, capsys):
+    assert main(["data", "check", str(tmp_path / "none\n")]) == 1
+    assert r"none\n: no such folder" in said(capsys)[1]
 
 
 def test_runs_models_and_usage_errors_show_names(model, tmp_path, capsys):

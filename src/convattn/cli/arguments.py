@@ -1,14 +1,18 @@
 """The arguments of a command, parsed by tyro; what is wrong with them on one line."""
 
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
+
+from convattn.shown import shown
 
 __all__ = ["UsageError", "parse"]
 
@@ -36,6 +40,8 @@ def parse(
         SystemExit: after `--help`.
     """
     prog = f"convattn {command}"
+    if default is not None and {"-h", "--help"} & set(args):
+        default = _texts_shown(default)
     said = StringIO()
     try:
         with _wide_terminal(), redirect_stderr(said):
@@ -46,6 +52,14 @@ def parse(
         if stop.code in (0, None):
             raise
     raise UsageError(f"{_one_line(said.getvalue())}; see {prog} --help")
+
+
+def _texts_shown(value: Any) -> Any:
+    """Options as help shows them: what stands in a run's configuration may be anything."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _texts_shown(getattr(value, name)) for name in fields})
+    return type(value)(shown(value)) if isinstance(value, str | Path) else value
 
 
 @contextmanager

@@ -102,7 +102,9 @@ def _one_line(error: BaseException) -> str:
     """The message of an error on one line; for an operating-system error the file and the reason."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
+    text = str(error)
+    if not type(error).__module__.startswith("convattn."):  # ours take one line but for the names in them
+        text = " ".join(text.split())
     if isinstance(error, LookupError | AttributeError | TypeError) or not text:  # their texts alone say little
         return f"{type(error).__name__}: {text}".rstrip(": ")
     return text

@@ -28,7 +28,7 @@ import safetensors
 from convattn.backbones.registry import is_network_option
 from convattn.data.preprocessing import PREPROCESSING, are, check_preprocessing, short
 from convattn.saved.facts import is_plain
-from convattn.weights.read import CheckpointError
+from convattn.weights.read import CheckpointError, check_name
 
 __all__ = ["FORMAT", "KEY", "as_tuple", "check_description", "label_names", "preprocessing_of", "read_metadata"]
 
@@ -52,6 +52,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    check_name(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(KEY)

@@ -11,6 +11,8 @@ import torch
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import _get_default_store
 
+from convattn.shown import shown
+
 __all__ = ["EndTogether"]
 
 _EVERY = 0.5  # seconds between two looks
@@ -78,6 +80,6 @@ class EndTogether:
     def _end(self, why: str) -> None:
         self._store.add(_HEARD, 1)
         if self._rank == 0:
-            shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which the progress bar hid
-            print(f"{shown}convattn train: ended, because {why}", file=sys.stderr, flush=True)
+            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which the progress bar hid
+            print(f"{cursor}convattn train: ended, because {shown(why)}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -9,7 +9,6 @@ from typing import Any
 
 from convattn.atomic import append_line, write_atomically
 from convattn.extras import require
-from convattn.shown import shown
 from convattn.training.config_json import read_json
 
 __all__ = ["Journal", "LogError", "read_log"]
@@ -35,11 +34,6 @@ class Journal:
 
     def __init__(self, folder: Path, *, epoch: int = 0, tensorboard: bool = True):
         self._path = folder / _FILE
-        if tensorboard and any("\udc80" <= letter <= "\udcff" for letter in str(folder)):
-            raise ValueError(
-                f"{shown(folder)}: TensorBoard writes only where names are UTF-8; "
-                "choose another --output, or set --output.no-tensorboard"
-            )
         entries = [entry for entry in read_log(folder) if entry["epoch"] <= epoch]
         write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._writer = None

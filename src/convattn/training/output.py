@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from convattn.atomic import unfinished, write_atomically
-from convattn.shown import shown
+from convattn.shown import is_utf8, shown
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.lock import LOCK_NAME
@@ -48,6 +48,11 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
         ConfigError: if it is not so, or something differs that a run cannot change underway.
     """
     folder = Path(config.output.folder)
+    if not is_utf8(folder.absolute()):
+        raise ConfigError(
+            f"{shown(folder)}: model files and TensorBoard's are read only where names are UTF-8; "
+            "choose another --output"
+        )
     if resume:
         notes = _changes(config, stored_config(folder), folder)
         for name in DATA_PLACES:

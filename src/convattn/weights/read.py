@@ -9,10 +9,19 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from convattn.shown import is_utf8, shown
 from convattn.weights.errors import CheckpointError
 from convattn.weights.pickles import read_pickled
 
-__all__ = ["CheckpointError", "dictionaries", "is_averaged", "read_checkpoint", "read_state_dict", "unwrap_state_dict"]
+__all__ = [
+    "CheckpointError",
+    "check_name",
+    "dictionaries",
+    "is_averaged",
+    "read_checkpoint",
+    "read_state_dict",
+    "unwrap_state_dict",
+]
 
 _MOST_GROWTH = 16  # bytes of weights for each of the file
 _MOST_LEVELS = 8  # of dictionaries in dictionaries
@@ -80,6 +89,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return unwrap_state_dict(read_checkpoint(path), name=str(path))
 
 
+def check_name(path: Path) -> None:
+    """Refuse a path that safetensors does not open; raises CheckpointError."""
+    if not is_utf8(path):
+        raise CheckpointError(f"{shown(path)}: its path is not UTF-8, and safetensors opens no other; rename it")
+
+
 def unwrap_state_dict(content: Any, *, name: str = "checkpoint") -> dict[str, Tensor]:
     """The largest dictionary of tensors in what was read, averaged weights among equals; `name` is for the error.
 
@@ -127,6 +142,7 @@ def dictionaries(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tens
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    check_name(path)
     try:
         return safetensors.torch.load_file(path)
     except OSError as error:
