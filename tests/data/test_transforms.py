@@ -73,6 +73,14 @@ def test_an_extreme_image_takes_no_memory_and_keeps_its_colour(size, crop_mode, 
     assert largest < 100_000
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (2, 2)])
+def test_an_image_of_few_pixels_is_not_black(size):
+    model = Described(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    transform = training_transform(model, Augmentation(crop_area=(0.001, 1.0)))
+    seen = torch.stack([transform(Image.new("RGB", size, "white")) for _ in range(30)])
+    assert seen.min() == 1.0
+
+
 def test_with_everything_off_training_sees_the_image_as_evaluation_does(image):
     assert torch.allclose(draws(image), transforms_for(Described())(image).expand(8, 3, 16, 16))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.files import LabelledFiles
-from convattn.data.images import ImageError, decode_with_mode
+from convattn.data.images import ImageError, decode_with_mode, pieces
 from convattn.data.sources import has_splits, open_data, open_evaluation, open_test, open_training
 
 __all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "Opened", "SplitCheck", "check_data", "open_splits"]
@@ -187,7 +187,8 @@ def _examine(data: LabelledFiles, index: int) -> _Seen:
     except ImageError as error:
         return _Seen(str(error))
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-    digest.update(image.tobytes())
+    for _, piece in pieces(image):
+        digest.update(piece.tobytes())
     brightest = int(np.asarray(image).max()) if mode.startswith("I") else 255
     return _Seen("", digest.digest(), mode, image.size, brightest)
 

@@ -22,6 +22,7 @@ __all__ = [
     "ImageError",
     "decode_image",
     "decode_with_mode",
+    "pieces",
     "read_bytes",
     "read_image",
 ]
@@ -205,7 +206,7 @@ def _to_rgb(name: str, image: Image.Image) -> Image.Image:
         return _from_deep_grey(name, image)
     if image.has_transparency_data:
         rgb = Image.new("RGB", image.size)
-        for corner, piece in _pieces(image):
+        for corner, piece in pieces(image):
             piece = piece.convert("RGBA")
             rgb.paste(Image.alpha_composite(Image.new("RGBA", piece.size, "white"), piece).convert("RGB"), corner)
         return rgb
@@ -215,20 +216,20 @@ def _to_rgb(name: str, image: Image.Image) -> Image.Image:
 
 def _from_deep_grey(name: str, image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits: integers of 16 bits (Pillow may hold them in 32), or floats in 0..1."""
-    extremes = [(pixels.min(), pixels.max()) for pixels in (np.asarray(piece) for _, piece in _pieces(image))]
+    extremes = [(pixels.min(), pixels.max()) for pixels in (np.asarray(piece) for _, piece in pieces(image))]
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     full = 65535 if np.issubdtype(low.dtype, np.integer) else 1.0
     if not (low >= 0 and high <= full):  # so that it holds for what is no number
         raise ImageError(f"{name}: pixels from {low} to {high} do not fit the range 0 to {full}; rescale the image")
     grey = Image.new("L", image.size)
-    for corner, piece in _pieces(image):
+    for corner, piece in pieces(image):
         scaled = np.rint(np.asarray(piece).astype(np.float64) * (255 / full)).astype(np.uint8)
         grey.paste(Image.fromarray(scaled), corner)
     image.close()  # its pixels
     return grey.convert("RGB")
 
 
-def _pieces(image: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+def pieces(image: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
     """An image cut up, each piece with its upper left corner."""
     columns = min(image.width, _PIECE)
     rows = _PIECE // columns

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,6 +104,8 @@ def training_transform(model: nn.Module, augmentation: Augmentation) -> Transfor
         re_prob=augmentation.random_erasing,
         re_mode="pixel",
     )
+    crop = transform.transforms[0]
+    crop.get_params = partial(_some_pixels, crop.get_params)
     if not (augmentation.rotation or augmentation.shift or augmentation.zoom != (1.0, 1.0)):
         return transform
     affine = RandomAffine(
@@ -112,6 +115,12 @@ def training_transform(model: nn.Module, augmentation: Augmentation) -> Transfor
         interpolation=InterpolationMode.BILINEAR,
     )
     return Compose([affine, transform])
+
+
+def _some_pixels(choose: Callable, image: Image.Image, *given: Any) -> tuple[int, int, int, int]:
+    """timm's crop: top, left, height, width. Of an image of a few pixels it may choose none, which would be black."""
+    top, left, height, width = choose(image, *given)
+    return min(top, image.height - 1), min(left, image.width - 1), max(height, 1), max(width, 1)
 
 
 def transforms_for(model: nn.Module) -> Transform:
