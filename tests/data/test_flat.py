@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import scipy.io
@@ -166,6 +168,9 @@ def test_images_of_equal_names_are_told_apart_by_their_folders(tmp_path, text):
         ("a.png 0 1\n", ("a.png",), r"line 1: '0 1' could be one class, or a class and more; labels are single"),
         ("a.png boeing 737\n", ("a.png",), r"line 1: 'boeing 737' could be one class, or a class and more"),
         ("a,n01 1 2 3 4 n02 1 2 3 4\n", ("a.png",), r"line 1: 'n01 1 .*; labels are single"),
+        ("a.png,cat,dog\n", ("a.png",), r"labels.txt, line 1: more than IMAGE and CLASS; labels are single"),
+        ("id,width,breed\na.png,30,cat\n", ("a.png",), r"line 1: more than IMAGE and CLASS; .* name the columns path"),
+        ("filename, cat, dog, emu\na.png, 1, 0, 0\n", ("a.png",), r"line 1: more than IMAGE and CLASS"),
         (
             "cat\ndog\n",
             TWO,
@@ -207,11 +212,6 @@ def test_label_files_are_read_as_people_write_them(tmp_path, text, classes):
         ),
         ("a.png cat\na.png cat\n", ("a.png",), r"1 rows say again what others do, such as line 2, 'a.png'"),
         ("a.png cat\nb.png dog\n", ("a.png",), r"1 rows name no image that is there, such as line 2, 'b.png'"),
-        (
-            "a.png,cat,dog\nb.png,dog,\n",
-            ("a.png", "b.png"),
-            r"what follows IMAGE and CLASS on line 1 .*; labels are single",
-        ),
     ],
 )
 def test_what_is_passed_over_or_guessed_is_told(tmp_path, text, images, told):
@@ -226,3 +226,26 @@ def test_a_damaged_table_of_the_devkit_is_named(flat, tmp_path):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(DataError, match=r"meta.mat: could not be read as the devkit's table of classes \("):
             open_evaluation(flat, labels=truth)
+
+
+def test_only_imagenets_own_ground_truth_counts_by_the_devkit(flat, tmp_path):
+    truth = tmp_path / "ground_truth.csv"
+    truth.write_text("path,label\n" + "".join(f"{name},{at}\n" for at, name in enumerate(IMAGES)))
+    assert list(open_evaluation(flat, labels=truth, classes=["a", "b", "c"]).labels) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["sep=;\nlabel;filename\ncat;a.png\n", "sep=,\na.png,cat\n"])
+def test_excels_own_first_line_is_no_label(tmp_path, text):
+    assert labelled(tmp_path, text, "a.png") == {"a.png": "cat"}
+
+
+def test_numbers_that_may_count_from_one_are_told(tmp_path):
+    with pytest.warns(DataWarning, match=r"no label is 0, .* counted from 0: 1 is 'dog'; subtract 1 if"):
+        assert labelled(tmp_path, "a.png 1\n", "a.png", classes=["cat", "dog"]) == {"a.png": "dog"}
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "labels.csv", "labels.parquet"])
+def test_a_pipe_is_no_label_file_and_is_not_waited_for(flat, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: a pipe or a device, not a list of labels"):
+        open_evaluation(flat, labels=tmp_path / name)

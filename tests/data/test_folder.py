@@ -5,6 +5,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from convattn.data.dataset import DataError
+from convattn.data.folder import images_below
 from convattn.data.sources import open_data, open_evaluation
 from tiny_runs import write_pictures
 
@@ -79,3 +80,12 @@ def test_an_unknown_split_names_the_known_ones(tmp_path):
 def test_class_folders_alone_serve_for_evaluation(tmp_path):
     pictures = write_pictures(tmp_path)
     assert open_evaluation(pictures).paths == open_evaluation(pictures / "val").paths
+
+
+def test_links_that_lead_to_each_other_end(tmp_path):
+    for name, other in (("cat", "dog"), ("dog", "cat")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").write_bytes(b"x")
+        for number in range(2):
+            (tmp_path / name / f"more{number}").symlink_to(tmp_path / other)
+    assert list(images_below(tmp_path / "cat")) == ["cat.png", "more0/dog.png", "more1/dog.png"]

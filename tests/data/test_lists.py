@@ -297,3 +297,36 @@ def test_parquet_that_is_no_list_or_would_fill_the_memory_is_refused(tmp_path, t
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=message):
         open_data(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [("split", "train train test"), ("Data_Set", "valid train train"), ("is_valid", "False False True")],
+)
+def test_a_list_of_several_splits_is_refused_not_learnt_whole(tmp_path, column, cells):
+    one, two, three = cells.split()
+    rows = f"path,label,{column}\na.png,cat,{one}\nb.png,dog,{two}\nc.png,dog,{three}\n"
+    (tmp_path / "train.csv").write_text(rows)
+    with pytest.raises(
+        DataError, match=r"train.csv: its rows are of several splits, '\w+' \(line 2\) and '\w+' \(line"
+    ):
+        open_data(tmp_path, "train")
+    (tmp_path / "train.csv").write_text(rows.replace(three, one).replace(two, one))
+    assert list(open_data(tmp_path, "train").labels) == [0, 1, 1]
+
+
+def test_named_numbers_may_begin_at_one_and_lack_some_in_validation(tmp_path):
+    columns = ("path", "label", "class")
+    write_list(tmp_path / "train.csv", [("a.png", 2, "cat"), ("b.png", 1, "emu"), ("c.png", 3, "ant")], columns)
+    write_list(tmp_path / "val.csv", [("d.png", 3, "ant"), ("e.png", 1, "emu")], columns)
+    data = open_data(tmp_path, "train")
+    assert (data.classes, list(data.labels)) == (["emu", "cat", "ant"], [1, 0, 2])
+    assert list(open_data(tmp_path, "val").labels) == [2, 0]
+
+
+@pytest.mark.parametrize("again", ["x/../a.png", "{folder}/a.png"])
+def test_an_image_has_one_label_however_its_path_is_written(tmp_path, monkeypatch, again):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text(f"path,label\na.png,cat\n{again.format(folder=tmp_path)},dog\n")
+    with pytest.raises(DataError, match=r"a.png has two labels, 'cat' \(line 2\) and 'dog' \(line 3\)"):
+        open_evaluation("list.csv")

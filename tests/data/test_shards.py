@@ -19,7 +19,7 @@ def samples(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["cls", "json"])
-def test_numbers_are_named_by_the_file_of_classes(tmp_path, samples, suffix):
+def test_numbers_are_named_by_the_file_of_classes(tmp_path, samples, suffix, monkeypatch):
     numbered = [(key, content, ("bright", "dark").index(name)) for key, content, name in samples]
     shards = write_shards(tmp_path / "data" / "train", numbered, suffix=suffix)
     plain = open_data(tmp_path / "data", "train")
@@ -27,6 +27,8 @@ def test_numbers_are_named_by_the_file_of_classes(tmp_path, samples, suffix):
     (tmp_path / "data" / "classes.txt").write_text("bright\ndark\n")
     data = open_data(tmp_path / "data", "train")
     assert list(data.classes) == ["bright", "dark"]
+    monkeypatch.chdir(shards)
+    assert list(open_data("0000.tar", "train").classes) == ["bright", "dark"]  # seen from within as from outside
     contents = {f"{key}.png": (content, name) for key, content, name in samples}
     assert len(data) == len(contents) == 6
     for at, path in enumerate(data.paths):

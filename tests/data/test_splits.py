@@ -148,3 +148,25 @@ def test_a_list_that_is_named_itself_finds_the_folder_called_like_it(tmp_path):
         assert open_evaluation(tmp_path / "val.csv").paths == [f"{tmp_path}/val/3.png"]
     write_files(tmp_path, "3.png")
     assert open_evaluation(tmp_path / "val.csv").paths == [f"{tmp_path}/3.png"]
+
+
+@pytest.mark.parametrize("others", [("sample/9.png",), ("devkit/readme.txt",), ("test/9.png", "sample/9.png")])
+def test_flat_splits_are_no_classes_whatever_lies_beside(tmp_path, others):
+    texts = {"train_csv": "path,label\n1.png,cat\n2.png,dog\n", "val_csv": "path,label\n3.png,dog\n"}
+    write_files(tmp_path, "train/1.png", "train/2.png", "val/3.png", *others, **texts)
+    with pytest.warns(DataWarning, match=r"val.csv: states the labels of the images in val/"):
+        data = open_evaluation(tmp_path, classes=["cat", "dog"])
+    assert (data.paths, list(data.labels)) == ([f"{tmp_path}/val/3.png"], [1])
+
+
+def test_what_else_could_be_validation_images_is_named_where_test_serves(tmp_path):
+    write_files(tmp_path, *TRAIN, "test/cat/3.png", "holdout/cat/4.png")
+    with pytest.warns(DataWarning, match=r"test serves, .*; not read: holdout/"):
+        open_data(tmp_path, "val")
+
+
+def test_splits_in_one_archive_are_no_classes(tmp_path):
+    names = ("pets/train/cat/1.png", "pets/train/dog/2.png", "pets/val/cat/3.png")
+    archive = write_tar(tmp_path / "pets.tar", [(name, b"x") for name in names])
+    with pytest.raises(DataError, match=r"pets.tar: its folders train and val are splits, not classes; make an arch"):
+        open_evaluation(archive)

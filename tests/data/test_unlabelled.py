@@ -19,6 +19,7 @@ def test_any_layout_serves_without_labels(tmp_path):
         write_shards(tmp_path / "shards" / "deep", [(name[:-4], content, "cat") for name, content in files]).parent: 6,
         f"{tmp_path}/shards/deep/{{0000..0001}}.tar": 6,
     }
+    (tmp_path / "shards" / "deep" / "._0000.tar").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves them
     (tmp_path / "list.csv").write_text("path\npictures/loose.png\n")
     sources[tmp_path / "list.csv"] = 1
     for source, count in sources.items():

@@ -63,14 +63,15 @@ def open_by_label_file(
         DataError: if an image has no label or two, or the file does not fit the images.
         MissingExtra: if `meta.mat` is to be read without SciPy.
     """
-    read = read_label_rows(label_file)
+    read = read_label_rows(label_file, are_known=classes is not None)
     chosen = _rows_of_images(read, inside, label_file, folder)
     if chosen is None:
         labels = _in_order(read.rows, inside, label_file)
         chosen = list(read.rows)
     else:
         labels = [row.label for row in chosen]
-    if "ground_truth" in label_file.name and all(map(str.isdecimal, labels)):
+    from_imagenet = not any(row.label for row in read.rows) or "ilsvrc" in label_file.name.lower()
+    if from_imagenet and "ground_truth" in label_file.name and all(map(str.isdecimal, labels)):
         labels = _from_devkit(labels, label_file)
     stated = StatedLabels(label_file, lambda at: f"{row_word(label_file)} {chosen[at].number}")
     for label in labels:

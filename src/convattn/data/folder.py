@@ -114,17 +114,19 @@ def images_below(folder: Path, unread: list[str] | None = None) -> Iterator[str]
     """
     top = str(folder)
     found: list[tuple[str, list[str]]] = []
-    waiting = [top]
+    waiting: list[tuple[str, tuple[str, ...]]] = [(top, ())]  # folders, and the real ones in which links were followed
     while waiting:
-        root = waiting.pop()
+        root, through = waiting.pop()
         content = content_of(root)
         if content.images:
             found.append((root, content.images))
         if unread is not None:
             unread += content.unread
-        waiting += (
-            f"{root}/{name}" for name in content.folders if not (name in content.links and _leads_back(root, name))
-        )
+        for name in content.folders:
+            if name not in content.links:
+                waiting.append((f"{root}/{name}", through))
+            elif not _leads_back(inside := (*through, os.path.realpath(root)), f"{root}/{name}"):
+                waiting.append((f"{root}/{name}", inside))
     for root, files in sorted(found):
         inner = root[len(top) :].lstrip("/")
         for name in files:
@@ -144,7 +146,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _leads_back(folder: str, link: str) -> bool:
-    """Whether a link in a folder leads to that folder or one that it lies in."""
-    inside, target = os.path.realpath(folder), os.path.realpath(f"{folder}/{link}")
-    return f"{inside}/".startswith(f"{target.rstrip('/')}/")
+def _leads_back(folders: Sequence[str], link: str) -> bool:
+    """Whether a link leads to one of these folders or to one that they lie in: two may lead to each other."""
+    target = os.path.realpath(link).rstrip("/")
+    return any(f"{folder}/".startswith(f"{target}/") for folder in folders)

@@ -2,14 +2,13 @@
 
 import csv
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError
 from convattn.data.file_names import is_image_name
-from convattn.data.lists import ClassNames, names_columns, rows_of
+from convattn.data.lists import ClassNames, is_separator_line, names_columns, rows_of
 from convattn.data.text_files import read_lines
 
 __all__ = ["LabelRow", "LabelRows", "read_label_rows"]
@@ -39,19 +38,25 @@ class LabelRows:
     heading: bool  # whether the file names its columns
 
 
-def read_label_rows(file: Path) -> LabelRows:
+def read_label_rows(file: Path, are_known: bool = False) -> LabelRows:
     """Read a label file: a list with named columns, or lines that begin with an image or are a label each.
+
+    Args:
+        file: a text file or Parquet.
+        are_known: whether the classes are known, so that it need not name them all.
 
     Raises:
         DataError: if it cannot be read, naming the line that is wrong.
     """
     if file.suffix.lower() == ".parquet":
-        return _listed(file)
+        return _listed(file, are_known)
     lines = read_lines(file)
+    if lines and is_separator_line(lines[0][1]):
+        del lines[0]
     if lines and names_columns(lines[0][1]):
-        return _listed(file)
+        return _listed(file, are_known)
     mark = next((mark for mark in _MARKS if all(mark in line for _, line in lines)), None)
-    rows, several = [], 0
+    rows = []
     for number, line in lines:
         image, rest, more = _parted(line, mark)
         label = _label(rest, mark is not None)
@@ -60,23 +65,21 @@ def read_label_rows(file: Path) -> LabelRows:
                 f"{file}, line {number}: {rest!r} could be one class, or a class and more; labels are single, one an "
                 "image: leave one, or part IMAGE and CLASS by a tab or a comma"
             )
-        several = several or number * more
+        if more:  # a width, a class of several, a 0 or 1 for each class: which cell is the label, nobody says
+            raise DataError(
+                f"{file}, line {number}: more than IMAGE and CLASS; labels are single: leave these two, or let the "
+                "first line name the columns path and label"
+            )
         rows.append(LabelRow(number, line.strip("\"'"), image, label))
-    if several:
-        warnings.warn(
-            f"{file}: what follows IMAGE and CLASS on line {several} and others is passed over; labels are single",
-            DataWarning,
-            stacklevel=2,
-        )
     return LabelRows(rows, None, False)
 
 
-def _listed(file: Path) -> LabelRows:
+def _listed(file: Path, are_known: bool) -> LabelRows:
     names, rows = ClassNames(file), []
     for row in rows_of(file):
         names.add(row)
         rows.append(LabelRow(row.number, row.path, row.path, row.label))
-    return LabelRows(rows, names.whole(), True)
+    return LabelRows(rows, names.whole(are_known), True)
 
 
 def _parted(line: str, mark: str | None) -> tuple[str, str, bool]:

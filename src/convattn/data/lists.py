@@ -1,6 +1,7 @@
 """A list of images in a CSV, TSV or Parquet file: columns `path` and `label`, and `class` where labels are numbers."""
 
 import csv
+import os
 import re
 import warnings
 from array import array
@@ -17,6 +18,7 @@ from convattn.data.known_classes import LabelError, number_in
 from convattn.data.names import Names
 from convattn.data.on_disk import OnDisk
 from convattn.data.parquet_rows import parquet_rows
+from convattn.data.split_words import SPLITS
 from convattn.data.stated_labels import StatedLabels
 from convattn.data.text_files import text_lines
 
@@ -25,6 +27,7 @@ __all__ = [
     "ClassNames",
     "Row",
     "is_list_name",
+    "is_separator_line",
     "names_columns",
     "open_list",
     "paths_in_list",
@@ -39,6 +42,8 @@ _COLUMNS = {
     "path": ("path", "filename", "filepath", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
     "label": ("label", "labels", "target", "category", "classname", "class"),
 }
+_SPLIT_COLUMNS = {"split", "set", "subset", "dataset", "partition", "isvalid", "isvalidation", "istest", "istrain"}
+_SPLIT_CELLS = {word for words in SPLITS.values() for word in words} | {"true", "false", "0", "1", "2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Row:
     path: str
     label: str = ""
     name: str = ""  # of the class that the label numbers
+    split: str = ""
 
 
 def is_list_name(name: str) -> bool:
@@ -76,20 +82,21 @@ def open_list(file: Path, classes: Sequence[str] | None = None) -> LabelledFiles
         MissingExtra: for Parquet without pyarrow.
     """
     numbers, hashes = array("q"), array("q")
-    word, disk, names = row_word(file), OnDisk(file), ClassNames(file)
+    word, disk, names, splits = row_word(file), OnDisk(file), ClassNames(file), _OneSplit(file)
     stated = StatedLabels(file, lambda at: f"{word} {numbers[at]}")
 
     def paths() -> Iterator[str]:
         for row in rows_of(file):
             path = disk.path(row.path, f"{file}, {word} {row.number}")
             names.add(row)
+            splits.add(row)
             stated.add(row.label)
             numbers.append(row.number)
-            hashes.append(hash(path))
+            hashes.append(hash(_whole(path)))
             yield path
 
-    data = label_as_stated(PlainFiles(Names(paths())), stated, classes, names.whole())
-    doubles = [pair for pair in _alike(hashes) if data.paths[pair[0]] == data.paths[pair[1]]]
+    data = label_as_stated(PlainFiles(Names(paths())), stated, classes, names.whole(are_known=classes is not None))
+    doubles = [pair for pair in _alike(hashes) if _whole(data.paths[pair[0]]) == _whole(data.paths[pair[1]])]
     if not doubles:
         return data
     for first, second in doubles:
@@ -124,7 +131,7 @@ def rows_of(file: Path, needed: Sequence[str] = ("path", "label")) -> Iterator[R
     """
     word = row_word(file)
     for number, cells in _parquet(file, needed) if word == "row" else _text(file, needed):
-        row = Row(number, *cells)
+        row = Row(number, **cells)
         if not row.path:
             raise DataError(f"{file}, {word} {number}: no path; every row needs one")
         if not row.label and "label" in needed:
@@ -135,6 +142,11 @@ def rows_of(file: Path, needed: Sequence[str] = ("path", "label")) -> Iterator[R
 def names_columns(line: str) -> bool:
     """Whether a line names the columns of a list, in any of the usual ways."""
     return any(not isinstance(_columns(_cells(line, mark), ("path", "label")), str) for mark in _MARKS)
+
+
+def is_separator_line(line: str) -> bool:
+    """Whether a line is Excel's own first one, which only says what parts the cells."""
+    return re.fullmatch(r"sep=.\s*", line) is not None
 
 
 class ClassNames:
@@ -163,22 +175,47 @@ class ClassNames:
                 f"{place}: class {row.name!r} has the label {number}, which was {self._names[number]!r} before"
             )
 
-    def whole(self) -> dict[int, str] | None:
-        """The name of every number from 0; None without any."""
-        missing = next((number for number in range(max(self._names, default=0)) if number not in self._names), None)
-        if missing is not None:
+    def whole(self, are_known: bool) -> dict[int, str] | None:
+        """The name of every number from 0 or 1, of those that occur where the classes are known; None without any."""
+        numbers = range(min(1, *self._names), max(self._names)) if len(self._names) > 1 else ()
+        missing = next((number for number in numbers if number not in self._names), None)
+        if missing is not None and not are_known:
             raise DataError(
                 f"{self._file}: column class names no class {missing}; name every number up to {max(self._names)}"
             )
         return self._names or None
 
 
-def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+class _OneSplit:
+    """Refuses a list whose rows are of several splits by a column that says so: it would be learnt as a whole."""
+
+    def __init__(self, file: Path):
+        self._file, self._first = file, dict[str, int]()
+
+    def add(self, row: Row) -> None:
+        split = row.split.lower()
+        if split not in _SPLIT_CELLS or split in self._first:
+            return
+        self._first[split] = row.number
+        if len(self._first) > 1:
+            one, other = (f"{split!r} ({row_word(self._file)} {number})" for split, number in self._first.items())
+            raise DataError(
+                f"{self._file}: its rows are of several splits, {one} and {other}; write a list for each, such as "
+                "train.csv and val.csv"
+            )
+
+
+def _whole(path: str) -> str:
+    """A path in the one spelling by which files are compared; nothing is looked up."""
+    return path if path[:1] == "/" and "/../" not in path else os.path.abspath(path)
+
+
+def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     with text_lines(file) as lines:
         before = 0
         for heading in lines:
             before += 1
-            if heading.strip() and not re.fullmatch(r"sep=.\s*", heading):  # Excel's own first line
+            if heading.strip() and not is_separator_line(heading):
                 break
         else:
             heading = ""
@@ -200,19 +237,23 @@ def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Sequence[str
                         )
                 elif not any(map(str.strip, cells)):
                     continue
-                yield before + reader.line_num, [cells[at].strip() for at in columns]
+                yield before + reader.line_num, {kind: cells[at].strip() for kind, at in columns.items()}
         except csv.Error as error:
             raise DataError(f"{file}: could not be read as a list ({error}, line {before + reader.line_num})") from None
 
 
-def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    kinds: list[str] = []
+
     def choose(names: Sequence[str]) -> list[str]:
         columns = _columns(names, needed)
         if isinstance(columns, str):
             raise DataError(f"{file}: {columns}")
-        return [names[at] for at in columns]
+        kinds.extend(columns)
+        return [names[at] for at in columns.values()]
 
-    return enumerate(parquet_rows(file, choose), start=1)
+    for number, cells in enumerate(parquet_rows(file, choose), start=1):
+        yield number, dict(zip(kinds, cells, strict=True))
 
 
 def _mark(file: Path, heading: str, needed: Sequence[str]) -> str:
@@ -229,8 +270,8 @@ def _cells(line: str, mark: str) -> list[str]:
         return []
 
 
-def _columns(heading: Sequence[str], needed: Sequence[str]) -> list[int] | str:
-    """Which columns hold path, label and class name, those that are there in this order; or why that cannot be told."""
+def _columns(heading: Sequence[str], needed: Sequence[str]) -> dict[str, int] | str:
+    """Which columns hold path, label, name of the class and split, those that are there; or why that cannot be told."""
     called = [re.sub(r"[\s_-]", "", name).lower() for name in heading]
     found: dict[str, int] = {}
     missing = []
@@ -250,8 +291,11 @@ def _columns(heading: Sequence[str], needed: Sequence[str]) -> list[int] | str:
         hint = "; its first line has to name the columns: path,label" if any(map(is_image_name, heading)) else ""
         return f"no column {' and no column '.join(missing)}; it has {shown}{hint}"
     if "label" in needed and "class" in called and called.index("class") != found["label"]:
-        found["class"] = called.index("class")
-    return list(found.values())
+        found["name"] = called.index("class")
+    splits = [at for at, name in enumerate(called) if name in _SPLIT_COLUMNS and at not in found.values()]
+    if "label" in needed and len(splits) == 1:
+        found["split"] = splits[0]
+    return found
 
 
 def _alike(hashes: array) -> Iterator[tuple[int, int]]:

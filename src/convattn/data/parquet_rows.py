@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convattn.data.dataset import DataError
+from convattn.data.text_files import check_regular
 from convattn.extras import require
 
 __all__ = ["parquet_rows"]
@@ -27,6 +28,7 @@ def parquet_rows(file: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -
         DataError: if it is no Parquet, or would take far more memory than its size lets expect.
         MissingExtra: without pyarrow.
     """
+    check_regular(file)
     pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     try:
         schema = parquet.read_schema(file)

@@ -5,6 +5,7 @@ Indexed once like any archive, so that order is a true shuffle over all shards a
 
 import itertools
 import json
+import os
 import posixpath
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,7 +190,8 @@ def _read(file: BinaryIO, member: Member) -> bytes:
 
 
 def _class_names(tars: Sequence[Path]) -> dict[int, str] | None:
-    for folder in (tars[0].parent, tars[0].parent.parent):
+    beside = Path(os.path.abspath(tars[0])).parent  # so that the folder above is the same from everywhere
+    for folder in (beside, beside.parent):
         for name in _CLASS_FILES:
             if (folder / name).is_file():
                 return _lines_of(folder / name)

@@ -7,14 +7,15 @@ from pathlib import Path
 from convattn.data.dataset import DataError, DataWarning, ImageDataset
 from convattn.data.digits import open_digits
 from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path, is_unread_name, tell_unread
-from convattn.data.files import Files, LabelledFiles, PlainFiles
+from convattn.data.files import Files, LabelledFiles, PlainFiles, listing
 from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
 from convattn.data.member import Member
 from convattn.data.names import Names
 from convattn.data.shards import are_shards, open_shards
-from convattn.data.splits import SPLITS, Place, find_split, holds_classes, split_words
+from convattn.data.split_words import SPLITS
+from convattn.data.splits import Place, find_split, holds_classes, split_words
 from convattn.data.tars import TarFiles, open_class_tars, scan_tars
 from convattn.extras import require
 
@@ -280,12 +281,19 @@ def _split_of(source: str | Path, split: str) -> Place:
         if found is not None and split == "val":
             _tell(
                 f"{place}: no {split_words('val')}; {found.path.name} serves, so the best epoch is chosen by the test "
-                "images: hold some training images out to report a fair figure"
+                f"images: hold some training images out to report a fair figure{_beside(place.path)}"
             )
     if found is None:
         wanted = " or ".join((split, *([_OTHERWISE[split]] if split in _OTHERWISE else [])))
         raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}")
     return found
+
+
+def _beside(folder: Path) -> str:
+    """What else lies in a folder with splits that could hold validation images under another name."""
+    words = {word for names in SPLITS.values() for word in names}
+    others = [name for name in content_of(folder).folders if name.lower() not in words]
+    return f"; not read: {listing(f'{name}/' for name in others)}" if others else ""
 
 
 def _place(source: str | Path, expected: str = _LAYOUT) -> Place:

@@ -14,14 +14,9 @@ from pathlib import Path
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.folder import Content, content_of, images_below
 from convattn.data.lists import LIST_SUFFIXES, is_list_name
+from convattn.data.split_words import SPLITS
 
-__all__ = ["SPLITS", "Place", "find_split", "holds_classes", "split_words"]
-
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+__all__ = ["Place", "find_split", "holds_classes", "split_words"]
 
 
 @dataclass(frozen=True)
@@ -80,13 +75,17 @@ def split_words(split: str) -> str:
 def holds_classes(folder: Path) -> bool:
     """Whether the folders in a folder are classes, though one may be called like a split (`train`, of CIFAR-100).
 
-    So it is where every folder that is called like a split holds images and no folders, lists or archives, and others
-    stand beside them.
+    So it is where one folder alone is called like a split, no list is, and all hold images: that one no folders, lists
+    or archives.
     """
     words = {word for split in SPLITS.values() for word in split}
-    folders = content_of(folder).folders
-    called = [name for name in folders if name.lower() in words]
-    return 0 < len(called) < len(folders) and all(_holds_images_alone(content_of(folder / name)) for name in called)
+    content = content_of(folder)
+    called = [name for name in content.folders if name.lower() in words]
+    if len(called) != 1 or len(content.folders) < 2 or any(Path(name).stem.lower() in words for name in content.others):
+        return False
+    if not _holds_images_alone(content_of(folder / called[0])):
+        return False
+    return all(next(images_below(folder / name), None) is not None for name in content.folders)
 
 
 def _exact(folder: Path, split: str, folders: list[Path], lists: list[Path], tars: list[Path]) -> Place:

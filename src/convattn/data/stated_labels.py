@@ -128,6 +128,11 @@ class StatedLabels:
         if unknown:
             named = [meant[code] for code in unknown]
             raise DataError(f"{_unknown(self.where, named, among)} ({self._at(unknown[0])})")
+        if given and not mixed and min(given) > 0 and any(classes.named(text) is None for text in meant):
+            _tell(
+                f"{self.where}: no label is 0, and numbers are places in the order of the classes, counted from 0: "
+                f"{meant[0]} is {known[given[0]]!r}; subtract 1 if these count from 1"
+            )
         return given
 
     def _words(self) -> tuple[list[int], Sequence[str]]:

@@ -17,6 +17,7 @@ from convattn.data.images import MAX_BYTES, ImageError
 from convattn.data.member import Member
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
+from convattn.data.split_words import SPLITS
 from convattn.data.tar_cache import load_index, save_index
 
 __all__ = ["TarFiles", "members_of", "open_class_tars", "problem_with", "scan_tars"]
@@ -109,6 +110,11 @@ def open_class_tars(
         return open_by_synset(TarFiles(tars, ordered), where, classes)
     fallback = min(class_of.values(), default="")  # the label of what is named and never read
     labels = [class_of.get(parent, fallback) for parent in parents]
+    called = {label.lower() for label in labels}
+    if len(called) > 1 and called <= {word for words in SPLITS.values() for word in words}:
+        raise DataError(
+            f"{where}: its folders {' and '.join(sorted(called))} are splits, not classes; make an archive of each"
+        )
     order = sorted(range(len(members)), key=lambda at: (labels[at], parents[at], members[at].name))
     return label_by_name(TarFiles(tars, (members[at] for at in order)), [labels[at] for at in order], where, classes)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convattn.data.dataset import DataError
 
-__all__ = ["read_lines", "text_lines"]
+__all__ = ["check_regular", "read_lines", "text_lines"]
 
 _LONGEST = 2**20  # characters of a line
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # of all others UTF-8 is expected
@@ -20,11 +20,12 @@ def text_lines(file: Path) -> Iterator[Iterator[str]]:
     Raises:
         DataError: if it cannot be read, is no text, or has a line without end, naming the file.
     """
+    check_regular(file)
     try:
         with open(file, "rb") as raw:
             beginning = raw.read(64)
         encoding = next((name for mark, name in _MARKS if beginning.startswith(mark)), "utf-8-sig")
-        if encoding != "utf-16" and b"\0" in beginning:
+        if b"\0\0" in beginning or (encoding != "utf-16" and b"\0" in beginning):
             raise DataError(f"{file}: could not be read as text (it holds zero bytes); save it as UTF-8")
         with open(file, newline="", encoding=encoding) as stream:
             yield _bounded(file, stream)
@@ -32,6 +33,16 @@ def text_lines(file: Path) -> Iterator[Iterator[str]]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         hint = "; save it as UTF-8" if isinstance(error, UnicodeError) else ""
         raise DataError(f"{file}: could not be read as a list of labels ({reason}){hint}") from None
+
+
+def check_regular(file: Path) -> None:
+    """Refuse a pipe or a device, which could be waited for or read for ever.
+
+    Raises:
+        DataError: naming the file.
+    """
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: {'a folder' if file.is_dir() else 'a pipe or a device'}, not a list of labels")
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
