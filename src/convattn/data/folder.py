@@ -85,6 +85,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
             names += (f"{name}/{below}" for below in images_below(folder / name, unread))
             labels.extend([places[number]] * (len(names) - len(labels)))
             done(number)
+    tell_unread(folder, unread)
     present = set(labels)
     empty = [name for name, label in zip(found, places, strict=True) if label not in present]
     if empty:
@@ -92,7 +93,6 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
             f"{folder}: no image in class {', '.join(map(repr, empty[:5]))}{' and others' if len(empty) > 5 else ''}; "
             f"{WHAT_COUNTS}"
         )
-    tell_unread(folder, unread)
     if content.images:
         warnings.warn(
             f"{folder}: passed over beside the class folders: {listing(content.images, 3)}",
