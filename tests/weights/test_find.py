@@ -126,3 +126,41 @@ def test_dictionaries_that_hold_themselves_end(weights):
     content = {"a": {}, "model": state}
     content["a"]["b"] = content
     assert_same_weights(load(content), source)
+
+
+@pytest.mark.parametrize("way", ["exp_avg", "optimizer.exp_avg", "optim.m", "opt.ExpAvgSq", "grads", "momentum_buffer"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_an_optimiser_keeps_by_name_is_never_the_weights(weights, way, flat):
+    source, state = weights
+    kept = {name: torch.ones_like(tensor) for name, tensor in state.items()}
+    content = prefixed(f"{way}.", kept) | prefixed("net.", state) if flat else {"model": state}
+    if not flat:
+        for word in reversed(way.split(".")):
+            kept = {word: kept}
+        content = {**kept, **content}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeightsNote)
+        assert_same_weights(load(content), source)
+        with pytest.raises(convattn.weights.errors.CheckpointError):
+            load({key: value for key, value in content.items() if not key.startswith(("model", "net."))})
+
+
+@pytest.mark.parametrize("around", ["", "module.", "model."])
+@pytest.mark.parametrize("layer", ["head.fc", "classifier"])
+def test_a_head_beside_its_network_is_taken_and_that_is_said(around, layer):
+    source = build_toy(TOY)
+    content = {
+        around + (f"backbone.{name}" if not name.startswith("head.") else name.replace("head.fc", layer)): tensor
+        for name, tensor in source.state_dict().items()
+    }
+    with pytest.warns(WeightsNote, match=f"head taken from {around}{layer}, beside it$"):
+        assert_same_weights(load({"state_dict": content, "meta": {}}), source)
+    second = {f"{around}aux.{leaf}": source.get_parameter(f"head.fc.{leaf}") for leaf in ("weight", "bias")}
+    with pytest.raises(ValueError, match=r"head\.fc\.weight .* is missing in the file"):  # which of the two?
+        load(content | second)
+
+
+def test_an_entry_under_two_names_is_told(weights):
+    source, state = weights
+    with pytest.raises(ValueError, match=r"head\.weight \(\d+, \d+\) is in the file, not here"):
+        load({**state, "head.fc.weight": torch.zeros_like(source.head.fc.weight)})

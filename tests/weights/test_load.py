@@ -12,7 +12,7 @@ from official_files import TOY, official_toy
 import convattn
 from convattn.saved import save_model
 from convattn.weights.errors import CheckpointError, WeightsNote
-from convattn.weights.head_rows import imagenet_22k_rows
+from convattn.weights.head_rows import are_imagenet_in_order, imagenet_22k_rows
 from convattn.weights.load import load_pretrained
 from toys import build_toy, toy
 
@@ -109,6 +109,29 @@ def test_half_a_head_is_none(tmp_path):
 SYNSETS = timm.data.ImageNetInfo("imagenet-1k").label_names()
 
 
+@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (0, 1)])
+@pytest.mark.parametrize("name", ["cotnet_50", "mobilenetv2_das", "hybrid"])
+def test_only_what_follows_the_last_level_is_left_aside(name, levels):
+    source, pyramid = create(name), create(name, features_only=True, out_indices=levels)
+    state = source.state_dict()
+    with pytest.warns(WeightsNote, match="the model ends before"):
+        convattn.load_official(pyramid, state)
+    first = next(key for key in state if ".0." in key and key.endswith("weight") and key.startswith(("la", "st", "bl")))
+    block = first.partition(".0.")[2]
+    stage = {"cotnet_50": "layer1.", "mobilenetv2_das": "blocks.0.", "hybrid": "stages.0.blocks."}[name]
+    deeper = {**state, f"{stage}9.{block}": state[first]}  # a block more, in a stage that is there
+    with pytest.raises(CheckpointError, match=f"{stage}9.* is in the file, not here"):
+        convattn.load_official(pyramid, deeper)
+
+
+def test_a_pyramid_of_timm_takes_no_file_of_a_deeper_model(tmp_path):
+    torch.save(timm.create_model("resnet26t").state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(CheckpointError, match=r"deeper\.pth: does not fit"):
+        convattn.create_model(
+            "timm:resnet26t", features_only=True, layers=(1, 2, 2, 2), pretrained_path=tmp_path / "deeper.pth"
+        )
+
+
 @pytest.fixture(scope="module")
 def of_22k(tmp_path_factory):
     source, state = official_toy(num_classes=21841)
@@ -152,6 +175,20 @@ def test_a_22k_head_is_not_mapped_onto_other_classes(of_22k, classes):
     assert_same_weights(model.stages, source.stages)
     with pytest.raises(CheckpointError, match=r"head.fc.weight is \(21841, 24\) in the file, \(1000, 24\) here"):
         convattn.load_official(build_toy(TOY, num_classes=1000), path)
+
+
+@pytest.mark.parametrize("rows", [[], range(4), [0.5] * 5, "imagenet-22k"])
+def test_rows_are_one_a_class(rows, tmp_path):
+    torch.save(build_toy("smt_tiny", num_classes=5).state_dict(), tmp_path / "own.pth")
+    with pytest.raises(
+        CheckpointError, match=r"head_rows (has [\d,]+ rows for 5 classes|\[0\.5, .* must be the numbers)"
+    ):
+        create("smt_tiny", num_classes=5, pretrained_path=tmp_path / "own.pth", head_rows=rows)
+
+
+def test_imagenets_classes_in_another_order_are_told():
+    assert are_imagenet_in_order(SYNSETS)
+    assert not are_imagenet_in_order([*SYNSETS[1:], SYNSETS[0]])
 
 
 def test_rows_that_the_file_has_not_are_refused(tmp_path):

@@ -13,10 +13,12 @@ from torch import nn
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.find import brief, find_weights
 from convattn.weights.load import HeadRows, load_pretrained
-from convattn.weights.official import shapes_by_name, unwrap_model
+from convattn.weights.official import is_behind, shapes_by_name, unwrap_model
 from convattn.weights.read import read_checkpoint
 
 __all__ = ["create_timm"]
+
+_OF_LEVELS = ("features_only", "out_indices", "feature_cls")
 
 
 def create_timm(
@@ -62,6 +64,10 @@ def _translated(
         raise misfit from None
     if any(not key.startswith(head) for key in missing) and not options.get("features_only"):
         raise misfit
+    if unexpected and options.get("features_only"):  # where timm itself minds nothing
+        whole = timm.create_model(name, **{key: value for key, value in options.items() if key not in _OF_LEVELS})
+        if not all(key.startswith(head) or is_behind(key, whole) for key in unexpected):
+            raise misfit
     resized = [
         f"{key} {tuple(shapes[key])} to {tuple(tensor.shape)}"
         for key, tensor in model.state_dict().items()

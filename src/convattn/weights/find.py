@@ -13,7 +13,7 @@ from typing import Any
 from torch import Size, Tensor
 
 from convattn.ops.linear import is_of_linear
-from convattn.weights.read import dictionaries, is_averaged, unwrap_state_dict
+from convattn.weights.read import dictionaries, is_averaged, is_state, unwrap_state_dict
 
 __all__ = ["Part", "brief", "find_weights"]
 
@@ -28,7 +28,7 @@ class Part:
     state: dict[str, Tensor]  # without the prefix
     place: str = ""  # where it stood: the names of the dictionaries and the prefix, joined by points
     others: list[str] = field(default_factory=list)  # places of further copies of such weights
-    beside: list[str] = field(default_factory=list)  # what else stood in the same dictionary, by its whole name
+    beside: dict[str, Tensor] = field(default_factory=dict)  # what else stood in the same dictionary, by its whole name
 
     @property
     def notes(self) -> list[str]:
@@ -60,6 +60,8 @@ def find_weights(content: Any, shapes: Mapping[str, Size], name: str = "checkpoi
         known, fitting = _prefixes(tensors, shapes)
         for prefix, count in known.items():
             words = (*place, *filter(None, prefix.split(".")))
+            if is_state(words):
+                continue
             candidates.append((fitting[prefix], count, is_averaged(words), -len(prefix), words, tensors, prefix))
     best = max(candidates, key=lambda candidate: candidate[:4], default=None)
     if best is None or best[1] < _LEAST * min(len(shapes), len(best[5])):
@@ -68,7 +70,7 @@ def find_weights(content: Any, shapes: Mapping[str, Size], name: str = "checkpoi
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     alike = [other for other in candidates if other is not best and other[1] >= count / 2]
     taken = (prefix, *(other[6] for other in alike if other[5] is tensors and other[6]))
-    beside = [key for key, tensor in tensors.items() if not key.startswith(taken) and not _is_counter(tensor)]
+    beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(taken) and not _is_counter(tensor)}
     return Part(state, ".".join(words), [".".join(other[4]) for other in alike], beside)
 
 

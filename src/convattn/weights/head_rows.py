@@ -12,6 +12,7 @@ __all__ = [
     "IMAGENET_22K",
     "STAND_INS",
     "are_imagenet",
+    "are_imagenet_in_order",
     "imagenet_22k_rows",
     "read_head_rows",
     "select_head_rows",
@@ -69,6 +70,11 @@ def are_imagenet(classes: Sequence[str]) -> bool:
     return bool(classes) and _row_of_synset().keys() >= {*classes}
 
 
+def are_imagenet_in_order(classes: Sequence[str]) -> bool:
+    """Whether these are the 1,000 synsets in the order in which classifiers of ImageNet-1k have them."""
+    return [*classes] == [*_row_of_synset()]
+
+
 @cache
 def _row_of_synset() -> dict[str, int]:
     position = {synset: row for row, synset in enumerate(ImageNetInfo("imagenet-21k-goog").label_names())}
@@ -92,6 +98,8 @@ def select_head_rows(
     Raises:
         ValueError: if there is no such layer, or a row beyond its outputs.
     """
+    if not rows:
+        raise ValueError("no row was chosen; give one for each class")
     chosen = dict(state)
     for name in (classifiers,) if isinstance(classifiers, str) else classifiers:
         if f"{name}.weight" not in state:

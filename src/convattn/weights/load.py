@@ -5,6 +5,7 @@ Whatever is chosen, mapped, adapted, left over or left fresh is said in one warn
 
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from convattn.weights.errors import CheckpointError, WeightsNote
-from convattn.weights.find import brief, find_weights
+from convattn.weights.find import Part, brief, find_weights
 from convattn.weights.head_rows import (
     FRESH,
     IMAGENET_22K,
     are_imagenet,
+    are_imagenet_in_order,
     imagenet_22k_rows,
     read_head_rows,
     select_head_rows,
@@ -26,7 +28,7 @@ from convattn.weights.official import (
     Conversion,
     convert_official,
     describe,
-    is_known,
+    is_behind,
     shapes_by_name,
     to_our_names,
     unwrap_model,
@@ -127,17 +129,26 @@ def _convert(
 ) -> tuple[Conversion, list[str]]:
     """What of a file fits, with the outputs of its head that were asked for, and what there is to say."""
     part = find_weights(content, shapes_by_name(model), source)
-    state, notes = to_our_names(part.state, model), part.notes
+    head, place = _head_beside(part, model, classifiers) if head_rows != FRESH else ({}, "")
+    state, notes = to_our_names(part.state, model) | head, part.notes
+    notes += [f"head taken from {place}, beside it"] if head else []
     outputs = next((len(state[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in state), 0)
     rows = None
     if head_rows == FRESH:
         state = {name: tensor for name, tensor in state.items() if not _is_of(name, classifiers)}
     elif head_rows is not None:
-        rows = read_head_rows(head_rows) if isinstance(head_rows, str) else list(head_rows)
+        try:
+            rows = read_head_rows(head_rows) if isinstance(head_rows, str) else [*map(index, head_rows)]
+        except TypeError as error:
+            raise CheckpointError(f"head_rows {head_rows!r:.80} must be the numbers of outputs: {error}") from None
+        if not pyramid and len(rows) != getattr(model, "num_classes", 0) > 0:
+            raise CheckpointError(
+                f"head_rows has {len(rows):,} rows for {model.num_classes:,} classes; give one a class"
+            )
     elif outputs == IMAGENET_22K != getattr(model, "num_classes", 0):
         classes = classes or _cfg(model).get("label_names") or ()
         rows = imagenet_22k_rows(classes) if are_imagenet(classes) else None
-    elif classes and outputs == len(classes) and not (outputs == 1000 and are_imagenet(classes)):
+    elif classes and outputs == len(classes) and not are_imagenet_in_order(classes):
         notes.append(f"head taken as it is, {outputs:,} outputs: the file does not name its classes")
     if rows is not None:
         try:
@@ -158,6 +169,28 @@ def _convert(
     if aside:
         notes.append(_aside(aside))
     return conversion, notes
+
+
+def _head_beside(part: Part, model: nn.Module, classifiers: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """The head that stands beside a network without one, as mmcls and many scripts have it, taken out of `beside`.
+
+    It is the one layer there of the shape of the model's, whatever it is called.
+    """
+    layer = classifiers[0] if len(classifiers) == 1 else None
+    own = {name: tensor.shape for name, tensor in model.state_dict().items() if _is_of(name, (layer or "",))}
+    if layer is None or not own or own.keys() & to_our_names(part.state, model).keys():
+        return {}, ""
+    places = [
+        place
+        for place in (key.removesuffix(".weight") for key in part.beside if key.endswith(".weight"))
+        if all(
+            (tensor := part.beside.get(place + name.removeprefix(layer))) is not None and tensor.shape == shape
+            for name, shape in own.items()
+        )
+    ]
+    if len(places) != 1:
+        return {}, ""
+    return {name: part.beside.pop(places[0] + name.removeprefix(layer)) for name in own}, places[0]
 
 
 def _adapt_kernel(
@@ -211,7 +244,7 @@ def _stands_behind(name: str, model: nn.Module, classifiers: Sequence[str], pyra
     if _is_of(name, classifiers):
         return True
     if pyramid:
-        return is_known(name, model)
+        return is_behind(name, model)
     return name.startswith("norm.") and not getattr(model, "num_classes", 0)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,10 +83,14 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
 
 
 def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict under our names, whatever fits; names without counterpart are kept."""
+    """A state dict under our names, whatever fits; names without counterpart, or for what is there twice, are kept."""
     names = _name_map(model)
     ours = model.state_dict().keys()
-    return {(name if name in ours else names.to_ours(name) or name): tensor for name, tensor in state.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        own = name if name in ours else names.to_ours(name) or name
+        found[name if own in found or own in state else own] = tensor
+    return found
 
 
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
@@ -123,10 +128,22 @@ def shapes_by_name(model: nn.Module) -> dict[str, Size]:
     return shapes
 
 
-def is_known(name: str, model: nn.Module) -> bool:
-    """Whether a name of ours is one that the model's family may have, in this variant or another."""
+def is_behind(name: str, model: nn.Module) -> bool:
+    """Whether an entry that `model` lacks may be of what was taken off its end: a later level, or what follows all.
+
+    What is inside a level that is there, or one more than the model ever had, is of another, deeper model.
+    """
     names = _name_map(model)
-    return names is _OWN_NAMES or names.to_theirs(name) is not None
+    if names is not _OWN_NAMES and names.to_theirs(name) is None:
+        return False
+    info = getattr(model, "feature_info", None) or ()
+    levels = info.module_name() if hasattr(info, "module_name") else [level["module"] for level in info]
+    there = {place for place, module in model.named_modules() if next(module.parameters(), None) is not None}
+    places = accumulate(name.split(".")[:-1], "{}.{}".format)
+    around, _, number = next((place for place in places if place not in there), "a.module").rpartition(".")
+    beside = [level.removeprefix(f"{around}.") for level in levels if level.startswith(f"{around}.")]
+    last = max((int(level) for level in beside if level.isdecimal()), default=-1)
+    return not around or (number.isdecimal() and int(number) <= last)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

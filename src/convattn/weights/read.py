@@ -18,6 +18,7 @@ __all__ = [
     "check_name",
     "dictionaries",
     "is_averaged",
+    "is_state",
     "read_checkpoint",
     "read_state_dict",
     "unwrap_state_dict",
@@ -26,6 +27,8 @@ __all__ = [
 _MOST_GROWTH = 16  # bytes of weights for each of the file
 _MOST_LEVELS = 8  # of dictionaries in dictionaries
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "shadow", "teacher"}
+# How the state of an optimiser is called, and gradients: they have the names and shapes of weights.
+_STATE = re.compile(r"optim|exp_?avg|^(sum_)?(grads?|gradients?|momentum|velocity|fisher)(_buffer)?s?$", re.IGNORECASE)
 
 # What people have under the name of a checkpoint, by how it starts.
 _OTHER_FILES = {
@@ -120,10 +123,15 @@ def is_averaged(words: Iterable[str]) -> bool:
     return any(_AVERAGED & {*re.split(r"[^a-z]+", word.lower())} for word in words)
 
 
+def is_state(words: Iterable[str]) -> bool:
+    """Whether the names on the way to some tensors say that they are an optimiser's, or gradients: no weights."""
+    return any(_STATE.search(word) for word in words)
+
+
 def dictionaries(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """Every dictionary in what was read that holds tensors by name: the way to it, and those tensors; outer first.
 
-    The state of an optimiser is none: its tensors are by number.
+    The state of an optimiser is none, whether its tensors are by number or by name.
     """
     seen: set[int] = set()
     level: list[tuple[tuple[str, ...], Any]] = [((), content)]
@@ -137,7 +145,11 @@ def dictionaries(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tens
             tensors = {key: entry for key, entry in names.items() if isinstance(entry, Tensor)}
             if tensors:
                 yield place, tensors
-            deeper += [((*place, key), entry) for key, entry in names.items() if isinstance(entry, Mapping)]
+            deeper += [
+                ((*place, key), entry)
+                for key, entry in names.items()
+                if isinstance(entry, Mapping) and not is_state([key])
+            ]
         level = deeper
 
 
