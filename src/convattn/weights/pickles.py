@@ -6,6 +6,7 @@ to the reader as an empty stand-in of ours, so that nothing is imported and noth
 """
 
 import _compat_pickle
+import errno
 import pickle
 import pickletools
 import re
@@ -96,6 +97,8 @@ def read_pickled(path: Path) -> Any:
     except (KeyError, IndexError):  # what the old format's reader stumbles on in a text, say
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged") from None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # the reader seeks a place in front of the file's start
+            raise CheckpointError(f"{path}: damaged or cut short ({error.strerror})") from None
         raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from None
     except Exception as error:  # whatever the reader stumbles on in bytes that anyone may have written
         reason = " ".join(str(error).split())[:200] or type(error).__name__
