@@ -52,6 +52,14 @@ def test_four_threads_get_what_one_gets(name, form):
     assert worst_in_threads(model, images.split(1), calls=3) < 1e-5
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_images_give_no_rows(name, form):
+    model, images, want = form_of(name, form)
+    with torch.inference_mode():
+        assert model(images[:0]).shape == (0, want.shape[1])
+
+
 class Shared(nn.Module):
     """One block under two names and twice in a sequence, an activation that several layers are followed by."""
 

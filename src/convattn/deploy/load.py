@@ -165,7 +165,7 @@ class ExportedModel(nn.Module):
 def _in_batches(run: Run, images: Tensor, batch: int) -> list[Tensor]:
     """The outputs of a file that takes `batch` images, no more and no fewer."""
     count = len(images)
-    missing = -count % batch
+    missing = -count % batch if count else batch  # of no images the shape of the outputs is learnt from black ones
     filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
     parts = [run(part) for part in filled.split(batch)]
     return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]

@@ -323,14 +323,14 @@ class FusedGroupMixAttention(nn.Module):
         maps = self.mix(self.qkv(x))
         tokens = maps.permute(0, 2, 3, 1).reshape(-1, 15, self.width)
         groups = self.act(torch.baddbmm(self.bias, tokens[:, :12].transpose(0, 1), self.weight))
-        query, key, value = groups.view(3, 4, batch, -1, self.width).unbind()  # (segment, B, N, s) each
+        query, key, value = groups.view(3, 4, batch, height * width, self.width).unbind()  # (segment, B, N, s) each
         context = key.softmax(2).transpose(2, 3) @ value * self.heads
-        values = value.permute(1, 2, 0, 3).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
-        position = self.position(values).permute(0, 2, 3, 1).reshape(batch, -1, 4, self.width).permute(2, 0, 1, 3)
-        mixed = torch.addcmul(query @ context, query, position)
+        values = value.permute(1, 2, 0, 3).reshape(batch, height, width, 4 * self.width).permute(0, 3, 1, 2)
+        position = self.position(values).permute(0, 2, 3, 1).reshape(batch, height * width, 4, self.width)
+        mixed = torch.addcmul(query @ context, query, position.permute(2, 0, 1, 3))
         beside = self.beside(maps[:, 12 * self.width :]).permute(0, 2, 3, 1).flatten(1, 2)
         joined = torch.cat([*mixed.unbind(), beside], 2)
-        return self.proj(joined.view(batch, height, width, -1).permute(0, 3, 1, 2))
+        return self.proj(joined.unflatten(1, (height, width)).permute(0, 3, 1, 2))
 
     def graph_form(self) -> nn.Module:
         """For graph runtimes: everything but the products of heads as convolutions of channels-first maps."""

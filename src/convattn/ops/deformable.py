@@ -164,18 +164,18 @@ def _positions(offset: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 
 def _sample_grid(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> Tensor:
     """What the taps read, as columns (B, C·taps, H', W') in the order of a kernel's channels and taps."""
-    height, width = x.shape[2:]
+    channels, height, width = x.shape[1:]
     row, column = _positions(offset, geometry)
     batch, groups, taps, out_h, out_w = row.shape
     grid = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1)
     # The taps lie one below the other in a map that is taps times as high, so that the result needs no permutation.
     grid = grid.view(batch * groups, taps * out_h, out_w, 2)
-    parts = x.reshape(batch * groups, -1, height, width)
+    parts = x.reshape(batch * groups, channels // groups, height, width)
     seen = F.grid_sample(parts, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    seen = seen.view(batch, groups, -1, taps, out_h, out_w)
+    seen = seen.view(batch, groups, channels // groups, taps, out_h, out_w)
     if mask is not None:
         seen = seen * mask.view(batch, groups, 1, taps, out_h, out_w)
-    return seen.reshape(batch, -1, out_h, out_w)
+    return seen.reshape(batch, channels * taps, out_h, out_w)
 
 
 def _sample_rows(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> Tensor:
@@ -184,7 +184,7 @@ def _sample_rows(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geome
     The sum is `embedding_bag` with the pixels as vocabulary: whole rows of channels are read and the four neighbours
     are never written out.
     """
-    height, width = x.shape[2:]
+    channels, height, width = x.shape[1:]
     row, column = (position.permute(0, 3, 4, 2, 1) for position in _positions(offset, geometry))
     batch, groups = row.shape[0], row.shape[4]
     near_row, row_share = _neighbours(row, height)  # (B, H', W', taps, G, 2)
@@ -197,12 +197,12 @@ def _sample_rows(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geome
     if groups > 1:  # a row of the vocabulary is then a pixel's channels of one group
         pixel = pixel * groups + torch.arange(groups, device=x.device)[:, None, None]
 
-    vocabulary = x.permute(0, 2, 3, 1).reshape(batch * height * width * groups, -1)
+    vocabulary = x.permute(0, 2, 3, 1).reshape(batch * height * width * groups, channels // groups)
     words = pixel.flatten()
     bags = torch.arange(0, words.numel(), 4, device=x.device)
     # The operator behind F.embedding_bag, which skips the gradient of the shares whenever the vocabulary needs none.
     seen = torch.ops.aten._embedding_bag(vocabulary, words, bags, False, 0, False, share.flatten())[0]
-    return seen.view(*row.shape[:4], -1)
+    return seen.view(*row.shape[:4], channels)
 
 
 def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
