@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from rich.console import Console
 from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor, Shard
 
+from convattn.training import signals
 from convattn.training.config import RunConfig
 from convattn.training.loop import Interrupted, train
 from convattn.training.run import Run
@@ -32,6 +34,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["convattn.training.loop", "convattn.recipes", "accelerate", "PIL.PngImagePlugin"])
 
 _TIMEOUT = 300.0  # seconds until a run counts as hanging
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes behind a stop, in which all agree
 _GRACE = 30.0  # seconds that survivors of a lost process have
 
 
@@ -80,7 +83,7 @@ class ForkedRun:
         """Wait until it ends; returns the exit codes in order of the ranks, negative for a signal."""
         deadline = time.monotonic() + _TIMEOUT
         while any(process.is_alive() for process in self.processes) and time.monotonic() < deadline:
-            if any(process.exitcode for process in self.processes):  # one is lost
+            if any(process.exitcode not in (None, 0, *_STOPPED) for process in self.processes):  # one is lost
                 self.stop()
             time.sleep(0.01)
         hanging = [process for process in self.processes if process.is_alive()]
@@ -145,6 +148,10 @@ class ForkedProgram:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.is_alive()
+
     def wait(self) -> None:
         """Wait until it ends, but not for what it left behind to."""
         self._process.join(_TIMEOUT)
@@ -201,6 +208,7 @@ def lose_a_rank(folder: str, *words: str) -> None:
     if attempt == "0":
         arm(rank, Kill("accelerate.optimizer:AcceleratedOptimizer.step", 5, rank=1), mark.with_suffix(".killed"))
     assert main(list(words)) == 0
+    assert not torch.distributed.is_initialized()  # the group has been left: NCCL warns of one that was not
     mark.with_suffix(".done").touch()
 
 
@@ -223,6 +231,7 @@ def arm(rank: int, kill: Kill, mark: Path | None = None) -> None:
 def signal_group(rank: int, where: str, call: int, *numbers: int) -> None:
     """Let a process signal its group, its workers too, at a call of a function: as `timeout` or a scheduler does."""
     os.setsid()
+    signals.time = SimpleNamespace(monotonic=lambda: 0.0)  # type: ignore[assignment]  # all come within a second
     calls = 0
 
     def count(after: bool) -> None:

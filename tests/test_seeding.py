@@ -38,3 +38,18 @@ def test_the_state_of_a_gpu_is_restored():
     expected = torch.randn(4, device="cuda")
     restore_random_state(state)
     assert torch.equal(torch.randn(4, device="cuda"), expected)
+
+
+def test_the_states_of_more_gpus_than_there_are_now_are_restored(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state: restored.append(state.item()))
+    kept = {**random_state(gpus=False), "cuda": [torch.tensor(gpu) for gpu in range(4)]}  # of an older checkpoint
+    for gpu, state in ((0, 0), (3, 3), (5, 3)):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda gpu=gpu: gpu)
+        assert restore_random_state(kept)
+        assert restored.pop() == state
+    assert not restore_random_state({**kept, "cuda": []})  # taken without a GPU
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert not restore_random_state(kept)
+    assert restored == []

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.functional import to_tensor
 
 from convattn.classification.calibration import expected_calibration_error
-from convattn.classification.evaluate import evaluate, wilson_interval
-from convattn.classification.scores import score
+from convattn.classification.evaluate import _Share, evaluate, wilson_interval
+from convattn.classification.scores import score, widest_float
 from convattn.data.loader import Batch, Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from tiny_runs import write_pictures
@@ -152,6 +152,35 @@ def test_counting_waits_for_the_device_at_the_end_alone(monkeypatch):
         found = score(Logits(), made)
     assert (waits.count, lists) == (0, [(4,)])
     assert found.top1 == pytest.approx(400 / 6)
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device that has none, as Apple's GPUs, up to where figures are copied from it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        assert not (isinstance(result, torch.Tensor) and result.dtype == torch.float64), func
+        return result
+
+
+def test_a_device_without_float64_counts_alike(monkeypatch):
+    assert widest_float(torch.device("mps")) == torch.float32
+    assert widest_float(torch.device("cuda")) == widest_float(torch.device("cpu")) == torch.float64
+    made = batches([[1.0, 0.0]] * 5, [0, 1, 0, 0, 1])
+    expected = score(Logits(), made), evaluate(Logits(), made)
+    for module in ("scores", "evaluate"):
+        monkeypatch.setattr(f"convattn.classification.{module}.widest_float", lambda device: torch.float32)
+    with NoFloat64():
+        counted = score(Logits(), made)
+    copied = torch.Tensor.cpu
+    mode = NoFloat64()
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: [copied(self), mode.__exit__(None, None, None)][0])
+    with monkeypatch.context() as patch:
+        patch.setattr(_Share, "add", lambda self, *args, add=_Share.add: [mode.__enter__(), add(self, *args)])
+        found = evaluate(Logits(), made)
+    for one, other in zip((counted, found), expected, strict=True):
+        assert (one.top1, one.top5) == (other.top1, other.top5)
+        assert one.loss == pytest.approx(other.loss, rel=1e-6)
 
 
 def test_processes_sum_their_counts():

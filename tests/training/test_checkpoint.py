@@ -28,7 +28,7 @@ def _without_waiting_for_the_disk(monkeypatch):
 
 @pytest.fixture
 def save(tmp_path, model):
-    def at(epoch, image=0, *, keep=9, ema=None, trusted=()):
+    def at(epoch, image=0, *, keep=9, ema=None, trusted=None):
         state = {"at": (epoch, image)}
         return save_checkpoint(
             tmp_path,
@@ -83,6 +83,11 @@ def hide(name):
     return lambda checkpoint: (checkpoint / name).unlink()
 
 
+def put_pipe(checkpoint):
+    (checkpoint / "sha256.json").unlink()
+    os.mkfifo(checkpoint / "sha256.json")
+
+
 def link_to_device(checkpoint):
     (checkpoint / "state.pt").unlink()
     (checkpoint / "state.pt").symlink_to("/dev/zero")
@@ -102,6 +107,7 @@ DAMAGE = {
     "state is rubbish": sealed(put("state.pt", bytes(range(256)) * 9)),
     "state is code": sealed(put("state.pt", pickle.dumps(os.system))),
     "a device": link_to_device,
+    "a pipe": put_pipe,
     "nothing in it": lambda checkpoint: [path.unlink() for path in checkpoint.iterdir()],
 }
 
@@ -149,15 +155,56 @@ def test_a_save_never_deletes_whole_checkpoints_for_damaged_ones(tmp_path, save,
 def test_a_trusted_checkpoint_is_not_read_again(tmp_path, save, monkeypatch):
     old = [save(epoch) for epoch in (1, 2)]
     monkeypatch.setattr("convattn.training.checkpoint._read", lambda folder: pytest.fail(f"read {folder}"))
-    save(3, keep=3, trusted=old)
+    save(3, keep=3, trusted=set(old))
     assert kept(tmp_path) == [(3, 0), (2, 0), (1, 0)]
 
 
-def test_a_disk_that_does_not_answer_deletes_nothing(tmp_path, save, monkeypatch):
+def test_what_was_read_and_found_whole_is_trusted_from_then_on(save):
+    old, trusted = save(1), set()
+    save(2, trusted=trusted)
+    assert trusted == {old}
+
+
+def test_what_a_person_has_put_beside_them_stays(tmp_path, save):
+    old, away = save(1), tmp_path / "away"
+    for name in ("epoch_00001_image_000000000.bak", "epoch_00001_best"):
+        shutil.copytree(old, old.with_name(name))
+    old.rename(away)
+    old.symlink_to(away)
+    (tmp_path / "checkpoints" / "epoch_00000_image_000000000").touch()  # a file
+    save(2, keep=1)
+    left = ["epoch_00001_best", "epoch_00001_image_000000000.bak", "epoch_00002_image_000000000"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == left
+    assert (away / "state.pt").exists()
+    assert kept(tmp_path) == [(2, 0)]
+
+
+def test_one_that_cannot_be_removed_stops_no_run(tmp_path, save, monkeypatch):
+    old = save(1)
+
+    def refuse(folder, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.warns(UserWarning, match=rf"^{old}: an old checkpoint that cannot be removed \(Permission denied\)"):
+        written = save(2, keep=1)
+    assert checkpoint_folders(tmp_path) == [written, old]
+
+
+FAILURES = [
+    OSError(5, "Input/output error"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=["disk", "memory", "memory of PyTorch"])
+def test_a_disk_or_memory_that_does_not_answer_deletes_nothing(tmp_path, save, monkeypatch, error):
     save(1), save(2)
 
     def fail(folder):
-        raise OSError(5, "Input/output error", str(folder))
+        raise error
 
     monkeypatch.setattr("convattn.training.checkpoint._read", fail)
     save(1, 8, keep=2)

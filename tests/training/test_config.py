@@ -48,13 +48,17 @@ def test_fields_left_out_take_their_defaults():
         ({"loop": {"precision": "fp8"}}, r"loop.precision 'fp8' is unknown; choose one of fp32, bf16, fp16"),
         ({"optimizer": {"betas": [0.9]}}, r"optimizer.betas \[0.9\] must be a list of 2 numbers"),
         ({"data": {"augmentation": {"rotation": 500}}}, r"data.augmentation.rotation 500 must be between 0 and 180"),
+        (
+            {"distillation": {"teacher": "smt_tiny", "temperature": math.inf}},
+            r"distillation.temperature inf must be a finite number",
+        ),
         ({"data": 3}, r"data 3 must be an object with fields"),
         ({"model": {"options": 3}}, r"model.options 3 must be an object"),
     ],
 )
 def test_a_bad_file_is_refused_by_field(content, message):
     with pytest.raises(ConfigError, match=message):
-        config_from_json(json.dumps(content))
+        config_from_json(json.dumps(content).replace("Infinity", "1e999"))
 
 
 def test_text_that_is_no_json_is_refused():

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import signal
+import time
 
 import pytest
 from rich.console import Console
@@ -68,7 +69,8 @@ def test_a_second_run_is_refused_until_the_first_was_killed(pictures, tmp_path, 
     config = tiny_config(pictures, run)
     holder = ForkedProgram(HOLD, run)
     while not (run / "held").exists():
-        pass
+        assert holder.is_alive()
+        time.sleep(0.01)
     with pytest.raises(ConfigError, match=IN_USE):
         train(config, resume=resume, console=quiet())
     holder.send_signal(signal.SIGKILL)

@@ -51,6 +51,9 @@ def test_every_field_that_may_name_a_file_is_known():
         ("distillation.teacher", "timm:resnet50", "timm:resnet50"),
         ("distillation.unlabelled", "more", "{cwd}/more"),
         ("model.pretrained_path", "weights.pth", "{cwd}/weights.pth"),
+        ("model.head_rows", "rows.txt", "{cwd}/rows.txt"),
+        ("model.head_rows", "fresh", "fresh"),
+        ("model.head_rows", "imagenet-22k", "imagenet-22k"),
         ("output.folder", "run", "{cwd}/run"),
     ],
 )
@@ -60,6 +63,8 @@ def test_paths_are_stored_from_the_root(tmp_path, monkeypatch, name, value, stor
     config = RunConfig()
     if name == "distillation.unlabelled":
         config = with_field(config, "distillation.teacher", "smt_tiny")
+    if name == "model.head_rows":
+        config = with_field(config, "model.pretrained_path", "/weights.pth")
     found = with_absolute_paths(with_field(config, name, value))
     assert field_of(found, name) == stored.replace("{cwd}", str(tmp_path))
     assert with_absolute_paths(found) == found

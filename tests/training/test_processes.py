@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import accelerate
 import pytest
 from rich.console import Console
 
+from convattn.data.dataset import DataWarning
 from convattn.training.loop import train
-from convattn.training.processes import _SETTINGS, without_settings
+from convattn.training.probe import probe
+from convattn.training.processes import _SETTINGS, Processes, without_settings
+from convattn.training.run import Run
 from tiny_runs import assert_same_run, tiny_config, write_pictures
 
 SET = {
@@ -53,6 +57,30 @@ def test_settings_of_accelerate_are_not_heeded_and_named(pictures, tmp_path, mon
     assert "not heeded: ACCELERATE_DYNAMO_BACKEND=inductor, ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4, " in said
     assert_same_run(plain, other)
     assert {name: os.environ[name] for name in SET} == SET
+
+
+def test_a_dry_run_heeds_them_no_more(monkeypatch):
+    def look(loop):
+        raise LookupError([name for name in os.environ if name.startswith(_SETTINGS)])
+
+    monkeypatch.setattr("convattn.training.probe.Processes", look)
+    for name, value in SET.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LookupError, match=r"^\[\]$"):
+        probe(tiny_config("digits", Path("run")))
+
+
+@pytest.mark.parametrize(("is_main", "error"), [(True, DataWarning), (False, ZeroDivisionError)])
+def test_the_main_process_alone_warns_of_odd_data(tmp_path, monkeypatch, is_main, error):
+    def build(config, processes):
+        warnings.warn("odd", DataWarning, stacklevel=2)  # an error here
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("convattn.training.run.build_model_and_data", build)
+    monkeypatch.setattr(Processes, "is_main", is_main)
+    config = tiny_config("digits", tmp_path)
+    with pytest.raises(error):
+        Run(config, tmp_path, Processes(config.loop))
 
 
 def test_the_environment_is_as_before_after_an_error(monkeypatch):

@@ -129,15 +129,20 @@ from convattn.training.update import update
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 config = config_from_json((folder / "config.json").read_text())
-found = {}
-for empty, synchronised in ((1, False), (0, False), (0, True)):
+found, batch = {}, torch.load(folder / "batch.pt", weights_only=False)
+none = Batch(torch.empty(0), torch.empty(0), [])
+for name, synchronised, groups in (
+    ("other empty", False, ([batch], [none])),
+    ("main empty", False, ([none], [batch])),
+    ("main empty, synchronised", True, ([none], [batch])),
+    ("in turn", True, ([batch, none], [none, batch])),
+):
     config = replace(config, loop=replace(config.loop, sync_batch_norm=synchronised))
     run = Run(config, folder, Processes(config.loop))
     run.start_epoch()
-    batch = torch.load(folder / "batch.pt", weights_only=False)
-    for _ in range(2):
-        update(run, [Batch(torch.empty(0), torch.empty(0), []) if rank == empty else batch])
-    found[empty, synchronised] = dict(run.bare_model.named_buffers())
+    for _ in range(1 if name == "in turn" else 2):
+        update(run, groups[rank])
+    found[name] = dict(run.bare_model.named_buffers())
 torch.save(found, folder / f"{rank}.pt")
 torch.distributed.destroy_process_group()
 """
@@ -161,7 +166,10 @@ def test_a_process_without_readable_images_measures_nothing(pictures, tmp_path):
         assert done.returncode == 0, done.stderr
     main, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, value in alone.items():
-        assert torch.equal(main[1, False][name], value), name  # the other had none
-        assert torch.equal(main[0, False][name], at_first[name]), name  # it had none itself
-        for synchronised in (main[0, True], other[0, True]):
+        assert torch.equal(main["other empty"][name], value), name
+        assert torch.equal(main["main empty"][name], at_first[name]), name
+        # Two passes in any case: in turn, none may meet the other's second with its first.
+        for synchronised in [
+            found[case] for found in (main, other) for case in ("main empty, synchronised", "in turn")
+        ]:
             torch.testing.assert_close(synchronised[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.classification.calibration import calibration_error
-from convattn.classification.scores import evaluating, judge
+from convattn.classification.scores import evaluating, judge, widest_float
 from convattn.data.loader import Batch
 
 __all__ = ["ClassResult", "Evaluation", "evaluate", "wilson_interval"]
@@ -161,11 +161,12 @@ class _Share:
         """Keep what matters of a batch."""
         k, self.num_classes = ranked.shape[1], logits.shape[1]
         probabilities = logits.softmax(dim=1).gather(1, ranked)
-        together = torch.cat([ranked.double(), probabilities.double(), losses.double()[:, None]], dim=1)
+        parts, wide = (ranked, probabilities, losses[:, None]), widest_float(logits.device)
+        together = torch.cat([part.to(wide) for part in parts], dim=1)
         ranked, probabilities, losses = together.cpu().split([k, k, 1], dim=1)  # waits for the device, once
         self.ranked.append(ranked.long())
         self.probabilities.append(probabilities.float())
-        self.losses.append(losses[:, 0])
+        self.losses.append(losses[:, 0].double())
 
 
 def _run(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convattn.data.loader import Batch
 
-__all__ = ["Scores", "evaluating", "judge", "score"]
+__all__ = ["Scores", "evaluating", "judge", "score", "widest_float"]
 
 
 def judge(logits: Tensor, labels: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def score(
         ValueError: if a label lies outside the model's classes.
     """
     device = torch.device(device)
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    sums = torch.zeros(4, dtype=widest_float(device), device=device)
     with evaluating(model):
         for batch in loader:
             if len(batch):
@@ -72,13 +72,18 @@ def score(
                 ranked, losses = judge(logits.float(), batch.labels, moved.labels)
                 right = ranked == moved.labels[:, None]
                 counted = [torch.ones_like(losses), losses, right[:, 0], right.any(dim=1)]
-                sums += torch.stack([values.double().sum() for values in counted])
+                sums += torch.stack([values.to(sums.dtype).sum() for values in counted])
             if on_batch is not None:
                 on_batch(len(batch) + len(batch.unreadable))
     images, loss, top1, top5 = sums.tolist() if total is None else total(sums.tolist())
     if not images:
         return Scores(0, *[float("nan")] * 3)
     return Scores(int(images), loss / images, 100 * (top1 / images), 100 * (top5 / images))
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """What figures are added up in: Apple's GPUs have no float64, and their float32 counts to 16 million images."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @contextmanager

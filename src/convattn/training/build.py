@@ -1,7 +1,6 @@
 """From a configuration to the parts of a run."""
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from convattn.saved import check_can_be_saved, label_names, open_model
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, RunConfig
 from convattn.training.processes import Processes
 from convattn.walk import copying
-from convattn.weights.errors import WeightsNote
 from convattn.weights.head_rows import FRESH, STAND_INS, read_head_rows
 
 __all__ = [
@@ -87,10 +85,7 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     """
     train, validation = _open_splits(config)
     classes = validation.classes if train is None else train.classes
-    with warnings.catch_warnings():
-        if not processes.is_main:  # one of them tells what is in the file
-            warnings.simplefilter("ignore", WeightsNote)
-        model = build_model(config.model, len(classes), classes)
+    model = build_model(config.model, len(classes), classes)
     _describe_input(model, config, classes)
     _check_size(model, config)
     train_loader = _training_loader(

@@ -12,8 +12,9 @@ checkpoints/epoch_00002_image_000012800/   epochs finished, and images of the st
 import hashlib
 import io
 import json
+import re
 import shutil
-from collections.abc import Container
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ __all__ = [
 
 _MODEL, _EMA, _SHARDS = "model.safetensors", "ema.safetensors", "shards"
 _STATE, _CONFIG, _DIGESTS = "state.pt", "config.json", "sha256.json"
+_NAME = re.compile(r"epoch_\d{5,}_image_\d{9,}\+*")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def save_checkpoint(
     state: dict[str, Any],
     config: str,
     keep: int,
-    trusted: Container[Path] = (),
+    trusted: set[Path] | None = None,
 ) -> Path:
     """Write a checkpoint and remove all but the newest `keep` whole ones; a crash at any time leaves these.
 
@@ -81,7 +83,7 @@ def save_checkpoint(
         state: everything else, in types that `torch.load(weights_only=True)` reads.
         config: the configuration as JSON.
         keep: how many to keep, this one included.
-        trusted: older checkpoints that are known to be whole; the others are read before they are kept.
+        trusted: older checkpoints that are known to be whole; the others are read before they are kept, and added.
 
     Raises:
         OSError: naming the file and the cause; older checkpoints are untouched.
@@ -106,7 +108,7 @@ def save_checkpoint(
         write_atomically(target / _DIGESTS, json.dumps(digests, indent=2).encode())
 
     write_folder_atomically(folder, fill)
-    _remove_old(run, folder, keep, trusted)
+    _remove_old(run, folder, keep, set() if trusted is None else trusted)
     return folder
 
 
@@ -116,32 +118,46 @@ def _place(run: Path, name: str) -> Path:
     return run / "checkpoints" / (f"{max(same)}+" if same else name)  # sorts behind them
 
 
-def _remove_old(run: Path, written: Path, keep: int, trusted: Container[Path]) -> None:
+def _remove_old(run: Path, written: Path, keep: int, trusted: set[Path]) -> None:
     whole = 1
     for folder in checkpoint_folders(run):
         if folder == written:
             continue
         newer = folder.name > written.name
         if not newer and whole >= keep:
-            shutil.rmtree(folder)
+            _remove(folder)
         elif folder in trusted:
             whole += not newer
         elif (damaged := _is_damaged(folder)) is True:
-            shutil.rmtree(folder)
+            _remove(folder)
         elif damaged is False:
+            trusted.add(folder)
             whole += not newer
 
 
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; one that cannot be is no reason to stop training."""
+    try:
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        else:  # a link to where a person has put it, or a file
+            folder.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        warnings.warn(f"{folder}: an old checkpoint that cannot be removed ({error.strerror}); it stays", stacklevel=4)
+
+
 def _is_damaged(folder: Path) -> bool | None:
-    """Whether a checkpoint cannot be used; None if the disk does not say, which may pass."""
+    """Whether a checkpoint cannot be used; None if disk or memory do not let it be known, which may pass."""
     try:
         _read(folder)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return True
-    except OSError:
+    except (OSError, MemoryError):
         return None
-    except Exception:  # as in `read_checkpoint`
-        return True
+    except Exception as error:  # as in `read_checkpoint`
+        return None if "allocate memory" in str(error) else True  # how PyTorch says so
     return False
 
 
@@ -163,8 +179,8 @@ def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, newest first."""
-    return sorted((run / "checkpoints").glob("epoch_*"), reverse=True)
+    """The checkpoints of a run folder, newest first. What a person has put beside them under another name is none."""
+    return sorted((path for path in (run / "checkpoints").glob("epoch_*") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def reshape_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -202,6 +218,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _read(folder: Path) -> Checkpoint:
+    if (folder / _DIGESTS).exists() and not (folder / _DIGESTS).is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{folder}: damaged: {_DIGESTS} is no file")
     digests = json.loads((folder / _DIGESTS).read_text())
     parts = {name.partition("/")[0] for name in digests}
     needed = {_STATE, _SHARDS if _SHARDS in parts else _MODEL}

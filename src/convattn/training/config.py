@@ -284,6 +284,7 @@ class DistillationConfig:
             self.teacher is not None or alone, "the fields of distillation have no effect without distillation.teacher"
         )
         _check(0 < self.weight <= 1, f"distillation.weight {self.weight} must be above 0, at most 1")
+        _check_finite("distillation", temperature=self.temperature)
         _check(self.temperature > 0, f"distillation.temperature {self.temperature} must be above 0")
         _check(
             self.temperature == 1 or self.loss == "soft",

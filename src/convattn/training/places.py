@@ -8,6 +8,7 @@ from typing import Any
 
 from convattn.data.sources import is_stream
 from convattn.training.config import ConfigError, RunConfig
+from convattn.weights.head_rows import HEAD_ROWS_WORDS
 
 __all__ = [
     "DATA_PLACES",
@@ -49,9 +50,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def is_relative(name: str, value: str) -> bool:
     """Whether a field's value is a path that depends on the working directory.
 
-    `digits`, commands and names of models are none; a pattern with braces is one, unless its alternatives are absolute.
+    `digits`, commands, words and names of models are none; a pattern with braces is one, unless its alternatives are
+    absolute.
     """
     if value == "digits" and name.startswith("data."):
+        return False
+    if name == "model.head_rows" and value in HEAD_ROWS_WORDS:
         return False
     if reaches_out(name, value) or value.startswith(("/", "{/", "~")) or os.path.isabs(value):
         return False

@@ -15,7 +15,7 @@ from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.config import RunConfig
 from convattn.training.memory import peak_memory
-from convattn.training.processes import Processes
+from convattn.training.processes import Processes, without_settings
 from convattn.training.run import Run
 from convattn.training.update import update
 
@@ -52,7 +52,11 @@ def probe(config: RunConfig) -> Probe:
     Raises:
         ConfigError, DataError, OutOfMemory: as `train`.
     """
-    processes = Processes(config.loop)
+    with without_settings():
+        return _probe(config, Processes(config.loop))
+
+
+def _probe(config: RunConfig, processes: Processes) -> Probe:
     with _temporary_folder(processes) as folder:
         output, loop = replace(config.output, folder=str(folder)), replace(config.loop, freeze_epochs=0)
         run = Run(replace(config, output=output, loop=loop), folder, processes)

@@ -1,6 +1,7 @@
 """Everything alive during a run: built from its configuration, written to a checkpoint, taken up from one."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,9 +83,12 @@ class Run:
         loop = config.loop
         seed_everything(loop.seed)
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
-        self.data, model = self._build(config)
         self.notes: list[str] = []  # what the user should know of how it was built
-        self.task = build_task(config, self.data, processes.device, self.notes.append)
+        with warnings.catch_warnings():
+            if not processes.is_main:  # one of them tells what is odd about data and weights
+                warnings.simplefilter("ignore")
+            self.data, model = self._build(config)
+            self.task = build_task(config, self.data, processes.device, self.notes.append)
         # The same weights everywhere, but each its own noise.
         seed_everything(derived_seed("noise", loop.seed, processes.rank))
         model = model.to(processes.device)

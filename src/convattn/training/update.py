@@ -81,29 +81,31 @@ def _update(run: Run, group: list[Batch], stop: bool) -> Update:
 
 def _backward(run: Run, group: list[Batch]) -> Tensor:
     """Add up the gradients; returns the mean loss of this process, on the device."""
-    full = [batch for batch in group if len(batch)]
-    if not full:
-        return _nothing(run)
-    losses: list[Tensor] = []
-    for index, batch in enumerate(full):
-        last = index == len(full) - 1
+    device, full = run.processes.device, sum(len(batch) > 0 for batch in group)
+    losses = [torch.zeros((), device=device)]
+    for index, batch in enumerate(group):
+        last = index == len(group) - 1
         with nullcontext() if last else run.processes.no_sync(run.model):
-            batch = batch.to(run.processes.device, run.memory_format)
+            if not len(batch):
+                _nothing(run)
+                continue
+            batch = batch.to(device, run.memory_format)
             with run.processes.accelerator.autocast():
-                loss = run.task.loss(run.model, batch) / len(full)
+                loss = run.task.loss(run.model, batch) / full
             run.processes.accelerator.backward(loss)
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
 
-def _nothing(run: Run) -> Tensor:
-    """Take part in the exchange of gradients with nothing to add, so that the other processes do not wait for ever."""
-    device = run.processes.device
+def _nothing(run: Run) -> None:
+    """Take part in what the processes exchange in a pass with nothing to add, so that none waits for ever.
+
+    In every pass: synchronised norms and sharded weights exchange in each, and not only gradients in the last.
+    """
     if run.processes.count > 1:
-        blank = torch.zeros(2, 3, *run.data.image_size, device=device)
+        blank = torch.zeros(2, 3, *run.data.image_size, device=run.processes.device)
         with measures_nothing(run.bare_model):  # a black image is none of the data
             run.processes.accelerator.backward(0 * run.model(blank).sum())
-    return torch.zeros((), device=device)
 
 
 @dataclass(frozen=True)

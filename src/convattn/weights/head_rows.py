@@ -9,6 +9,7 @@ from torch import Tensor
 
 __all__ = [
     "FRESH",
+    "HEAD_ROWS_WORDS",
     "IMAGENET_22K",
     "STAND_INS",
     "are_imagenet",
@@ -20,6 +21,7 @@ __all__ = [
 
 IMAGENET_22K = 21841  # classes
 FRESH = "fresh"  # instead of rows: none of them
+HEAD_ROWS_WORDS = ("imagenet-22k", FRESH)  # in the place of a file of rows
 
 # The 22k classifiers of the Swin project, whose order SMT takes over, have ImageNet-1k's classes where Google's list of
 # synsets has them. Class 850, teddy, is not among them; the authors take the output of another synset of that word.
