@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from convattn.cli.main import main
+from convattn.data.check import SplitCheck, _stops
 from convattn.data.dataset import DataError
 from convattn.training.loop import train
 from tiny_archives import pack_splits
@@ -220,3 +221,11 @@ def test_bad_requests_are_refused_in_one_line(capsys, status, args, message):
     assert main(["data", *args]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(("broken", "stops"), [(1, 0), (2, 1)])
+def test_one_image_of_a_hundred_may_be_broken_as_in_training(broken, stops):
+    corrupt = {f"{number}.png": "damaged" for number in range(broken)}
+    for split in ("train", "val", "all"):
+        found = SplitCheck(100, {"cat": 100}, corrupt, {}, (0, 0, 0), (0, 0, 0))
+        assert len(list(_stops({split: found, "test": found}))) == stops

@@ -2,6 +2,7 @@ import io
 import os
 import re
 import stat
+import struct
 import zlib
 from pathlib import Path
 
@@ -364,6 +365,20 @@ def test_floats_that_are_no_numbers_are_refused(tmp_path):
     Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)).save(tmp_path / "nan.tif")
     with pytest.raises(ImageError, match=r"nan.tif: pixels from nan to nan do not fit the range 0 to 1.0"):
         read_image(tmp_path / "nan.tif")
+
+
+@pytest.mark.parametrize(("side", "refused"), [(64, False), (40_000, True)])
+def test_a_tile_that_is_larger_than_its_image_counts(side, refused):
+    """A TIFF of 10 × 10 pixels in one tile of grey: libtiff holds the tile as a whole."""
+    tile = zlib.compress(bytes(64 * 64))
+    shape = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in shape.items())
+    content = b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + struct.pack("<H", len(shape)) + entries + bytes(4)
+    if refused:
+        with pytest.raises(ImageError, match=r"^a: 10 × 10 pixels of TIFF in mode L would take 1,6.* bytes to decode"):
+            read_image(content, "a")
+    else:
+        assert read_image(content).size == (10, 10)
 
 
 def test_of_many_frames_one_is_decoded():

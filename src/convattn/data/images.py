@@ -183,10 +183,14 @@ def _check_memory(name: str, image: Image.Image, *, is_turned: bool) -> None:
         decoding += 2 * len(image.getbands())  # all coefficients until the last scan
     if image.format == "JPEG2000":
         decoding += 6 * len(image.getbands())
+    beyond = 0  # bytes for what lies outside the image
     if image.format == "TIFF":
-        decoding += sum(image.tag_v2.get(258, (1,))) // 8  # type: ignore[attr-defined]  # all may be one strip
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        stored = sum(tags.get(258, (1,))) // 8  # all may be one strip
+        decoding += stored
+        beyond = max(0, tags.get(322, 0) * tags.get(323, 0) - image.width * image.height) * stored  # of one tile
     converting = held + 4 if image.mode != "RGB" or is_turned else held
-    needed = image.height * (image.width * max(decoding, converting) + 2 * 8)  # Pillow has a pointer a row
+    needed = image.height * (image.width * max(decoding, converting) + 2 * 8) + beyond  # Pillow has a pointer a row
     if needed > MAX_DECODED:
         raise ImageError(
             f"{name}: {image.width} × {image.height} pixels of {image.format} in mode {image.mode} would take "
