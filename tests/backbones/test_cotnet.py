@@ -9,6 +9,7 @@ from torch import nn
 import convattn
 from convattn.backbones.cotnet import ConvMixer, CoTNetConfig, SEConv
 from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
+from convattn.weights.errors import WeightsNote
 from golden_file import golden_errors, official_shapes, smooth_float32_errors
 from toys import build_toy, relative_error
 
@@ -282,7 +283,8 @@ def test_the_averaged_weights_are_preferred(tmp_path):
         "state_dict_ema": convattn.to_official(averaged),
     }
     torch.save(file, tmp_path / "model_best.pth.tar")
-    convattn.load_official(target, tmp_path / "model_best.pth.tar")
+    with pytest.warns(WeightsNote, match=r"averaged weights state_dict_ema taken, left state_dict"):
+        convattn.load_official(target, tmp_path / "model_best.pth.tar")
     assert all(torch.equal(tensor, target.state_dict()[key]) for key, tensor in averaged.state_dict().items())
 
 

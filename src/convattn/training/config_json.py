@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from convattn.backbones.registry import nearest
@@ -13,6 +13,7 @@ from convattn.training.config import ConfigError, RunConfig
 __all__ = ["config_from_json", "config_to_json", "read_json"]
 
 _LONGEST = 2**24  # bytes of a configuration, which has some 3,000
+_DEEPEST = 100  # lists and objects inside one another; a configuration has four
 
 
 def config_to_json(config: RunConfig) -> str:
@@ -46,9 +47,21 @@ def read_json(text: str | bytes) -> Any:
     if len(text) > _LONGEST:
         raise ValueError(f"{len(text):,} bytes are too many")
     try:
-        return json.loads(text, parse_constant=_no_number)
+        content = json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [part for outer in level for part in _parts(outer)]
+        if not level:
+            return content
+    raise ValueError("nested too deep")
+
+
+def _parts(content: Any) -> Iterable[Any]:
+    if isinstance(content, dict):
+        return content.values()
+    return content if isinstance(content, list) else ()
 
 
 def _no_number(word: str) -> Any:
