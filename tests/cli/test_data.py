@@ -85,7 +85,7 @@ def test_twelve_bits_in_a_file_of_sixteen_are_told(tmp_path, capsys):
         Image.fromarray(pixels).save(tmp_path / "a" / f"{name}.png")
     status, found = check(capsys, tmp_path)
     (odd,) = found["odd"]
-    assert (status, odd["path"]) == (0, str(tmp_path / "a" / "twelve.png"))
+    assert (status, odd["path"]) == (1, str(tmp_path / "a" / "twelve.png"))  # one split: nothing to train by
     assert odd["what"].startswith("at most 16 of 255 bright, as are 12 bits in a file of 16")
 
 
@@ -192,8 +192,8 @@ def test_validation_images_may_lie_elsewhere(pictures, tmp_path, capsys):
     status, found = check(capsys, packed, "--validation", tmp_path / "elsewhere")
     assert (status, list(found["splits"])) == (0, ["train", "val"])
     status, found = check(capsys, packed)
-    assert (status, list(found["splits"])) == (0, ["all"])
-    assert "one split alone; training needs validation images too" in found["notes"][0]
+    assert (status, list(found["splits"])) == (1, ["all"])
+    assert "holds the training split alone; name the other with data.validation" in found["stops"][0]
 
 
 def test_many_classes_and_findings_are_shortened(tmp_path, capsys):
@@ -201,8 +201,9 @@ def test_many_classes_and_findings_are_shortened(tmp_path, capsys):
         (tmp_path / f"c{number:02d}").mkdir()
         for at in range(number + 1):
             Image.new("RGB", (4, 4), (number, at, 0) if at else 0).save(tmp_path / f"c{number:02d}" / f"{at}.png")
-    assert main(["data", "check", str(tmp_path)]) == 0
+    assert main(["data", "check", str(tmp_path)]) == 1
     out = capsys.readouterr().out
+    assert "would stop a run" in out
     assert "c09 " in out
     assert "c10 " not in out
     assert "1 pictures are there under different classes" in out

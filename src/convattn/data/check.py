@@ -90,7 +90,8 @@ def open_splits(
 ) -> Opened:
     """Open a data set as training does (`open_training`), and its test images where they are beside.
 
-    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`.
+    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`;
+    that training would refuse it is among the problems.
 
     Args:
         source, validation, validation_labels: as `open_data` takes them.
@@ -100,10 +101,14 @@ def open_splits(
     """
     notes: list[str] = []
     with _telling(notes):
-        if validation is None and not has_splits(source):
-            notes.append(f"{source}: one split alone; training needs validation images too (data.validation)")
-            return Opened({"all": _with_files(open_evaluation(source, labels=validation_labels))}, [], notes)
         splits, problems = {}, []
+        if validation is None and not has_splits(source):
+            splits = {"all": _with_files(open_evaluation(source, labels=validation_labels))}
+            try:
+                open_training(source, validation_labels=validation_labels)
+            except DataError as error:
+                problems.append(str(error))
+            return Opened(splits, problems, notes)
         try:
             train, held_out = open_training(source, validation=validation, validation_labels=validation_labels)
             splits = {"train": _with_files(train), "val": _with_files(held_out)}
