@@ -38,6 +38,7 @@ ARROWS["report"] = _ALL_BELOW
 ARROWS["ablation"] = _ALL_BELOW | {"report"}
 ARROWS["cli"] = _ALL_BELOW | {"report", "ablation"}
 ARROWS["__main__"] = {"cli"}  # what `python -m convattn` runs
+ARROWS["timm"] = set()  # what `python -m convattn.timm` runs
 
 # What everyone may know of `backbones`. The other files there are families.
 CONTRACT = {"pyramid", "recompute", "registry"}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.backbones.registry import nearest, register_family
-from convattn.backbones.timm_network import TimmNetwork
+from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
 from convattn.ops.chain import as_linear, fold_chain
 
@@ -281,8 +281,7 @@ class CoTNet(TimmNetwork, ResNet):
         drop_path_rate: float = 0.0,
         output_stride: int = 32,
     ):
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")
+        check_output_stride(output_stride)
         super().__init__(
             tuple(_BlockMaker(cfg, stage) for stage in range(4)),
             cfg.depths,
@@ -332,6 +331,7 @@ register_family(
         "cotnext_101": replace(_COTNEXT, depths=(3, 4, 23, 3)),
     },
     image_sizes={"cotnet_nano": 32},
+    reductions={"cotnet_nano": 16},
     first_conv="conv1.conv",
     **_LAYERS,
 )

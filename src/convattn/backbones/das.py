@@ -18,7 +18,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from convattn.backbones.registry import register_family
-from convattn.backbones.timm_network import TimmNetwork
+from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.deformable_gate import ABLATIONS
 from convattn.mixers.registry import create_mixer
 from convattn.ops.deformable import Sampling
@@ -97,6 +97,10 @@ class DASResNet(TimmNetwork, ResNet):
     Args:
         cfg: the variant.
         num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
+        output_stride: 32, or 16 or 8: later stages then keep the size and dilate, as in timm.
+
+    Raises:
+        ValueError: for an `output_stride` other than these.
     """
 
     family = "das"
@@ -110,7 +114,9 @@ class DASResNet(TimmNetwork, ResNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        output_stride: int = 32,
     ):
+        check_output_stride(output_stride)
         super().__init__(
             BLOCKS[cfg.block],
             cfg.depths,
@@ -120,6 +126,7 @@ class DASResNet(TimmNetwork, ResNet):
             global_pool=global_pool,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            output_stride=output_stride,
         )
         self.cfg = cfg
         if cfg.stem == "cifar":
@@ -174,6 +181,7 @@ register_family(
         "resnet50_das_cifar": DASResNetConfig(stem="cifar"),
     },
     image_sizes={"resnet18_das_cifar": 32, "resnet50_das_cifar": 32},
+    reductions={"resnet18_das_cifar": 8, "resnet50_das_cifar": 8},
     first_conv="conv1",
     classifier="fc",
 )

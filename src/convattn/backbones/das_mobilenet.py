@@ -18,7 +18,7 @@ from torch import nn
 
 from convattn.backbones.das import GateOptions
 from convattn.backbones.registry import register_family
-from convattn.backbones.timm_network import TimmNetwork
+from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 
 __all__ = ["DASMobileNetV2", "DASMobileNetV2Config"]
 
@@ -76,6 +76,10 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
     Args:
         cfg: the variant.
         num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
+        output_stride: 32, or 16 or 8: later stages then keep the size and dilate, as in timm.
+
+    Raises:
+        ValueError: for an `output_stride` other than these.
     """
 
     family = "das"
@@ -89,7 +93,9 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        output_stride: int = 32,
     ):
+        check_output_stride(output_stride)
         groups = zip(_GROUPS, cfg.depths, strict=True)
         layers = [[f"{kind}_r{depth}_k3_s{stride}_e{ratio}_c{dim}"] for (kind, stride, ratio, dim), depth in groups]
         super().__init__(
@@ -102,6 +108,7 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
             global_pool=global_pool,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            output_stride=output_stride,
         )
         self.cfg = cfg
         for number in cfg.group_numbers:
@@ -119,5 +126,5 @@ register_family(
     {"mobilenetv2_das": DASMobileNetV2Config()},  # Table 1 of the paper
     first_conv="conv_stem",
     classifier="classifier",
-    feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), feature_cls="getter"),
+    feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), feature_cls="getter", flatten_sequential=True),
 )

@@ -20,7 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from timm.layers import DropPath, LayerNorm2d, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -171,6 +171,7 @@ class Block(nn.Module):
         return x + self.drop_path2(self.channel_mixer(self.norm2(x)))
 
 
+@register_notrace_module
 class FinalNorm(nn.BatchNorm2d):
     """The norm in front of the classifier."""
 
@@ -293,4 +294,5 @@ register_family(
         "groupmixformer_large": GroupMixFormerConfig((240, 320, 360, 480), (8, 10, 30, 10), (4, 4, 2, 2)),
     },
     image_sizes={"groupmixformer_nano": 32},
+    reductions={"groupmixformer_nano": 16},
 )

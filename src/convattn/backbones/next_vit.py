@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, trunc_normal_
+import torch.fx
+from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, register_notrace_function, trunc_normal_
 from torch import Tensor, nn
 
 from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
@@ -36,6 +37,8 @@ from convattn.ops.fold_norm import TrunkBatchNorm2d, fold_conv_norm, fold_norms_
 from convattn.ops.linear import Linear2d
 
 __all__ = ["NextViT", "NextViTConfig"]
+
+torch.fx.wrap("check_pools")  # it asks for sizes, which a symbolic trace has not
 
 NORMS: dict[str, type[nn.Module]] = {"bn": nn.BatchNorm2d, "ln": LayerNorm2d}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -159,7 +162,8 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # in words that `torch.func.vmap` knows too
+        return super().forward(x)
 
 
 class ChannelEmbed(nn.Module):
@@ -382,27 +386,7 @@ class NextViT(Pyramid):
 
     def _check_input(self, x: Tensor) -> None:
         super()._check_input(x)
-        height, width = x.shape[2:]
-        for reduction, run in self.pooled_runs:
-            rows, columns = -(-height // reduction), -(-width // reduction)
-            if rows * columns < run:
-                nearest = self._nearest_size(height, width)
-                raise ValueError(
-                    f"input of {height} x {width} pixels is too small; the nearest size that works is "
-                    f"{nearest[0]} x {nearest[1]}: token_pool '1d' averages runs of {run} positions, and the map at "
-                    f"stride {reduction} has {rows} x {columns}; any size works with token_pool '1d_full' or '2d'"
-                )
-
-    def _nearest_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size that exceeds this one by the fewest pixels and lets every pool have a whole run."""
-        most = max(reduction * run for reduction, run in self.pooled_runs)
-        larger = [
-            (h, w)
-            for h in range(height, max(height, most) + 1)
-            for w in range(width, max(width, most) + 1)
-            if all(-(-h // reduction) * -(-w // reduction) >= run for reduction, run in self.pooled_runs)
-        ]
-        return min(larger, key=lambda size: (sum(size), max(size)))
+        check_pools(x, self.pooled_runs)
 
 
 def _blocks(cfg: NextViTConfig, stage: int, in_dim: int, rates: Iterator[float]) -> Iterator[nn.Module]:
@@ -424,6 +408,41 @@ _OTHER_BLOCKS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "convnext": lambda dim, head_dim, rate: ConvNeXtStyleBlock(dim, rate),
     "transformer": TransformerStyleBlock,
 }
+
+
+@register_notrace_function
+def check_pools(x: Tensor, pooled_runs: Sequence[tuple[int, int]]) -> None:
+    """Refuse images (B, C, H, W) of which a map is shorter than a run that is averaged there.
+
+    Args:
+        x: the images.
+        pooled_runs: (stride of the map, positions in a run) of every stage that pools whole runs only.
+
+    Raises:
+        ValueError: naming the nearest size that works.
+    """
+    height, width = x.shape[2:]
+    for reduction, run in pooled_runs:
+        rows, columns = -(-height // reduction), -(-width // reduction)
+        if rows * columns < run:
+            nearest = _nearest_size(height, width, pooled_runs)
+            raise ValueError(
+                f"input of {height} x {width} pixels is too small; the nearest size that works is "
+                f"{nearest[0]} x {nearest[1]}: token_pool '1d' averages runs of {run} positions, and the map at "
+                f"stride {reduction} has {rows} x {columns}; any size works with token_pool '1d_full' or '2d'"
+            )
+
+
+def _nearest_size(height: int, width: int, pooled_runs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size that exceeds this one by the fewest pixels and lets every pool have a whole run."""
+    most = max(reduction * run for reduction, run in pooled_runs)
+    larger = [
+        (h, w)
+        for h in range(height, max(height, most) + 1)
+        for w in range(width, max(width, most) + 1)
+        if all(-(-h // reduction) * -(-w // reduction) >= run for reduction, run in pooled_runs)
+    ]
+    return min(larger, key=lambda size: (sum(size), max(size)))
 
 
 def _pooled_runs(cfg: NextViTConfig) -> list[tuple[int, int]]:
@@ -464,6 +483,7 @@ register_family(
     NextViT,
     _VARIANTS | {f"{name}_extra_norm": replace(cfg, extra_norm=True) for name, cfg in _VARIANTS.items()},
     image_sizes={"nextvit_nano": 32, "nextvit_nano_extra_norm": 32},
+    reductions={"nextvit_nano": 16, "nextvit_nano_extra_norm": 16},
     timm_prefix="convattn_",
     first_conv="stem.0.conv",
 )

@@ -9,13 +9,17 @@ The levels of the pyramid are the outputs of the stages. Layout is channels-last
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from timm.layers import ClassifierHead
+import torch
+import torch.fx
+from timm.layers import ClassifierHead, SelectAdaptivePool2d, register_notrace_function
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from convattn.backbones.recompute import recompute
 
-__all__ = ["Pyramid", "Stage"]
+__all__ = ["Pyramid", "Stage", "check_images", "check_options"]
+
+torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
 
 class Stage(nn.Module):
@@ -51,7 +55,8 @@ class Pyramid(nn.Module):
         norm: applied to the last level before the head; identity by default.
         num_classes: width of the classifier; 0 leaves it out, and `forward` returns pooled features.
         in_chans: channels of the image.
-        global_pool: pooling of the head, in timm's words (`avg`, `max`, `avgmax`, `catavgmax`, or `""` for none).
+        global_pool: pooling of the head, in timm's words (`avg`, `max`, `avgmax`, `catavgmax`, each also with `fast` in
+            front; or `""` for none, without classes).
         drop_rate: dropout in front of the classifier.
     """
 
@@ -73,7 +78,7 @@ class Pyramid(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        _check_options(num_classes, global_pool, drop_rate)
+        check_options(num_classes, global_pool, drop_rate)
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = dims[-1]
@@ -158,7 +163,7 @@ class Pyramid(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
-        _check_options(num_classes, global_pool)
+        check_options(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
 
@@ -193,6 +198,7 @@ class Pyramid(nn.Module):
         check_images(x, self.in_chans, self.min_input_size)
 
 
+@register_notrace_function
 def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
     """Refuse what is no batch of images (B, in_chans, H, W), H and W at least `least_size`.
 
@@ -214,13 +220,28 @@ def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
         )
 
 
-_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+def check_options(
+    num_classes: int = 0,
+    global_pool: str | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> None:
+    """Refuse what timm's layers would take and fail at, or give nonsense for, when they run.
 
-
-def _check_options(num_classes: int, global_pool: str | None, drop_rate: float = 0.0) -> None:
+    Raises:
+        ValueError: naming the option, its value and the rule.
+    """
     if num_classes < 0:
         raise ValueError(f"num_classes {num_classes} must be 0 (no head) or more")
-    if global_pool is not None and global_pool not in _POOLS:
-        raise ValueError(f"global_pool {global_pool!r} is unknown; choose one of {', '.join(map(repr, _POOLS))}")
-    if not 0 <= drop_rate < 1:
-        raise ValueError(f"drop_rate {drop_rate} must be at least 0 and below 1")
+    for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} {rate} must be at least 0 and below 1")
+    try:
+        SelectAdaptivePool2d(pool_type=global_pool or "")
+    except AssertionError:
+        raise ValueError(
+            f"global_pool {global_pool!r} is unknown; choose one of timm's: 'avg', 'max', 'avgmax', 'catavgmax', each "
+            "also with 'fast' in front, or '' for none"
+        ) from None
+    if global_pool == "" and num_classes:
+        raise ValueError("global_pool '' leaves a map, which a classifier cannot take; give num_classes=0")

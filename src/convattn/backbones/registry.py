@@ -21,6 +21,7 @@ from timm.models import (
 from torch import nn
 
 from convattn.backbones.network_options import is_network_option, network_options
+from convattn.backbones.pyramid import check_options
 from convattn.backbones.timm_weights import create_timm
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.fetch import fetch_official
@@ -42,17 +43,8 @@ __all__ = [
     "register_family",
 ]
 
-# What timm's factory takes besides a model's own options.
-_FACTORY_OPTIONS = (
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "cache_dir",
-    "features_only",
-    "out_indices",
-    "feature_cls",
-)
-
-_PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter")
+_CHECKED = inspect.signature(check_options).parameters.keys()
+_PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter", flatten_sequential=True)
 
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 _FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
@@ -138,6 +130,7 @@ def register_family(
     variants: Mapping[str, Any],
     *,
     image_sizes: Mapping[str, int] | None = None,
+    reductions: Mapping[str, int] | None = None,
     timm_prefix: str = "",
     first_conv: str = "stem.conv1",
     classifier: str = "head.fc",
@@ -150,6 +143,7 @@ def register_family(
         model_class: called as `model_class(cfg=row, **options)`.
         variants: our name -> frozen dataclass with the variant's differences.
         image_sizes: the size in pixels that a variant without official weights is made for, where it is not 224.
+        reductions: the stride of the map in front of the head, of a variant where it is not 32.
         timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
         first_conv: the convolution on the image; adapted when `in_chans` differs from the weights'.
         classifier: the last linear layer; fresh when `num_classes` differs from the weights'.
@@ -166,11 +160,12 @@ def register_family(
     layers: dict[str, Any] = dict(first_conv=first_conv, classifier=classifier)
     cfgs = {}
     for name, timm_name in timm_names.items():
+        stride = (reductions or {}).get(name, 32)
         for weights in OFFICIAL_WEIGHTS.get(name, ()):
-            cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights) | layers
+            cfgs[f"{timm_name}.{weights.tag}"] = _pretrained_cfg(weights) | _sizes(weights.image_size, stride) | layers
         if name not in OFFICIAL_WEIGHTS:
             size = (image_sizes or {}).get(name, 224)
-            cfgs[timm_name] = dict(input_size=(3, size, size), interpolation="bicubic") | layers
+            cfgs[timm_name] = dict(interpolation="bicubic") | _sizes(size, stride) | layers
     defaults = vars(module).setdefault(
         "default_cfgs", {}
     )  # where timm looks; a family may register more than one table
@@ -234,19 +229,23 @@ def _timm_name(name: str) -> str:
             raise ValueError(f"unknown timm model {bare!r}; {nearest(bare, timm.list_models())}")
         return bare
     architecture, tag = split_model_name_tag(name)
+    architecture = next((ours for ours, theirs in _TIMM_NAMES.items() if theirs == architecture), architecture)
     if architecture not in _TIMM_NAMES:
         hint = f"; timm has it as 'timm:{name}'" if is_model(architecture) else ""
         raise ValueError(f"unknown model {architecture!r}; {nearest(architecture, _TIMM_NAMES)}{hint}")
     if tag:
-        official_weights(name)
+        official_weights(f"{architecture}.{tag}")
     return _TIMM_NAMES[architecture] + (f".{tag}" if tag else "")
+
+
+def _sizes(image_size: int, stride: int) -> dict[str, Any]:
+    return dict(input_size=(3, image_size, image_size), pool_size=(image_size // stride,) * 2)
 
 
 def _pretrained_cfg(weights: OfficialWeights) -> dict[str, Any]:
     return dict(
         url=weights.mirror or weights.url,
         num_classes=weights.num_classes,
-        input_size=(3, weights.image_size, weights.image_size),
         crop_pct=weights.crop_ratio,
         crop_mode=weights.crop_mode,
         interpolation="bicubic",
@@ -269,17 +268,16 @@ def _entry(
     def entry(
         pretrained: bool = False, head_rows: HeadRows = None, classes: Sequence[str] = (), **kwargs: Any
     ) -> nn.Module:
-        for key in kwargs:
-            if key not in fields | options | {*_FACTORY_OPTIONS}:
-                raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
-        _check_rates(kwargs)
-        given = {key: kwargs.pop(key) for key in fields & kwargs.keys()}
+        given = {key: _as_tuple(kwargs.pop(key)) for key in fields & kwargs.keys()}
         row = dataclasses.replace(config, **given)
         path = _weights_path(name, kwargs) if pretrained else None
         if head_rows is not None and path is None:
             raise ValueError(f"head_rows needs a file: give {name} pretrained=True or pretrained_path")
 
         def build(cfg: Any, **model_options: Any) -> nn.Module:
+            for key in model_options.keys() - options:  # timm's factory has taken out what it knows
+                raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
+            check_options(**{key: model_options[key] for key in _CHECKED & model_options.keys()})
             model = model_class(cfg=cfg, **model_options)
             if path is None:
                 return model
@@ -313,13 +311,9 @@ def _entry(
     return entry
 
 
-def _check_rates(options: Mapping[str, Any]) -> None:
-    """Refuse what timm's networks would take and fail at, or give nonsense for, when they run."""
-    for name in ("drop_rate", "drop_path_rate"):
-        if not 0 <= options.get(name, 0) < 1:
-            raise ValueError(f"{name} {options[name]} must be at least 0 and below 1")
-    if options.get("num_classes", 0) < 0:
-        raise ValueError(f"num_classes {options['num_classes']} must be 0 (no head) or more")
+def _as_tuple(value: Any) -> Any:
+    """A list, as timm's files of configuration hold it, as the tuple that it was."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _options_of(content: Any, model: nn.Module) -> dict[str, Any]:

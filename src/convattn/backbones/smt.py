@@ -346,4 +346,5 @@ register_family(
         ),
     },
     image_sizes={"smt_nano": 32},
+    reductions={"smt_nano": 16},
 )

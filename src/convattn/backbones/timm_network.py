@@ -7,13 +7,17 @@ A family that is a timm network with other blocks inherits from `TimmNetwork` fi
 
 from typing import Any
 
+import torch
+import torch.fx
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from convattn.backbones.pyramid import check_images
+from convattn.backbones.pyramid import check_images, check_options
 from convattn.backbones.recompute import Recomputed
 
-__all__ = ["TimmNetwork"]
+__all__ = ["TimmNetwork", "check_output_stride"]
+
+torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
 
 class TimmNetwork:
@@ -78,6 +82,12 @@ class TimmNetwork:
         """What holds the blocks."""
         return [self.get_submodule(f"layer{number}") for number in (1, 2, 3, 4)]  # type: ignore[attr-defined]
 
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
+        pool: str = self.global_pool.pool_type if global_pool is None else global_pool  # type: ignore[attr-defined]
+        check_options(num_classes, pool)
+        super().reset_classifier(num_classes, pool)  # type: ignore[misc]
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters with two or more dimensions that must not decay: none."""
         return set()
@@ -88,3 +98,13 @@ class TimmNetwork:
         except AssertionError:
             last = len(self.feature_info) - 1
             raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
+
+
+def check_output_stride(output_stride: int) -> None:
+    """Refuse what timm's networks cannot keep their maps at.
+
+    Raises:
+        ValueError: for a value other than 8, 16 and 32.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")

@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import get_args
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -17,6 +18,7 @@ from convattn.ops.deformable import Sampling, deformable_conv2d
 __all__ = ["DeformableConv2d"]
 
 
+@register_notrace_module
 class DeformableConv2d(nn.Module):
     """Deformable convolution of stride 1 that keeps the size, (B, C, H, W) -> (B, C', H, W).
 

@@ -14,6 +14,7 @@ front of them and normalises the averages; its weights were trained so, and that
 from copy import deepcopy
 
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from convattn.ops.attention import map_attention, map_tokens
@@ -25,6 +26,7 @@ __all__ = ["TOKEN_POOLS", "EfficientAttention", "TokenPool"]
 TOKEN_POOLS = ("1d", "1d_full", "2d")
 
 
+@register_notrace_module
 class TokenPool(nn.Module):
     """Averages sr² positions to one.
 

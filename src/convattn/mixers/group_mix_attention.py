@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
@@ -153,12 +153,14 @@ class GroupAggregator(nn.Module):
             return query, key, value, None
         segments = torch.cat([query, key, value]).chunk(self.num_segments, 1)
         groups = torch.cat([branch(part) for branch, part in zip(self.branches, segments, strict=False)], 1)
-        query, key, value = groups.chunk(3)
+        of_each = (3, query.shape[0])  # not `chunk`, to which an open number of images could leave another remainder
+        query, key, value = groups.unflatten(0, of_each).unbind()
         if self.non_attention is None:
             return query, key, value, None
-        return query, key, value, self.non_attention(torch.cat(segments[-1].chunk(3), 1))
+        return query, key, value, self.non_attention(torch.cat(segments[-1].unflatten(0, of_each).unbind(), 1))
 
 
+@register_notrace_module
 class SegmentConvs(nn.Module):
     """The aggregators of segments 0 to 3 as a layer of their own, over quarters of the channels: (B, C, H, W), kept."""
 
@@ -205,6 +207,7 @@ class PositionConv(nn.Module):
         return form
 
 
+@register_notrace_module
 class GroupMixAttention(nn.Module):
     """out = proj([scale · q (softmax(k)ᵀ v) + q · conv(v) | branch]), over groups of tokens; any size of map.
 

@@ -13,6 +13,7 @@ It replaces the softmax of attention by an elementwise product with a map that c
 from copy import deepcopy
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -22,6 +23,7 @@ from convattn.ops.linear import Linear2d
 __all__ = ["MultiHeadMixedConv", "ScaleAwareAggregation", "ScaleAwareModulation"]
 
 
+@register_notrace_module
 class MultiHeadMixedConv(nn.Module):
     """Depthwise convolutions whose kernel grows with the head, interleaved so that head h writes channels g·heads + h.
 

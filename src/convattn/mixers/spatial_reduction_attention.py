@@ -9,6 +9,7 @@ Papers: "Pyramid Vision Transformer", Wang et al., 2021, arXiv 2102.12122; "PVT 
 It is the control of GroupMixFormer's table 7, which puts it in the place of group-mix attention.
 """
 
+from timm.layers import register_notrace_module
 from timm.models.pvt_v2 import Attention
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from convattn.mixers.heads import check_head_dim
 __all__ = ["SpatialReductionAttention"]
 
 
+@register_notrace_module
 class SpatialReductionAttention(nn.Module):
     """out = proj(softmax(q kᵀ / √head_dim) v) per head, keys and values from a learnt reduction of the map.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from timm.models.swin_transformer import WindowAttention as TokenWindowAttention
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from convattn.mixers.heads import check_head_dim
 __all__ = ["WindowAttention"]
 
 
+@register_notrace_module
 class WindowAttention(nn.Module):
     """out = proj(softmax(q kᵀ / √head_dim + bias) v) per head and window; the bias is learnt for each offset.
 

@@ -233,8 +233,8 @@ def _check_shapes(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None
             f"map of {x.shape[1]} channels does not fit a weight of shape {tuple(weight.shape)}; "
             "it is (out channels, in channels / groups, height, width)"
         )
-    groups, rest = divmod(offset.shape[1], 2 * taps)
-    if rest or not groups or x.shape[1] % groups:
+    groups = offset.shape[1] // (2 * taps)  # in a trace these are tensors, which have no divmod
+    if offset.shape[1] % (2 * taps) or not groups or x.shape[1] % groups:
         raise ValueError(
             f"offset has {offset.shape[1]} channels; a {kernel_h}x{kernel_w} kernel needs {2 * taps} for each of its "
             f"offset groups, whose number divides {x.shape[1]}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -13,6 +14,7 @@ from convattn.ops.linear import Linear2d
 __all__ = ["TrunkBatchNorm2d", "fold_conv_norm", "fold_norms_linear"]
 
 
+@register_notrace_module
 class TrunkBatchNorm2d(nn.BatchNorm2d):
     """A batch norm with no layer beside it that could take it in: its output is a level, or what the head pools."""
 

@@ -1,11 +1,13 @@
 """Instance norm that keeps a channels-last map channels-last."""
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 __all__ = ["InstanceNorm2d"]
 
 
+@register_notrace_module
 class InstanceNorm2d(nn.Module):
     """(x - mean) / √(variance + eps) of every channel of every image over its positions, (B, C, H, W) -> (B, C, H, W).
 

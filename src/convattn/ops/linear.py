@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Size, Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -13,6 +14,7 @@ _VECTOR = 16  # float32 values in the widest register; oneDNN computes an incomp
 _WORTH_IT = 10_000_000  # multiply-adds from which oneDNN's faster kernel pays for its slower start
 
 
+@register_notrace_module
 class Linear2d(nn.Conv2d):
     """A 1×1 convolution as one matrix product: (B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
 
@@ -25,13 +27,31 @@ class Linear2d(nn.Conv2d):
 
     Args:
         in_channels, out_channels: channels C and C'.
-        bias: as in `nn.Conv2d`.
+        kernel_size, padding, groups: 1, 0 and 1.
         stride: distance between the positions that are read.
+        dilation: of no effect.
+        bias: as in `nn.Conv2d`.
+
+    Raises:
+        ValueError: for another `kernel_size`, `padding` or `groups`.
     """
 
     bias: Any  # a parameter, or None
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, *, stride: int = 1):
+    # The order of `nn.Conv2d`, by which others (adapters) make another layer of a layer's kind.
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        if kernel_size not in (1, (1, 1)) or padding not in (0, (0, 0)) or groups != 1:
+            raise ValueError(f"kernel_size {kernel_size}, padding {padding} and groups {groups} must be 1, 0 and 1")
         super().__init__(in_channels, out_channels, 1, stride, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +110,7 @@ class Linear2d(nn.Conv2d):
     def from_conv1x1(cls, conv: nn.Conv2d) -> Self:
         """The same of an ordinary 1×1 convolution (no padding, ungrouped); its weights are copied."""
         assert conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0), conv
-        return _filled(cls(conv.in_channels, conv.out_channels, conv.bias is not None), conv)
+        return _filled(cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None), conv)
 
 
 def is_of_linear(shape: Size, convolution: Size) -> bool:

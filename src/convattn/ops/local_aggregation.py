@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 __all__ = ["LocalAggregation", "aggregate_planes", "local_aggregation", "local_aggregation_reference"]
@@ -137,6 +138,7 @@ def local_aggregation_reference(
     return (neighbours * weights).sum(5).reshape(len(value), heads * value.shape[1], height, width).to(value.dtype)
 
 
+@register_notrace_module
 class LocalAggregation(nn.Module):
     """`local_aggregation` as a layer without parameters.
 
