@@ -249,7 +249,7 @@ HOSTILE = {
         ),
         (
             [dict(kind="attach", place="stem", mixer="se", options={"rd_channels": 10**12})],
-            r"option of entry 0 of the surgery has 10",
+            r"options of entry 0 of the surgery has 10",
         ),
         (
             [dict(kind="attach", place="stem", mixer="se", options={}, init="magic")],
@@ -264,6 +264,10 @@ HOSTILE = {
         (
             [dict(kind="set", place="stem.norm1", name="weight", value=1)],
             r"stem.norm1.weight is no number or text of a",
+        ),
+        (
+            [dict(kind="set", place="stem.conv1", name="padding", value=[10**9, 10**9])],
+            r"value of entry 0 of the surgery has 1000000000, more than",
         ),
         ([dict(kind="set", place="", name="__class__", value="x")], r".__class__ is no number or text of a SMT"),
         (

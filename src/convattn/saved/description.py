@@ -156,7 +156,8 @@ def _check_entry(entry: Mapping[str, Any], row: int, largest: int) -> None:
     for key, kind in _ROWS.items():
         if key in entry and type(entry[key]) is not kind:
             raise ValueError(f"entry {row} of the surgery has {key}={short(entry[key])}, not a {kind.__name__}")
-    _check_sizes(entry.get("options", {}), f"option of entry {row} of the surgery", largest)
+    for part in ("options", "value"):
+        _check_sizes(entry.get(part), f"{part} of entry {row} of the surgery", largest)
     if not 0 < entry.get("channels", 1) <= largest:
         raise ValueError(f"entry {row} of the surgery has {entry['channels']} channels")
     if not is_plain(entry.get("value")) or not are(entry.get("names", ()), str):
