@@ -31,6 +31,18 @@ def test_mutated_files_are_read_or_refused_in_one_line(kind, tmp_path):
     assert outcome.peak_bytes < MOST_MEMORY
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="children are limited and watched as Linux does")
+@pytest.mark.parametrize(
+    ("kind", "seed", "numbers"),
+    [
+        ("lists", 5, [4680, 7268]),  # pyarrow ended the process
+        ("pickled checkpoints", 5, [241, 1270, 3438]),  # names of many lines
+    ],
+)
+def test_what_benchmarks_mutate_has_found_stays_mended(kind, seed, numbers, tmp_path):
+    assert try_mutations(kind, numbers, seed, tmp_path / "work").failures == []
+
+
 def test_an_input_is_a_function_of_seed_kind_and_number(tmp_path):
     import random
 

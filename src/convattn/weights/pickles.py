@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import torch
 
+from convattn.shown import shown
 from convattn.weights.errors import CheckpointError
 
 __all__ = ["read_pickled"]
@@ -107,7 +108,7 @@ def read_pickled(path: Path) -> Any:
 
 def _refused(path: Path, name: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: refused, because it asks to load {name}, which could run code; "
+        f"{path}: refused, because it asks to load {shown(name)}, which could run code; "
         "have its author save the weights alone, or as .safetensors"
     )
 
