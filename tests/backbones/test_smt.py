@@ -193,7 +193,7 @@ def test_nothing_depends_on_the_position_of_the_image_content():
         (dict(drop_path_rate=2), "drop_path_rate 2 must be at least 0 and below 1"),
         (dict(drop_rate=1), "drop_rate 1 must be at least 0 and below 1"),
         (dict(num_classes=-3), r"num_classes -3 must be 0 \(no head\) or more"),
-        (dict(global_pool="mean"), "global_pool 'mean' is unknown; choose one of 'avg', 'max'"),
+        (dict(global_pool="mean"), "global_pool 'mean' is unknown; choose one of timm's: 'avg', 'max'"),
         (dict(stackin="half"), "unknown option 'stackin' of smt_tiny; nearest: stacking"),
     ],
 )

@@ -123,7 +123,7 @@ def test_killed_before_anything_was_written(pictures, tmp_path, straight):
 @pytest.mark.parametrize(
     ("processes", "where", "call", "signals"),
     [
-        (1, STEP, 2, [signal.SIGTERM]),
+        pytest.param(1, STEP, 2, [signal.SIGTERM], marks=pytest.mark.slow),  # the rows below go the same way
         (1, STEP, 3, [signal.SIGINT]),
         (1, STEP, 4, [signal.SIGTERM, signal.SIGTERM]),  # `timeout` sends two
         (1, VALIDATING, 3, [signal.SIGTERM]),  # the first two look at the images before the first epoch
