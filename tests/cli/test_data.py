@@ -213,6 +213,7 @@ def test_many_classes_and_findings_are_shortened(tmp_path, capsys):
     ("status", "args", "message"),
     [
         (1, ["check", "nowhere"], "nowhere: no such folder"),
+        (1, ["check", ""], "the name of a data set is empty"),  # not the working directory
         (1, ["check", "digits"], "digits: they are in memory and whole"),
         (2, ["check", "x", "--output", "page.txt"], "--output page.txt must end in .html"),
         (2, ["look", "x"], "look"),

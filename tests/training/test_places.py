@@ -70,6 +70,12 @@ def test_paths_are_stored_from_the_root(tmp_path, monkeypatch, name, value, stor
     assert with_absolute_paths(found) == found
 
 
+@pytest.mark.parametrize("name", ["data.source", "data.validation", "output.folder"])
+def test_an_empty_path_is_not_the_working_directory(name):
+    with pytest.raises(ConfigError, match=f"{name} is empty; name a place, or leave the option out"):
+        with_absolute_paths(with_field(RunConfig(), name, ""))
+
+
 @pytest.fixture(scope="module")
 def moved_run(tmp_path_factory):
     """A run that was started by relative names, its working directory, and another data set of that name elsewhere."""

@@ -300,6 +300,8 @@ def _place(source: str | Path, expected: str = _LAYOUT) -> Place:
     text = str(source)
     if is_stream(source):
         raise DataError(f"{text}: a pipe can be trained from, not validated on or looked through; name files")
+    if not text:  # as from a variable of the shell that is not set: not the working directory
+        raise DataError(f"the name of a data set is empty; {expected}")
     path = Path(text)
     if not path.exists() and "{" in text:
         tars = tuple(Path(name) for name in require("braceexpand", "train").braceexpand(text))

@@ -39,9 +39,15 @@ _PRETRAINED = "pretrained"
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The same configuration, with every relative path taken from the working directory of now."""
+    """The same configuration, with every relative path taken from the working directory of now.
+
+    Raises:
+        ConfigError: if a path is empty, as from a variable of the shell that is not set.
+    """
     for name in PLACES:
         value = field_of(config, name)
+        if value == "":
+            raise ConfigError(f"{name} is empty; name a place, or leave the option out")
         if value is not None and is_relative(name, value):
             config = with_field(config, name, str(Path(value).absolute()))
     return config
