@@ -11,6 +11,7 @@ import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
+from torch._prims_common import suggest_memory_format
 from torch.export import Dim
 
 import convattn
@@ -246,6 +247,23 @@ def test_channels_last_agrees_with_contiguous(name):
     got.square().sum().backward()
     assert relative_error(got, want) < 1e-12
     assert relative_error(channels_last_in.grad, contiguous_in.grad) < 1e-11
+
+
+@one_of_each_family
+def test_one_image_lies_in_memory_as_several_do(name):
+    # With one image its stride is of no matter to the values, but a wrong one reads as channels first, and is copied.
+    model, images = build_toy(name).to(memory_format=torch.channels_last), toy_images(name)
+    layouts: dict[str, list] = {}
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda module, args, key=key: layouts.setdefault(key, []).append(suggest_memory_format(args[0]))
+            )
+    with torch.no_grad():
+        for batch in (images[:2], images[:1]):
+            model(batch.to(memory_format=torch.channels_last))
+    several, one = ({key: seen[i] for key, seen in layouts.items()} for i in (0, 1))
+    assert several == one
 
 
 @every_model

@@ -153,11 +153,13 @@ class GroupAggregator(nn.Module):
             return query, key, value, None
         segments = torch.cat([query, key, value]).chunk(self.num_segments, 1)
         groups = torch.cat([branch(part) for branch, part in zip(self.branches, segments, strict=False)], 1)
-        of_each = (3, query.shape[0])  # not `chunk`, to which an open number of images could leave another remainder
-        query, key, value = groups.unflatten(0, of_each).unbind()
+        # Not `chunk`, to which an open number of images could leave another remainder, and not `unflatten`, which gives
+        # a single image a stride that reads as channels first: every convolution behind it would copy its map.
+        of_each = [query.shape[0]] * 3
+        query, key, value = groups.split(of_each)
         if self.non_attention is None:
             return query, key, value, None
-        return query, key, value, self.non_attention(torch.cat(segments[-1].unflatten(0, of_each).unbind(), 1))
+        return query, key, value, self.non_attention(torch.cat(segments[-1].split(of_each), 1))
 
 
 @register_notrace_module
