@@ -20,6 +20,9 @@ from convattn.data.known_classes import KnownClasses, LabelError, number_in
         ("0 1 other", "2", 2),
         ("7 other", "7", 0),
         ("-1 +1", "+1", 1),
+        ("-1 +1", "-1", 0),
+        ("cola 4006381333931", "4006381333931", 1),
+        ("4006381333931 5449000000996", "1", 1),
     ],
 )
 def test_a_number_is_a_name_where_names_are_numbers_and_a_place_otherwise(classes, label, place):

@@ -178,6 +178,9 @@ def test_what_could_be_meant_in_two_ways_is_refused_with_a_hint(tmp_path, text, 
         ("001 002", ["001", "002"], [0, 1], "labels are the numbers 001, 002, not"),
         ("10 9", ["9", "10"], [1, 0], "labels are the numbers 9, 10, not"),
         ("A 1", ["1", "A"], [1, 0], ""),
+        ("cola 4006381333931 40063813", ["40063813", "4006381333931", "cola"], [2, 1, 0], ""),
+        ("5449000000996 4006381333931", ["4006381333931", "5449000000996"], [1, 0], "the numbers 4006381333931, 5449"),
+        ("5449000000996 40063813", ["40063813", "5449000000996"], [1, 0], "are the numbers 40063813, 5449000000996"),
         ("1.5 0.5", ["0.5", "1.5"], [1, 0], ""),
         ("cat nan", ["cat", "nan"], [0, 1], "'nan' is taken for a class (line 3)"),
     ],
@@ -199,6 +202,12 @@ def test_whole_floats_are_numbers_in_every_format(tmp_path, kind):
     ("labels", "message"),
     [
         (["2147483646", "0"], r"label 2147483646 is above 99,999,999, where no class is numbered; .* \(line 2\)"),
+        (["4006381333931", "12"], r"label 4006381333931 is above 99,999,999, .* \(line 2\)"),
+        (["cola", "4.00638E+12"], r"label 4.00638E\+12 is above 99,999,999, .*; correct it, .* \(line 3\)"),
+        (["cola", "-1"], r"label -1 is below 0; .* \(line 3\)"),
+        (["12345678905", "012345678905"], r"label '012345678905' could be the class '12345678905' or .* \(line 3\)"),
+        (["12345678905", "nan"], r"'nan' stands among numbers \(line 3\)"),
+        (["12345678905", "12345678905 12345678912"], r"'12345678905 12345678912' names several classes; .* \(line 3\)"),
         (["0", "9" * 5000], r"label 9+… of 5,000 digits is above .* \(line 3\)"),
         (["1", "-1"], r"label -1 is below 0; .* leave out what has no label, or write names \(line 3\)"),
         (["1", "01"], r"label '01' could be the class '1' or one of its own; write each number in one way \(line 3\)"),
@@ -248,6 +257,20 @@ def test_numbers_of_a_validation_list_are_names_where_classes_are_called_by_numb
     data = open_data(tmp_path, "val")
     assert list(data.classes) == sorted(map(str, range(12)))
     assert [data.classes[label] for label in data.labels] == [str(name) for name in range(12)]
+
+
+def test_codes_are_names_of_known_classes(tmp_path):
+    write_files(tmp_path, "train/4006381333931/0.png", "train/40063813/1.png", "train/-1/2.png")
+    rows = [("train/40063813/1.png", 40063813), ("train/-1/2.png", -1), ("train/4006381333931/0.png", 4006381333931)]
+    for kind in ("csv", "parquet"):
+        listed = write_list(tmp_path / f"other.{kind}", rows)
+        data = open_data(tmp_path, "val", validation=listed)
+        assert [data.classes[label] for label in data.labels] == ["40063813", "-1", "4006381333931"]
+    listed = write_list(tmp_path / "other.csv", [("train/40063813/1.png", 5449000000996)])
+    with pytest.raises(DataError, match=r"class '5449000000996' is here but not among the training classes"):
+        open_data(tmp_path, "val", validation=listed)
+    write_list(tmp_path / "train.csv", [("a", 1, "cola"), ("b", 0, 5449000000996)], ("path", "label", "class"))
+    assert list(open_evaluation(tmp_path / "train.csv").classes) == ["5449000000996", "cola"]
 
 
 def test_backslashes_are_turned_where_no_file_is_called_so(tmp_path):

@@ -1,4 +1,5 @@
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -117,6 +118,7 @@ def test_parts_of_a_sample_are_neighbours_with_a_common_key():
         ({"json": b'{"label": 3.0}'}, "3.0"),
         ({"json": b'{"cls": "dog"}'}, "dog"),
         ({"cls": b"1", "json": b'{"label": 2}'}, "1"),
+        ({"json": b'{"label": 4006381333931}'}, "4006381333931"),
     ],
 )
 def test_labels_are_numbers_or_names(parts, label):
@@ -176,6 +178,17 @@ def test_of_several_images_alike_the_first_is_taken_and_that_is_said(tmp_path):
     ):
         data = open_data(tmp_path, "train")
     assert [path.rpartition("/")[2] for path in data.paths] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(("other", "classes"), [("7", ["7"]), ("cola", ["4006381333931", "cola"])])
+def test_a_code_among_words_is_a_name_and_among_numbers_a_slip(tmp_path, other, classes):
+    write_shards(tmp_path / "train", [("a", b"x", other), ("b", b"x", 4006381333931)], shards=1)
+    with nullcontext() if len(classes) > 1 else pytest.warns(DataWarning, match="labels are the numbers 7"):
+        data = open_data(tmp_path, "train")
+    assert (len(data), list(data.classes)) == (2, classes)
+    if len(classes) == 1:
+        with pytest.raises(ImageError, match=r"b.png: label 4006381333931 is above 99,999,999"):
+            data.read(1)
 
 
 def test_samples_of_equal_keys_are_all_kept(tmp_path):

@@ -1,14 +1,15 @@
 """What a label means among classes that are known: their name, or a number where that can mean one thing only."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from convattn.data.spelling import spelled
 
-__all__ = ["KnownClasses", "LabelError", "number_in", "number_or_none"]
+__all__ = ["KnownClasses", "LabelError", "impossible", "is_code", "number_in", "number_or_none"]
 
 _GREATEST = 99_999_999  # no classes are numbered higher: it is a slip, or the name of something else
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_CODE = re.compile(r"\d{8,18}", re.ASCII)
 
 
 class LabelError(ValueError):
@@ -53,7 +54,8 @@ class KnownClasses:
         Raises:
             LabelError: if it means none, or could mean two.
         """
-        named, number = self.named(text), number_in(text)
+        named = self.named(text)
+        number = number_in(text) if named is None else number_or_none(text)
         if number is None:
             if named is None:
                 raise LabelError(f"its label {text!r} is none of the {len(self.names)} classes")
@@ -106,3 +108,32 @@ def number_or_none(text: str) -> int | None:
         return number_in(text)
     except LabelError:
         return None
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is a number of 8 to 18 digits, as articles and records have them (EAN, GTIN)."""
+    return _CODE.fullmatch(text) is not None
+
+
+def impossible(texts: Collection[str], names: Collection[str] = ()) -> dict[str, LabelError]:
+    """The labels among `texts` that no class can have, and why: numbers below 0 or too high.
+
+    A code that is too high for a number is a name: among words, and where all are codes. Among other numbers it is a
+    slip. What a class is called is its name, whatever it looks like.
+
+    Args:
+        texts: the labels of a data set, each once.
+        names: of the classes, if they are known.
+    """
+    wrong: dict[str, LabelError] = {}
+    for text in texts:
+        try:
+            number_in(text)
+        except LabelError as error:
+            wrong[text] = error
+    if wrong:
+        called = set(map(spelled, names))
+        wrong = {text: error for text, error in wrong.items() if text not in called}
+        if any(text not in wrong and number_or_none(text) is None for text in texts) or all(map(is_code, texts)):
+            wrong = {text: error for text, error in wrong.items() if not is_code(text)}
+    return wrong

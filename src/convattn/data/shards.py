@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.file_names import LABEL_SUFFIXES, is_image_name
 from convattn.data.files import LabelledFiles, label_as_stated
-from convattn.data.known_classes import LabelError, number_in
+from convattn.data.known_classes import LabelError, impossible, is_code, number_in
 from convattn.data.member import Member
 from convattn.data.stated_labels import StatedLabels
 from convattn.data.tars import TarFiles
@@ -92,7 +92,8 @@ def label_in(parts: Mapping[str, bytes]) -> str:
             f"its label is {shown if len(shown) < 60 else shown[:60] + '…'}; it must be a number or a name"
         )
     text = str(label)
-    number_in(text)
+    if not is_code(text):
+        number_in(text)
     return text
 
 
@@ -123,6 +124,10 @@ def open_shards(
                 labels.append(label)
                 if len(several) < 1 and (others := _equals(parts)):
                     several[image.name] = others
+    wrong = impossible({label for label in labels if label is not None}, classes or ())
+    for at, label in enumerate(labels if wrong else ()):
+        if label in wrong:
+            images[at], labels[at] = replace(images[at], problem=str(wrong[label])), None
     fallback = next((label for label in labels if label is not None), None)
     if images and fallback is None:
         raise DataError(f"{where}: no sample is to be used: {images[0].name}: {images[0].problem}")

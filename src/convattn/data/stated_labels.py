@@ -2,7 +2,7 @@
 
 A label is the name of a class. Where all labels are numbers, their meaning depends on what is known of the classes:
 with names by number (`class` of a list, `classes.txt` of shards) they are places in these; with classes, `KnownClasses`
-decides; otherwise the numbers that occur are the classes, and keep their names.
+decides; otherwise the numbers that occur are the classes, and keep their names. Among words a number is a name.
 """
 
 import re
@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 
 from convattn.data.dataset import DataError, DataWarning
-from convattn.data.known_classes import KnownClasses, LabelError, number_in, number_or_none
+from convattn.data.known_classes import KnownClasses, LabelError, impossible, is_code, number_or_none
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
 
@@ -58,7 +58,7 @@ class StatedLabels:
         Raises:
             DataError: if a label is none of the classes, or could be meant in two ways, naming its place.
         """
-        numbers = self._numbers()
+        numbers = self._numbers(classes)
         if names and numbers is not None:
             self._check_named(numbers, names)
         listed = [names[number] for number in sorted(names)] if names else None
@@ -79,18 +79,17 @@ class StatedLabels:
     def _at(self, code: int) -> str:
         return self._place(self._first[code])
 
-    def _numbers(self) -> list[int] | None:
-        """The texts as numbers; None if some are words."""
-        values: list[int | None] = []
-        for code, text in enumerate(self.texts):
-            try:
-                values.append(number_in(text))
-            except LabelError as error:
-                raise DataError(f"{self.where}: {error} ({self._at(code)})") from None
+    def _numbers(self, classes: Sequence[str] | None) -> list[int] | None:
+        """The texts as numbers; None if some are names."""
+        for text, error in impossible(self.texts, classes or ()).items():
+            raise DataError(f"{self.where}: {error} ({self._at(self.texts.index(text))})")
+        values = [number_or_none(text) for text in self.texts]
         numbers = [value for value in values if value is not None]
         if len(numbers) == len(values):
             return numbers
-        for code, text in enumerate(self.texts if numbers else ()):
+        if classes is None and all(map(is_code, self.texts)):
+            return list(map(int, self.texts))
+        for code, text in enumerate(self.texts if any(map(_is_number, self.texts)) else ()):
             if text.lower() in _NOTHING:
                 raise DataError(
                     f"{self.where}: {text!r} stands among numbers ({self._at(code)}); leave out images without a label"
@@ -168,12 +167,12 @@ class StatedLabels:
     def _check_single(self) -> None:
         """Refuse cells that hold several labels; tell of one that may."""
         alone, told = set(self.texts), False
-        numbers = any(number_or_none(text) is not None for text in self.texts)
+        numbers = any(map(_is_number, self.texts))
         for code, text in enumerate(self.texts):
             inner = re.sub(r"^[\[({](.*)[\])}]$", r"\1", text)
             parts = [part.strip(" '\"") for part in re.split(r"[|;,]", inner)]
             words = inner.replace("|", " ").replace(";", " ").replace(",", " ").split()
-            several = len(words) > 1 and numbers and all(number_or_none(word) is not None for word in words)
+            several = len(words) > 1 and numbers and all(map(_is_number, words))
             quoted = inner != text and inner[:1] + inner[-1:] in ("''", '""')
             if several or quoted or (len(parts) > 1 and (inner != text or alone.issuperset(parts))):
                 raise DataError(
@@ -230,6 +229,10 @@ def places_of(found: Sequence[str], known: Sequence[str], where: object) -> list
 def _unknown(where: object, unknown: Sequence[str], among: str) -> str:
     shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
     return f"{where}: class {shown} is here but not among {among}; add it there or remove it here"
+
+
+def _is_number(text: str) -> bool:
+    return number_or_none(text) is not None or is_code(text)
 
 
 def _tell(line: str) -> None:
