@@ -1,15 +1,17 @@
 import pickle
 import tarfile
+from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from convattn.data import tars
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, evaluation_loader
-from convattn.data.sources import open_data, open_evaluation
-from tiny_archives import add, files_in, pack_splits, write_tar
+from convattn.data.sources import open_data, open_evaluation, open_unlabelled
+from tiny_archives import add, files_in, pack_splits, write_files, write_tar
 from tiny_runs import write_pictures
 
 
@@ -43,6 +45,75 @@ def test_an_archive_a_class_and_archives_within_an_archive(tmp_path):
     nested = open_data(tmp_path / "nested", "train")
     same_images(nested, open_data(pictures, "train"))
     assert nested.paths[0].endswith("ILSVRC2012_img_train.tar/bright.tar/000.png")
+
+
+def names_of(data):
+    return [path.partition(".tar/")[2] for path in data.paths]
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "photos/", "data/all/"])
+@pytest.mark.parametrize("archives", [1, 2])
+def test_images_beside_the_class_folders_are_passed_over_as_on_disk(tmp_path, prefix, archives):
+    files = [*files_in(write_pictures(tmp_path / "pictures", train=2) / "train"), ("loose.png", b"x")]
+    for name, content in files:
+        write_files(tmp_path / "folder" / "train", name, content=content)
+    for number in range(archives):
+        part = [(prefix + name, content) for name, content in files[number::archives]]
+        write_tar(tmp_path / "packed" / f"train-{number}.tar", part)
+    told = r"passed over beside the class folders: [\w./]*loose.png; only what lies in one has a class"
+    with pytest.warns(DataWarning, match=told):
+        packed = open_data(tmp_path / "packed", "train")
+    with pytest.warns(DataWarning, match=told):
+        plain = open_data(tmp_path / "folder", "train")
+    assert (list(packed.classes), list(packed.labels)) == (list(plain.classes), list(plain.labels))
+    assert [prefix + path.partition("/train/")[2] for path in plain.paths] == names_of(packed)
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "told"),
+    [
+        (None, {"a": 2, "b": 1}, True),
+        (["a", "b", "c"], {"a": 2, "b": 1}, True),
+        (["cat", "dog"], {"cat": 4}, False),
+    ],
+)
+def test_a_folder_that_holds_images_and_folders_is_a_class_where_it_is_known_as_one(tmp_path, known, labels, told):
+    write_tar(tmp_path / "val.tar", [(f"cat/{name}.png", b"x") for name in ("a/1", "a/2", "b/3", "4")])
+    with pytest.warns(DataWarning, match=r"beside the class folders: cat/4.png") if told else nullcontext():
+        data = open_evaluation(tmp_path / "val.tar", classes=known)
+    assert Counter(data.classes[label] for label in data.labels) == labels
+
+
+@pytest.mark.parametrize("names", ["night/1 night/2", "night/1 night/old/2", "all/night/1"])
+def test_an_unknown_class_alone_is_named(tmp_path, names):
+    write_tar(tmp_path / "val.tar", [(f"{name}.png", b"x") for name in names.split()])
+    with pytest.raises(DataError, match=r"val.tar: class 'night' is here but not among the training classes"):
+        open_evaluation(tmp_path / "val.tar", classes=["cat", "dog"])
+
+
+def test_archives_of_a_class_each_may_have_folders_besides(tmp_path):
+    write_tar(tmp_path / "train" / "cat.tar", [("1.png", b"x"), ("old/2.png", b"x")])
+    write_tar(tmp_path / "train" / "dog.tar", [("1.png", b"x")])
+    data = open_data(tmp_path, "train")
+    assert (list(data.classes), list(data.labels)) == (["cat", "dog"], [0, 0, 1])
+
+
+def test_of_files_of_one_name_the_last_counts_as_when_they_are_unpacked(tmp_path):
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        add(archive, "a/1.png", b"old")
+        add(archive, "b/2.png", b"x")
+        add(archive, "b/2.png", b"", type=tarfile.LNKTYPE, linkname="b/2.png")  # GNU tar, of a file named to it twice
+        add(archive, "./a/1.png", b"newer")
+        add(archive, "a/1.png", b"newest")
+    told = r"train.tar: 2 files are followed by others of the same name, which count instead as .*, such as a/1.png"
+    with pytest.warns(DataWarning, match=told):
+        data = open_data(tmp_path, "train")
+    assert (list(data.labels), [data.read_bytes(at) for at in (0, 1)]) == ([0, 1], [b"newest", b"x"])
+    (tmp_path / "labels.txt").write_text("1.png cat\n2.png dog\n")
+    with pytest.warns(DataWarning, match=told):
+        assert len(open_evaluation(tmp_path / "train.tar", labels=tmp_path / "labels.txt")) == 2
+    with pytest.warns(DataWarning, match=told):
+        assert len(open_unlabelled(tmp_path / "train.tar")) == 2
 
 
 def test_a_class_that_only_the_validation_archive_has_is_named(tmp_path):

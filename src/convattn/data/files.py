@@ -1,17 +1,18 @@
 """Image files wherever they lie, and the data set of those that have labels."""
 
+import warnings
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from PIL import Image
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
 from convattn.data.stated_labels import StatedLabels, places_of
 
-__all__ = ["Files", "LabelledFiles", "PlainFiles", "label_as_stated", "label_by_name", "listing"]
+__all__ = ["Files", "LabelledFiles", "PlainFiles", "label_as_stated", "label_by_name", "listing", "tell_loose"]
 
 
 class Files(Protocol):
@@ -113,3 +114,13 @@ def listing(names: Iterable[str], most: int = 6) -> str:
     if not found:
         return "an empty folder"
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+def tell_loose(where: object, names: Collection[str]) -> None:
+    """Say which images lie beside the class folders of a place and not in one."""
+    if names:
+        warnings.warn(
+            f"{where}: passed over beside the class folders: {listing(names, 3)}; only what lies in one has a class",
+            DataWarning,
+            stacklevel=2,
+        )

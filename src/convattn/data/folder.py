@@ -1,15 +1,14 @@
 """Images in a folder per class, `CLASS/…`, and in folders without any order."""
 
 import os
-import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError
 from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_name, is_unread_name, tell_unread
-from convattn.data.files import LabelledFiles, PlainFiles, listing
+from convattn.data.files import LabelledFiles, PlainFiles, listing, tell_loose
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
 from convattn.data.stated_labels import places_of
@@ -93,12 +92,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
             f"{folder}: no image in class {', '.join(map(repr, empty[:5]))}{' and others' if len(empty) > 5 else ''}; "
             f"{WHAT_COUNTS}"
         )
-    if content.images:
-        warnings.warn(
-            f"{folder}: passed over beside the class folders: {listing(content.images, 3)}",
-            DataWarning,
-            stacklevel=2,
-        )
+    tell_loose(folder, content.images)
     return LabelledFiles(PlainFiles(Names(names, f"{folder}/")), labels, known)
 
 

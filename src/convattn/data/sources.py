@@ -16,7 +16,7 @@ from convattn.data.names import Names
 from convattn.data.shards import are_shards, open_shards
 from convattn.data.split_words import SPLITS
 from convattn.data.splits import Place, find_split, holds_classes, split_words
-from convattn.data.tars import TarFiles, open_class_tars, scan_tars
+from convattn.data.tars import TarFiles, last_of_each, open_class_tars, scan_tars
 from convattn.extras import require
 
 __all__ = [
@@ -235,14 +235,14 @@ def _open_archives(
 ) -> LabelledFiles:
     where = place if place.tars or len(tars) == 1 else place.path
     members = _readable(scan_tars(tars), where)
-    images = [member for member in members if is_image_name(member.name)]
-    if labels is not None:
-        ordered = sorted(images, key=lambda member: member.name.rpartition("/")[2])
-        inside = [member.name for member in ordered]
-        return open_by_label_file(TarFiles(tars, ordered), inside, Path(labels), classes)
-    if are_shards(member.name for member in members):
+    if labels is None and are_shards(member.name for member in members):
         return open_shards(tars, members, where, classes)
-    return open_class_tars(tars, images, where, classes)
+    images = last_of_each([member for member in members if is_image_name(member.name)], where)
+    if labels is None:
+        return open_class_tars(tars, images, where, classes)
+    ordered = sorted(images, key=lambda member: member.name.rpartition("/")[2])
+    inside = [member.name for member in ordered]
+    return open_by_label_file(TarFiles(tars, ordered), inside, Path(labels), classes)
 
 
 def _unlabelled_file(place: Place) -> Files:
@@ -252,7 +252,11 @@ def _unlabelled_file(place: Place) -> Files:
 
 
 def _images_in(tars: Sequence[Path], where: object) -> TarFiles:
-    return TarFiles(tars, (member for member in _readable(scan_tars(tars), where) if is_image_name(member.name)))
+    members = _readable(scan_tars(tars), where)
+    images: Sequence[Member] = [member for member in members if is_image_name(member.name)]
+    if not are_shards(member.name for member in members):  # whose samples may share a name
+        images = last_of_each(images, where)
+    return TarFiles(tars, images)
 
 
 def _readable(members: Sequence[Member], where: object) -> list[Member]:

@@ -19,7 +19,7 @@ from convattn.data.member import Member
 
 __all__ = ["load_index", "save_index"]
 
-_FORM = 2  # counts how often it has changed what an index keeps
+_FORM = 3  # counts how often it has changed what an index keeps
 
 
 def load_index(tars: Sequence[Path]) -> list[Member] | None:

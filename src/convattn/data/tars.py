@@ -1,17 +1,21 @@
 """Image files within tar archives: indexed once, then read by their place, never unpacked."""
 
+import itertools
 import posixpath
 import re
 import tarfile
 import time
+import warnings
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from convattn.data.dataset import DataError
+import numpy as np
+
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.file_names import is_service_path, is_shard_name, is_unread_name
-from convattn.data.files import LabelledFiles, label_by_name
+from convattn.data.files import LabelledFiles, label_by_name, tell_loose
 from convattn.data.flat import open_by_synset
 from convattn.data.images import MAX_BYTES, ImageError
 from convattn.data.member import Member
@@ -20,9 +24,10 @@ from convattn.data.progress import late_progress
 from convattn.data.split_words import SPLITS
 from convattn.data.tar_cache import load_index, save_index
 
-__all__ = ["TarFiles", "members_of", "open_class_tars", "problem_with", "scan_tars"]
+__all__ = ["TarFiles", "last_of_each", "members_of", "open_class_tars", "problem_with", "scan_tars"]
 
 _LONG = 5.0  # seconds of indexing, from which on the index is kept
+_LOOSE = ""  # the class of what lies in no class folder
 
 
 class TarFiles:
@@ -82,14 +87,32 @@ def scan_tars(tars: Sequence[Path]) -> list[Member]:
     return found
 
 
+def last_of_each(members: Sequence[Member], where: object) -> Sequence[Member]:
+    """Of files that stand in an archive under one name the last, as when it is unpacked; which is told."""
+    hashes = np.fromiter((hash(_key(member)) for member in members), np.int64, len(members))
+    if len(np.unique(hashes)) == len(hashes):  # a dictionary of millions only where it is needed
+        return members
+    last = {_key(member): at for at, member in enumerate(members)}
+    if len(last) < len(members):
+        again = next(member for at, member in enumerate(members) if last[_key(member)] != at)
+        warnings.warn(
+            f"{where}: {len(members) - len(last):,} files are followed by others of the same name, which count instead "
+            f"as when the archive is unpacked, such as {again.name}",
+            DataWarning,
+            stacklevel=2,
+        )
+    return [members[at] for at in sorted(last.values())]
+
+
 def open_class_tars(
     tars: Sequence[Path], members: Sequence[Member], where: object, classes: Sequence[str] | None = None
 ) -> LabelledFiles:
     """Archives whose images lie in a folder per class, or that are a class each.
 
-    A class is the first folder of a file within its archive, below folders that all files share; where there is none,
-    the archive's own name, as with ImageNet's archive of 1,000 archives. Order is that of the same files in folders.
-    Of a single archive without folders, the names have to begin with a synset (`open_by_synset`).
+    A class is the first folder of a file within its archive, below folders that all files share; where archives
+    without folders are among several, the name of the archive, as with ImageNet's archive of 1,000 archives. Order is
+    that of the same files in folders, and as there, images beside the class folders are passed over and told. Of a
+    single archive without folders, the names have to begin with a synset (`open_by_synset`).
 
     Args:
         tars: the archives.
@@ -100,22 +123,24 @@ def open_class_tars(
     Raises:
         DataError: if there is no image, or a class is not among `classes`.
     """
-    parents = [_parent(member, tars) for member in members]
+    parents = _parents(members, tars)
     trusted = {parent for parent, member in zip(parents, members, strict=True) if not member.problem}
     if members and not trusted:
         raise DataError(f"{where}: none of its {len(members)} images is to be read: {members[0].problem}")
-    class_of = _classes_of(trusted)
-    if class_of is None:
+    class_of = _classes_of(trusted, classes)
+    if trusted == {""}:
         ordered = sorted(members, key=lambda member: member.name)
         return open_by_synset(TarFiles(tars, ordered), where, classes)
-    fallback = min(class_of.values(), default="")  # the label of what is named and never read
+    fallback = min(filter(None, class_of.values()), default="")  # the label of what is named and never read
     labels = [class_of.get(parent, fallback) for parent in parents]
-    called = {label.lower() for label in labels}
+    tell_loose(where, [member.name for label, member in zip(labels, members, strict=True) if label == _LOOSE])
+    kept = [at for at, label in enumerate(labels) if label != _LOOSE]
+    called = {labels[at].lower() for at in kept}
     if len(called) > 1 and called <= {word for words in SPLITS.values() for word in words}:
         raise DataError(
             f"{where}: its folders {' and '.join(sorted(called))} are splits, not classes; make an archive of each"
         )
-    order = sorted(range(len(members)), key=lambda at: (labels[at], parents[at], members[at].name))
+    order = sorted(kept, key=lambda at: (labels[at], parents[at], members[at].name))
     return label_by_name(TarFiles(tars, (members[at] for at in order)), [labels[at] for at in order], where, classes)
 
 
@@ -182,6 +207,8 @@ def _scan_open(file: BinaryIO, path: str, number: int) -> Iterator[Member]:
 
 def _counts(info: tarfile.TarInfo) -> bool:
     name = info.name
+    if info.islnk() and info.linkname == name:  # how GNU tar writes a file that was named to it twice
+        return False
     return (is_shard_name(name) or (is_unread_name(name) and not is_service_path(name))) and not info.isdir()
 
 
@@ -196,21 +223,40 @@ def _open(file: BinaryIO, path: str) -> tarfile.TarFile:
         raise DataError(f"{path}: not a plain tar archive ({error}); unpack a compressed one first") from None
 
 
-def _parent(member: Member, tars: Sequence[Path]) -> str:
-    """The folder of a file within its archive; where there is none, the name of the archive among others."""
+def _key(member: Member) -> tuple[int, str]:
+    return member.tar, member.name.removeprefix("./")
+
+
+def _parents(members: Sequence[Member], tars: Sequence[Path]) -> list[str]:
+    """The folder of each file within its archive; where archives are a class each, their name."""
+    parents = [_parent(member) for member in members]
+    if len(tars) == 1:
+        return parents
+    seen = {(member.tar, not parent) for parent, member in zip(parents, members, strict=True) if not member.problem}
+    open_ones = {tar for tar, is_outside in seen if is_outside}  # with images outside folders
+    if all((tar, False) in seen for tar in open_ones):  # none is without folders
+        return parents
+    return [
+        tars[member.tar].stem if member.tar in open_ones or not parent else parent
+        for parent, member in zip(parents, members, strict=True)
+    ]
+
+
+def _parent(member: Member) -> str:
     folder = posixpath.dirname(member.name).removeprefix("./").removesuffix(".tar")
-    if folder in ("", "."):
-        return tars[member.tar].stem if len(tars) > 1 else ""
-    return folder
+    return "" if folder == "." else folder
 
 
-def _classes_of(folders: Collection[str]) -> dict[str, str] | None:
-    """The class of each folder: its first part below those that all have; None if some have no more."""
-    parts = {folder: folder.split("/") for folder in folders}
-    shared = 0
-    while parts and all(len(each) > shared + 1 for each in parts.values()):
-        if len({each[shared] for each in parts.values()}) > 1:
-            break
-        shared += 1
-    classes = {folder: each[shared] for folder, each in parts.items()}
-    return classes if all(classes.values()) else None
+def _classes_of(folders: Collection[str], known: Sequence[str] | None) -> dict[str, str]:
+    """The class of each folder: its first part below those that all have; `_LOOSE` of one beside the classes."""
+    parts = {folder: tuple(filter(None, folder.split("/"))) for folder in folders}
+    ends = min(parts.values(), default=()), max(parts.values(), default=())
+    shared = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))]
+    classes = {folder: each[len(shared)] if len(each) > len(shared) else _LOOSE for folder, each in parts.items()}
+    beside = {name for name in classes.values() if name != _LOOSE}
+    if not shared or _LOOSE not in classes.values():
+        return classes
+    # Images in the folder that all share, and in others below it: which of both are the classes?
+    if len(beside) < 2 if known is None else shared[-1] in known or beside.isdisjoint(known):
+        return dict.fromkeys(folders, shared[-1])
+    return classes
