@@ -81,10 +81,11 @@ def test_a_second_run_is_refused_until_the_first_was_killed(pictures, tmp_path, 
     assert not (run / LOCK_NAME).exists()
 
 
-def test_where_nothing_can_be_locked_the_run_goes_on_and_says_so(pictures, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def refuse(*args):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+
+def test_where_nothing_can_be_locked_the_run_goes_on_and_says_so(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     console = quiet()
     folder = train(tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0)), console=console)
@@ -92,6 +93,33 @@ def test_where_nothing_can_be_locked_the_run_goes_on_and_says_so(pictures, tmp_p
         console.file.getvalue()
     )
     assert (folder / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("locks", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_gone_is_seen_with_a_lock_and_without(tmp_path, monkeypatch, locks, replaced):
+    if not locks:
+        monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    run = tmp_path / "run"
+    with FolderLock(run) as held:
+        held.check()
+        (run / "config.json").touch()
+        held.check()
+        run.rename(tmp_path / "moved")
+        if replaced:
+            run.mkdir()
+        with pytest.raises(FileNotFoundError, match=r"removed or replaced while the run wrote into it"):
+            held.check()
+    assert run.exists() is replaced
+
+
+def test_two_runs_without_locks_do_not_take_each_other_for_a_removed_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    with FolderLock(tmp_path / "run") as first:
+        with FolderLock(tmp_path / "run") as second:
+            second.check()
+        first.check()
+        assert second.problem is not None
 
 
 @pytest.mark.parametrize("replaced", [False, True])

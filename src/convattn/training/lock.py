@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +25,8 @@ class FolderLock:
     """Within this context no other run may write into `folder`, which is created if need be, and goes again if empty.
 
     A lock of POSIX's kind: workers do not inherit it, so it goes with the process that trains, by SIGKILL too, and
-    network file systems know it. Where it cannot be had, `problem` says why, and the run goes on without.
+    network file systems know it. Where it cannot be had, `problem` says why, and the run goes on without; whether the
+    folder is still there is seen all the same.
 
     Args:
         folder: the run folder.
@@ -37,7 +39,8 @@ class FolderLock:
     def __init__(self, folder: Path, *, wanted: bool = True):
         self.problem: str | None = None
         self._folder, self._wanted = folder, wanted
-        self._file: int | None = None
+        self._file: int | None = None  # the one that is locked, or the folder where none can be
+        self._is_locked = False
         self._key = folder.resolve()
         self._created: list[Path] = []  # folders, the innermost first
 
@@ -51,12 +54,14 @@ class FolderLock:
                     raise ConfigError(self._in_use()) from None
                 self._leave()
                 self.problem = f"{self._folder}: cannot be locked ({error.strerror}); let no other run write there"
+                with suppress(OSError):  # it cannot be written either, which the run will say
+                    self._file = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None and self.is_there():
+        if self._is_locked and self.is_there():
             (self._folder / LOCK_NAME).unlink(missing_ok=True)
         else:
             self._created.clear()  # what stands there now is somebody else's
@@ -69,10 +74,11 @@ class FolderLock:
             raise FileNotFoundError(errno.ENOENT, text, str(self._folder))
 
     def is_there(self) -> bool:
-        """Whether the file at the lock's path is the one that is locked."""
+        """Whether the file at the lock's path is the one that is locked; without a lock, the folder that of before."""
         assert self._file is not None
         try:
-            return os.path.samestat(os.fstat(self._file), os.stat(self._folder / LOCK_NAME))
+            place = self._folder / LOCK_NAME if self._is_locked else self._folder
+            return os.path.samestat(os.fstat(self._file), os.stat(place))
         except OSError:
             return False
 
@@ -88,17 +94,20 @@ class FolderLock:
             self._file = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             if fcntl is not None:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._is_locked = True
             if self.is_there():  # not one that its owner has just removed
                 break
             os.close(self._file)
-            self._file = None
+            self._file, self._is_locked = None, False
         _held.add(self._key)
 
     def _leave(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-            _held.discard(self._key)
+            if self._is_locked:
+                _held.discard(self._key)
+            self._is_locked = False
         for folder in self._created:
             try:
                 folder.rmdir()
