@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from forked_runs import ForkedProgram, meeting_point, ranks
 
 CODE = """
@@ -28,3 +30,31 @@ def test_the_others_end_and_say_why():
     assert done.stderr.splitlines()[-1] == "convattn train: ended, because process 1 failed: no such image"
     second.send_signal(signal.SIGKILL)
     second.join()
+
+
+MAIN = """
+import sys
+from convattn.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("--nonsense 1", 2, "convattn train: "),
+        (
+            "--data {folder}/nothing --output {folder}/run --loop.device cpu",
+            1,
+            "{folder}/nothing: no such",
+        ),
+    ],
+)
+def test_an_error_that_all_meet_is_told_once(tmp_path, words, status, said):
+    store = meeting_point()
+    words = words.format(folder=tmp_path).split()
+    programs = [ForkedProgram(MAIN, "train", *words, **rank) for rank in ranks(2, store.port)]
+    ended = [program.join() for program in programs]
+    assert [done.returncode for done in ended] == [status] * 2
+    (line,) = [line for done in ended for line in done.stderr.splitlines() if line.startswith("convattn")]
+    assert said.format(folder=tmp_path) in line

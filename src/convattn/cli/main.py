@@ -69,7 +69,7 @@ def _run(words: list[str], debug: bool) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        warn(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}")
+        _tell(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}")
         return 2
     try:
         return importlib.import_module(f"convattn.cli.{name}").command(rest)
@@ -94,8 +94,20 @@ def _warnings_in_one_line() -> Iterator[None]:
 def _fail(name: str, error: BaseException, debug: bool, *, status: int, message: str) -> int:
     if debug:
         traceback.print_exception(error)
-    warn(f"convattn {name}: {message}")
+    _tell(f"convattn {name}: {message}")
     return status
+
+
+def _tell(line: str) -> None:
+    """Say what went wrong: once, where torchrun has started several processes that all come here."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        warn(line)
+        return
+    from convattn.training.failure import telling  # torch, for which nobody else waits
+
+    with telling() as first:
+        if first:
+            warn(line)
 
 
 def _one_line(error: BaseException) -> str:

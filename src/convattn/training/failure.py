@@ -1,23 +1,27 @@
-"""When one of several processes fails, the others end at once instead of waiting for it."""
+"""When one of several processes fails, the others end at once instead of waiting for it, and one of them tells."""
 
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 import torch
-from torch.distributed import DistError
+from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _get_default_store
 
 from convattn.shown import shown
 
-__all__ = ["EndTogether"]
+__all__ = ["EndTogether", "telling"]
 
 _EVERY = 0.5  # seconds between two looks
 _FAILED, _HEARD = "convattn/failed", "convattn/heard"  # keys of the store in which the processes found one another
-_PATIENCE = 5.0  # seconds that the process with the store stays for the others
+_TELLER, _TOLD = "convattn/teller", "convattn/told"  # with the number of torchrun's attempt behind them
+_PATIENCE = 5.0  # seconds that the process with the store stays for the others, and these for the one that tells
 
 
 class EndTogether:
@@ -79,7 +83,41 @@ class EndTogether:
 
     def _end(self, why: str) -> None:
         self._store.add(_HEARD, 1)
-        if self._rank == 0:
-            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # which the progress bar hid
-            print(f"{cursor}convattn train: ended, because {shown(why)}", file=sys.stderr, flush=True)
+        if self._rank == 0 and sys.stderr.isatty():
+            print("\x1b[?25h", end="", file=sys.stderr, flush=True)  # the cursor, which the progress bar hid
+        with telling() as first:
+            if first:
+                print(f"convattn train: ended, because {shown(why)}", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+@contextmanager
+def telling() -> Iterator[bool]:
+    """Whether this process tells the user of an error: the first that asks, of those that were started together.
+
+    All may meet the same one, before they have found one another too. The others leave this context when it is told,
+    for the end of one is the end of all. Where nobody can be asked, each tells.
+    """
+    store, first = None, True
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    with suppress(RuntimeError, ValueError, KeyError):  # the store has gone, or these are no variables of torchrun
+        store = _meeting_point()
+        first = store is None or store.add(f"{_TELLER}/{attempt}", 1) == 1
+    try:
+        yield first
+    finally:
+        with suppress(RuntimeError):
+            if store is not None and first:
+                store.set(f"{_TOLD}/{attempt}", "yes")
+            elif store is not None:
+                store.wait([f"{_TOLD}/{attempt}"], timedelta(seconds=_PATIENCE))
+
+
+def _meeting_point() -> Store | None:
+    """The store in which the processes find one another; None where there is one process, or none can be reached."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        place, patience = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timedelta(seconds=_PATIENCE)
+        return TCPStore(*place, is_master=False, timeout=patience, wait_for_workers=False)
+    return _get_default_store() if torch.distributed.is_initialized() else None
