@@ -207,6 +207,43 @@ def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
     assert f"{tmp_path / 'other.pt'}: not a skipped update: it lacks batches, class_weights, classes" in line
 
 
+@pytest.fixture(scope="module")
+def skipped(pictures, tmp_path_factory):
+    """What the file of a skipped update holds."""
+    folder = tmp_path_factory.mktemp("skipped")
+    run, batches = start(tiny_config(pictures, folder), folder)
+    return torch.load(recorded(run, [poison_images(math.nan)(run, next(batches))])[1])
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "reason"),
+    [
+        ("model", {"options": {"pretrained_cfg_overlay": {"url": "x"}}}, r"option pretrained_cfg_overlay says where"),
+        ("model", {"options": {"in_chans": 10**9}}, r"option in_chans has 1000000000, more than a network of the size"),
+        ("model", {"options": {"depths": [[2, 10**9]]}}, r"option depths has 1000000000, more than"),
+        (
+            "model",
+            {"options": {"depths": [2, 60_000, 2, 2]}},
+            r"it describes a far larger network than the \d+ tensors",
+        ),
+        ("model", {"name": "nextvit_nano", "options": {}}, r"Missing key"),
+        ("model", {"name": "timm:hf-hub:somebody/net"}, r"its model.name would fetch 'timm:hf-hub:somebody/net'"),
+        (
+            "distillation",
+            {"teacher": "timm:hf-hub:some/net"},
+            r"its distillation.teacher would fetch 'timm:hf-hub:some",
+        ),
+        ("data", {"mixup": "all"}, r"data.mixup 'all' must be"),
+    ],
+)
+def test_a_replay_builds_only_what_its_weights_fill(skipped, tmp_path, part, fields, reason):
+    file, config = tmp_path / "step.rank0.pt", json.loads(skipped["config"])
+    config[part] |= fields
+    torch.save({**skipped, "config": json.dumps(config)}, file)
+    with pytest.raises(CheckpointError, match=rf"rank0.pt: cannot be replayed: .*{reason}"):
+        list(replay_skipped(file))
+
+
 def test_what_is_not_finite_in_one_process_is_skipped_by_all(pictures, tmp_path):
     config = tiny_config(pictures, tmp_path / "run", schedule=dict(epochs=1, warmup_epochs=0))
     (tmp_path / "config.json").write_text(config_to_json(config))

@@ -1,10 +1,18 @@
 """Model files: weights with what is needed to build and feed the model again; exported files open through it too."""
 
 from convattn.saved.description import FORMAT, label_names, read_metadata
-from convattn.saved.model_file import check_can_be_saved, load_model, open_classifier, open_model, save_model
+from convattn.saved.model_file import (
+    build_within,
+    check_can_be_saved,
+    load_model,
+    open_classifier,
+    open_model,
+    save_model,
+)
 
 __all__ = [
     "FORMAT",
+    "build_within",
     "check_can_be_saved",
     "label_names",
     "load_model",

@@ -16,7 +16,7 @@ from convattn.saved.description import FORMAT, KEY, as_tuple, check_description,
 from convattn.saved.rebuild import Misfit, find_recipe, with_weights
 from convattn.weights.read import CheckpointError
 
-__all__ = ["check_can_be_saved", "load_model", "open_classifier", "open_model", "save_model"]
+__all__ = ["build_within", "check_can_be_saved", "load_model", "open_classifier", "open_model", "save_model"]
 
 _BEST = "best.safetensors"  # the model file of a run folder
 
@@ -84,6 +84,21 @@ def load_model(path: str | Path) -> nn.Module:
         raise CheckpointError(f"{path}: its model {name!r} cannot be built: {reason}") from None
     _describe_input(model, described["pretrained_cfg"])
     return model.eval()
+
+
+def build_within(name: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The model of a description from another kind of file, bounded by the weights beside it as that of a model file.
+
+    Args:
+        name, options: as of `create_model`.
+        tensors: its weights.
+
+    Raises:
+        ValueError: if an option describes no network, or one that the weights do not fill. As `create_model` otherwise.
+    """
+    described = json.loads(json.dumps({"name": name, "options": dict(options), "pretrained_cfg": {}}))
+    check_description(described, sum(tensor.numel() for tensor in tensors.values()))
+    return with_weights(described, tensors)
 
 
 def open_model(source: str | Path, num_classes: int | None = None, pretrained: bool = True) -> nn.Module:

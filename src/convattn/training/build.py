@@ -39,6 +39,7 @@ __all__ = [
     "build_schedule",
     "build_task",
     "build_task_for",
+    "options_of",
 ]
 
 
@@ -303,15 +304,13 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
         ConfigError: if the model takes no such option, or `head_rows` are not as many as the classes.
         CheckpointError: if the weights cannot be had or do not fit.
     """
-    rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
-    options: Mapping[str, Any] = {**{name: rate for name, rate in rates.items() if rate}, **config.options}
     names = label_names(config.pretrained_path) if config.pretrained_path is not None else []
     rows = _head_rows(config, num_classes, classes, names)
     weights: dict[str, Any] = dict(pretrained_path=config.pretrained_path, head_rows=rows)
     if list(classes) != names:  # else there is nothing to tell
         weights["classes"] = classes
     try:
-        model = create_model(config.name, config.pretrained, num_classes, **weights, **options)
+        model = create_model(config.name, config.pretrained, num_classes, **weights, **options_of(config))
     except TypeError as error:
         raise ConfigError(f"model {config.name} cannot be built: {error}") from None
     if config.grad_checkpointing:
@@ -321,6 +320,12 @@ def build_model(config: ModelConfig, num_classes: int, classes: Sequence[str] = 
             raise ConfigError(f"model.grad_checkpointing: {config.name} does not offer it; leave it out") from None
     check_can_be_saved(model)
     return model
+
+
+def options_of(config: ModelConfig) -> Mapping[str, Any]:
+    """What a configuration says of the network itself, as `create_model` takes it."""
+    rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    return {**{name: rate for name, rate in rates.items() if rate}, **config.options}
 
 
 def _head_rows(

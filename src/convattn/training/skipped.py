@@ -6,7 +6,7 @@ skipped/step_00000012.rank0.pt   batches, weights, random state and configuratio
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from convattn.atomic import append_line, write_atomically
 from convattn.classification.teacher import Student
 from convattn.data.loader import Batch
+from convattn.saved import build_within
 from convattn.seeding import restore_random_state
-from convattn.training.build import build_model, build_task_for
+from convattn.training.build import build_task_for, options_of
+from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
+from convattn.training.places import reaches_out
 from convattn.training.run import Run
 from convattn.training.update import GRADIENT
 from convattn.weights.read import CheckpointError
@@ -84,18 +87,23 @@ def replay_skipped(path: Path) -> Iterator[str]:
         buffers that follow.
 
     Raises:
-        CheckpointError: if the file cannot be read, or holds no weights (of a sharded run).
+        CheckpointError: if the file cannot be read, holds no weights (of a sharded run), or describes what its weights
+            do not fill.
     """
     content = _read(path)
-    config = config_from_json(content["config"])
-    model = _model(content)
     notes: list[str] = []  # told when the run began
-    task = build_task_for(config, Student(**content["student"]), content["class_weights"], note=notes.append)
-    task.start_epoch(content["epoch"])
-    restore_random_state({**content["random"], "cuda": []})
+    try:
+        config = _config(content)
+        model = _model(config, content)
+        task = build_task_for(config, Student(**content["student"]), content["class_weights"], note=notes.append)
+        task.start_epoch(content["epoch"])
+        batches = [Batch(entry["images"].float(), entry["labels"], entry["paths"]) for entry in content["batches"]]
+        restore_random_state({**content["random"], "cuda": []})
+    except Exception as error:  # anything at all may stand in a file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path}: cannot be replayed: {reason}") from None
     first = _watch(model)
-    for entry in content["batches"]:
-        batch = Batch(entry["images"].float(), entry["labels"], entry["paths"])
+    for batch in batches:
         if not len(batch):
             continue
         if not batch.images.isfinite().all():
@@ -115,12 +123,20 @@ def replay_skipped(path: Path) -> Iterator[str]:
         yield "everything is finite in float32 on the CPU; the precision or the device made the difference"
 
 
-def _model(content: dict[str, Any]) -> nn.Module:
-    """The model as it was in training, its backbone frozen in the epochs that ask for it."""
+def _config(content: dict[str, Any]) -> RunConfig:
     config = config_from_json(content["config"])
-    alone = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
-    model = build_model(alone, content["classes"])
-    model.load_state_dict(content["model"])
+    for name, value in (("model.name", config.model.name), ("distillation.teacher", config.distillation.teacher)):
+        if value is not None and reaches_out(name, value):
+            raise ValueError(f"its {name} would fetch {value!r}")
+    return config
+
+
+def _model(config: RunConfig, content: dict[str, Any]) -> nn.Module:
+    """The model as it was in training, its backbone frozen in the epochs that ask for it."""
+    options = {**options_of(config.model), "num_classes": content["classes"]}
+    model = build_within(config.model.name, options, content["model"]).train()
+    if config.model.grad_checkpointing:
+        model.set_grad_checkpointing()  # type: ignore[operator]
     if content["epoch"] < config.loop.freeze_epochs:
         model.eval().requires_grad_(False)
         classifier: nn.Module = model.get_classifier()  # type: ignore[operator]
