@@ -225,10 +225,24 @@ def test_moments_of_checkpoints_from_when_linear_layers_over_maps_had_matrices()
     layer, optimizer = stepped(Linear2d(6, 4))
     layer.load_state_dict(before.state_dict())
     optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
-    reshape_moments(optimizer)
+    reshape_moments(optimizer, [layer.weight])
     assert optimizer.state[layer.weight]["exp_avg"].shape == layer.weight.shape
     old.step(), optimizer.step()
     assert torch.equal(layer.weight.flatten(1), before.weight) and torch.equal(layer.bias, before.bias)
+
+
+def test_means_of_rows_from_then_fit_no_convolution_and_are_refused():
+    layer, _ = stepped(Linear2d(6, 4))
+    optimizer = torch.optim.Adafactor(layer.parameters())
+    old = torch.optim.Adafactor((matrix := nn.Linear(6, 4)).parameters())
+    matrix.weight.grad, matrix.bias.grad = torch.ones(4, 6), torch.ones(4)
+    old.step()
+    optimizer.load_state_dict(old.state_dict())
+    with pytest.raises(
+        ConfigError,
+        match=r"Adafactor: an earlier version .* kept row_var of \(4, 1\) for a weight that is \(4, 6, 1, 1\) now",
+    ):
+        reshape_moments(optimizer, [layer.weight])
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is")

@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from convattn.atomic import unfinished, write_atomically, write_folder_atomicall
 from convattn.ops.linear import is_of_linear
 from convattn.saved import save_model
 from convattn.shown import shown
+from convattn.training.config import ConfigError
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 
@@ -183,15 +185,30 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted((path for path in (run / "checkpoints").glob("epoch_*") if _NAME.fullmatch(path.name)), reverse=True)
 
 
-def reshape_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Give what `optimizer` keeps of each weight that weight's shape, in place.
+def reshape_moments(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor]) -> None:
+    """Give what `optimizer` keeps of each of these weights that weight's shape, in place.
 
-    In older checkpoints a linear layer over maps has a weight of (C', C), now it is that of a 1×1 convolution.
+    Args:
+        optimizer: with the state of an older checkpoint, in which a linear layer over maps has a weight of (C', C); now
+            it is that of a 1×1 convolution.
+        weights: of these layers.
+
+    Raises:
+        ConfigError: if it keeps something that has another shape of a matrix than of a convolution, such as the means
+            of its rows (Adafactor).
     """
-    for parameter, kept in optimizer.state.items():
+    for weight in weights:
+        kept = optimizer.state.get(weight, {})
         for key, value in kept.items():
-            if isinstance(value, Tensor) and is_of_linear(value.shape, parameter.shape):
-                kept[key] = value.view(parameter.shape)
+            if not isinstance(value, Tensor) or value.numel() == 1 < weight.numel():
+                continue
+            if not is_of_linear(value.shape, weight.shape):
+                raise ConfigError(
+                    f"{type(optimizer).__name__}: an earlier version of convattn kept {key} of {tuple(value.shape)} "
+                    f"for a weight that is {tuple(weight.shape)} now; resume with that version, or begin a run with "
+                    "model.pretrained_path last.safetensors"
+                )
+            kept[key] = value.view(weight.shape)
 
 
 def remove_unfinished(run: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from convattn.data.sources import is_stream
+from convattn.ops.linear import is_of_linear
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
@@ -320,7 +321,9 @@ class Run:
         if ema is not None:
             ema.load_state_dict(checkpoint.ema or {})
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
-        reshape_moments(self._inner)
+        weights = self.bare_model.named_parameters()
+        old = [weight for name, weight in weights if is_of_linear(checkpoint.model[name].shape, weight.shape)]
+        reshape_moments(self._inner, old)
 
     def _restore_random_state(self, states: list[dict[str, Any]], note: Callable[[str], None]) -> bool:
         if len(states) == self.processes.count:
