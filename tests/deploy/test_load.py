@@ -14,6 +14,7 @@ from convattn.data.class_names import class_names
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import describe, seal
+from convattn.deploy.runtimes import pt2_archive
 from convattn.deploy.runtimes.runtime import UnreadableFile
 from convattn.training.loop import train
 from in_threads import worst_in_threads
@@ -209,6 +210,31 @@ def test_a_damaged_description_behind_a_file_is_refused_whatever_is_installed(tm
     path.write_bytes(b"program" + text + len(text).to_bytes(8, "little") + b"convattn")
     with pytest.raises(UnreadableFile, match=f"model{suffix}: its description is damaged"):
         load_exported(path)
+
+
+@pytest.mark.parametrize("suffix", [".pte", ".engine"])
+def test_a_file_larger_than_memory_is_not_read_whole(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    with path.open("wb") as file:
+        file.truncate(2**36)  # with holes, on the disk it has none
+    assert FORMATS[{".pte": "executorch", ".engine": "tensor_rt"}[suffix]].read_metadata(path) is None
+    with path.open("ab") as file:
+        file.write((2**40).to_bytes(8, "little") + b"convattn")
+    with pytest.raises(UnreadableFile, match=f"model{suffix}: its description is damaged: it has more than 16777216"):
+        load_exported(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_of_any_packing_is_refused_in_words(tmp_path, method):
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("archive/models/model.json", os.urandom(500))
+        archive.writestr("archive/extra/convattn.json", "{}")
+    data = bytearray(path.read_bytes())
+    data[100:140] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(UnreadableFile, match=r"model.pt2: is no .pt2 file, or damaged or cut short \(.+\)$"):
+        pt2_archive.digest(path)
 
 
 @pytest.mark.parametrize("suffix", [".pte", ".engine"])

@@ -132,6 +132,7 @@ def test_what_is_no_description_is_refused(sealed, tmp_path, text):
         ("preprocessing", {"std": [1]}, "mean has 3 values and std 1"),
         ("preprocessing", {"std": [0, 0, 0]}, "std .* must be above 0"),
         ("preprocessing", {"crop_pct": 0}, "crop_pct 0 must be above 0"),
+        ("preprocessing", {"crop_pct": 1e-9}, "crop_pct 1e-09 would have images resized to"),
         ("preprocessing", {"crop_pct": True}, "crop_pct True must be above 0"),
         ("preprocessing", {"crop_mode": "evil"}, "crop_mode 'evil' is unknown"),
         ("preprocessing", {"interpolation": "evil"}, "interpolation 'evil' is unknown to timm"),

@@ -10,6 +10,7 @@ __all__ = ["PREPROCESSING", "are", "check_preprocessing", "short"]
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
 
 _LARGEST_SIDE = 2**13  # pixels
+_LARGEST_RESIZED = 2**14  # pixels of the side that the crop is taken from
 _LARGEST_CROP = 1.25  # of the resized image; timm's VOLO has 1.15, with a border
 _LARGEST_VALUE = 1e6  # of a mean or deviation; NaN is not within
 _CROP_MODES = ("center", "squash", "border")
@@ -41,6 +42,11 @@ def check_preprocessing(cfg: Mapping[str, Any]) -> None:
     crop = cfg.get("crop_pct", 1)
     if type(crop) not in (int, float) or not 0 < crop <= _LARGEST_CROP:
         raise ValueError(f"crop_pct {short(crop)} must be above 0, at most {_LARGEST_CROP}")
+    resized = max(cfg.get("input_size", (3, 1, 1))[1:]) / crop
+    if resized > _LARGEST_RESIZED:
+        raise ValueError(
+            f"crop_pct {short(crop)} would have images resized to {resized:.0f} pixels, over {_LARGEST_RESIZED}"
+        )
     mode = cfg.get("crop_mode", "center")
     if mode not in _CROP_MODES:
         raise ValueError(f"crop_mode {short(mode)} is unknown; known are {', '.join(_CROP_MODES)}")

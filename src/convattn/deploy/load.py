@@ -11,6 +11,7 @@ from convattn.deploy.formats import FORMATS
 from convattn.deploy.metadata import Metadata, NoMetadata, read
 from convattn.deploy.runtimes import pt2_archive
 from convattn.deploy.runtimes.runtime import Run, UnreadableFile, output_names
+from convattn.shown import shown
 
 __all__ = ["ExportedModel", "exported_suffixes", "load_exported"]
 
@@ -136,7 +137,7 @@ class ExportedModel(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{self.path}, {self.format}" + (f", {self.metadata.model}" if self.metadata else "")
+        return f"{self.path}, {self.format}" + (f", {shown(self.metadata.model)}" if self.metadata else "")
 
     def _known(self) -> Metadata:
         if self.metadata is None:

@@ -255,7 +255,8 @@ def _from_entry(entry: dict[str, Any]) -> Metadata:
             )
         )
     channels, height, width = entry["input_size"]
-    check_preprocessing({"input_size": (channels, height, width)})
+    crop = {} if preprocessing is None else {"crop_pct": preprocessing.crop_pct}
+    check_preprocessing({"input_size": (channels, height, width), **crop})
     metadata = Metadata(
         model=_text(entry["model"]),
         format=_text(entry["format"]),

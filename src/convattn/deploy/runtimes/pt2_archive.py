@@ -8,7 +8,6 @@ module from whoever wrote the file. The functions here only read the archive.
 import hashlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +41,9 @@ def archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UnreadableFile(f"{path}: no such file") from None
     except UnreadableFile:
         raise
-    # The last two: an entry with a password, a name or text that is none.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except Exception as error:  # each way of packing has errors of its own; of a password, a name that is no text
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UnreadableFile(f"{path}: is no .pt2 file, or damaged or cut short ({one_line(error)})") from None
 
 
