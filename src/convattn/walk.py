@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["copied", "copying", "exchange", "foreign_hooks", "hung_inside", "hung_on", "names_of", "probe", "put"]
+__all__ = [
+    "copied",
+    "copying",
+    "exchange",
+    "foreign_hooks",
+    "hung_inside",
+    "hung_on",
+    "names_of",
+    "probe",
+    "put",
+    "without_listeners",
+]
 
 
 # Copies
@@ -59,12 +70,16 @@ def probe(model: nn.Module) -> nn.Module:
         for tensor, shape in zip(tensors, shapes, strict=True)
     }
     with copying():
-        copy = deepcopy(model, memo).eval()
-    for module in copy.modules():
+        return without_listeners(deepcopy(model, memo).eval())
+
+
+def without_listeners(model: nn.Module) -> nn.Module:
+    """`model` without other people's forward hooks; those of attached blocks and of torch's computed weights stay."""
+    for module in model.modules():
         for hooks, key in foreign_hooks(module):
             if not type(hooks[key]).__module__.startswith("torch.nn.utils."):  # norms of weights, pruning
                 del hooks[key]
-    return copy
+    return model
 
 
 # Names

@@ -1,5 +1,6 @@
 """A compiled model: same numbers, its convolutions and linear layers by oneDNN with packed weights."""
 
+import types
 from collections import Counter
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from convattn.deploy.compile import compiled
+from convattn.deploy.compile import _as_convolution, compiled
 from convattn.ops.linear import Linear2d
+from convattn.walk import copied, exchange
 from in_threads import worst_in_threads
 from toys import relative_error
 
@@ -27,6 +29,22 @@ def test_layers_over_maps_run_with_packed_weights_and_give_the_same_numbers():
     assert not calls["aten::convolution"] + calls["aten::addmm"] + calls["mkl::_mkl_linear"] + calls["aten::relu"]
     assert isinstance(model[2], Linear2d)
     assert worst_in_threads(run, [torch.randn(2, 3, 9, 8) for _ in range(4)]) < 1e-5
+
+
+def test_ties_and_what_hangs_on_layers_are_compiled_too():
+    tied, hooked, patched = Linear2d(8, 8), Linear2d(8, 8), Linear2d(8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), tied, nn.ReLU(), nn.Sequential(hooked, tied), patched).eval()
+    hooked.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+    hooked.register_forward_pre_hook(lambda module, inputs: (inputs[0] - 1,))
+    patched.forward = types.MethodType(lambda self, x: type(self).forward(self, x) + 2, patched)
+    images = torch.randn(2, 3, 5, 4)
+    with torch.no_grad():
+        want = model(images)
+    assert relative_error(compiled(model, images)(images), want) < 1e-5
+    exchanged = exchange(copied(model), _as_convolution)  # what is compiled
+    assert type(exchanged[1]) is nn.Conv2d and exchanged[1] is exchanged[3][1]
+    assert isinstance(exchanged[3][0], Linear2d) and isinstance(exchanged[4], Linear2d)
+    assert model[1] is model[3][1] is tied
 
 
 def test_later_changes_of_the_model_do_not_reach_it():

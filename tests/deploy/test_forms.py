@@ -146,13 +146,51 @@ def test_every_form_sees_ties_and_what_hangs_on_modules(case):
     )
 
 
+class Doubled(nn.Module):
+    """In front of a class: it computes more than that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def derived(block: nn.Module) -> None:
+    block.__class__ = type("Derived", (Doubled, type(block)), {})
+
+
+CHANGED: dict[str, tuple[str, Callable[[nn.Module], object], str]] = {
+    "derived cot": ("cot", derived, "gives other numbers"),
+    "derived sam": ("sam", derived, "gives other numbers"),
+    "derived norm": ("cot", lambda block: derived(block.value[1]), "gives other numbers"),
+    "activation": ("cot", lambda block: setattr(block, "act", nn.GELU()), "gives other numbers"),
+    "another norm": ("cot", lambda block: setattr(block, "norm", nn.GroupNorm(4, 16)), "cannot be made"),
+    "no bias": ("cot", lambda block: setattr(block.embed[3], "bias", None), "cannot be made"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_block_that_is_not_as_its_class_builds_it_keeps_its_numbers(case):
+    mixer, change, words = CHANGED[case]
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), create_mixer(mixer, 16), create_mixer("triplet", 16))
+    change(model[1])
+    randomise_norms(model.eval())
+    heard: list[Tensor] = []
+    model.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    fused, images = convattn.fuse(model), torch.randn(2, 3, 16, 16)
+    assert heard == []
+    with torch.no_grad():
+        assert relative_error(fused(images), model(images)) < 1e-5
+        assert relative_error(convattn.fuse(fused)(images), model(images)) < 1e-5
+    assert list(fused.fusion_report.kept) == ["1"] and words in fused.fusion_report.kept["1"]
+    assert "PooledGate" in {part.kind for part in fused.fusion_report}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_fusing_again_finds_nothing(name):
     fused, images, want = form_of(name, "fused")
     again = convattn.fuse(fused)
     with torch.inference_mode():
         assert relative_error(again(images), want) < 1e-4
-    assert again.fusion_report == [] and again.fusion_report.kept == {}
+    assert again.fusion_report == [] and again.fusion_report.kept == fused.fusion_report.kept == {}
 
 
 def test_what_is_put_into_a_fused_model_is_fused():

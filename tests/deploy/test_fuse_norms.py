@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -345,3 +346,34 @@ def test_the_report_is_a_table():
         "| --- | --- |",
         "| 4 | behind relu, in front of the output |",
     ]
+
+
+class ByHand(nn.Module):
+    """Computes with the tensors of a layer or a norm that it does not call."""
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.what, self.conv, self.norm = what, nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.flat, self.linear = nn.BatchNorm1d(4), nn.Linear(4, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.conv.weight) if self.what == "conv" else self.conv(x)
+        if self.what == "norm":
+            tensors = (self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias)
+            x = F.batch_norm(x, *tensors, eps=0.3)
+        else:
+            x = self.norm(x)
+        x = self.flat(x.relu().mean((2, 3)))
+        return F.linear(x, self.linear.weight) if self.what == "linear" else self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("what", "left"), [("nothing", []), ("conv", ["norm"]), ("norm", ["norm"]), ("linear", ["flat"])]
+)
+def test_layers_and_norms_that_are_not_called_stay(what, left):
+    model, images = ByHand(what), torch.randn(2, 3, 9, 8)
+    randomise_norms(model.eval())
+    fused = convattn.fuse(model)
+    with torch.no_grad():
+        assert relative_error(fused(images), model(images)) < 1e-5
+    assert list(fused.fusion_report.left) == left

@@ -125,6 +125,8 @@ class _Search:
     def _fold(self, name: str, norm: _BatchNorm, step: Step) -> Fold | str:
         if norm.running_mean is None or norm.running_var is None or step.arguments["training"]:
             return "it normalises by the statistics of each batch"
+        if step.module != name:
+            return "its numbers are used otherwise than by calling it"
         if hung_on(norm) and "forward" not in vars(norm):
             return "something hangs on it"
         if _forward(norm) not in _NORM_FORWARDS:
@@ -155,9 +157,9 @@ class _Search:
         return None
 
     def _layer(self, step: Step) -> str | None:
-        """Name of the layer whose operation this is, if its weights may change."""
+        """Name of the layer that was called for this operation, if its weights may change."""
         name = self._owner(step.arguments.get("weight"))
-        if step.operator not in _OPERATORS or name is None:
+        if step.operator not in _OPERATORS or name is None or name != step.module:
             return None
         layer = self.model.get_submodule(name)
         is_known = isinstance(layer, _LAYERS) and _forward(layer) in _LAYER_FORWARDS

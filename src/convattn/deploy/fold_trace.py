@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from convattn.walk import foreign_hooks, probe
 
-__all__ = ["Dataflow", "Step", "trace_dataflow"]
+__all__ = ["Dataflow", "Step", "image_sizes", "trace_dataflow"]
 
 # For a model that does not say what it takes; the heads of small networks often fit one size alone.
 _USUAL_SIDES = (224, 256, 64, 32, 28)
@@ -25,6 +26,7 @@ class Step:
     operator: str  # "conv2d", "batch_norm", "add"
     arguments: Mapping[str, Any]  # by the operator's own names: input, weight, bias, padding, …
     result: Any
+    module: str | None = None  # dotted name of the innermost module with tensors of its own whose call it is part of
 
 
 @dataclass(eq=False)
@@ -37,6 +39,7 @@ class Dataflow:
     steps: list[Step] = field(default_factory=list)
     seen: dict[int, str] = field(default_factory=dict)  # identity of a parameter or buffer -> its dotted name
     outside: set[int] = field(default_factory=set)  # identities of tensors that a hook or the caller gets to see
+    running: list[str] = field(default_factory=list)  # modules with tensors of their own that are being called
     _kept: list[Tensor] = field(default_factory=list)
     _readers: dict[int, list[Step]] = field(default_factory=dict)
     _writers: dict[int, Step] = field(default_factory=dict)
@@ -84,7 +87,7 @@ def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     watched = [network.get_submodule(name) for name, module in model.named_modules() if _has_listeners(module)]
     seen = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    for channels, height, width in _sizes(model):
+    for channels, height, width in image_sizes(model):
         flows = []
         for size in ((height, width), (height + 33, width + 17)):
             flow = Dataflow(seen=dict(seen))
@@ -112,7 +115,8 @@ class _Recorder(TorchDispatchMode):
         arguments |= dict(zip((arg.name for arg in schema.arguments), args, strict=False)) | (kwargs or {})
         hands_on = any(result is argument for argument in args)  # dropout in evaluation, contiguous, to
         if schema.is_mutable or not hands_on:
-            self.flow.add(Step(func.overloadpacket.__name__, arguments, result))
+            module = self.flow.running[-1] if self.flow.running else None
+            self.flow.add(Step(func.overloadpacket.__name__, arguments, result, module))
         return result
 
 
@@ -121,6 +125,10 @@ def _run(network: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, image
         flow.outside.update(map(id, _tensors((args, kwargs, output))))
 
     handles = [module.register_forward_hook(show, with_kwargs=True) for module in watched]
+    for name, module in network.named_modules():
+        if module._parameters or module._buffers:
+            handles.append(module.register_forward_pre_hook(partial(_enter, flow.running, name)))
+            handles.append(module.register_forward_hook(partial(_leave, flow.running), always_call=True))
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _Recorder(flow):
             warnings.simplefilter("ignore")
@@ -131,12 +139,21 @@ def _run(network: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, image
     flow.outside.update(map(id, _tensors(output)))
 
 
+def _enter(running: list[str], name: str, module: nn.Module, args: Any) -> None:
+    running.append(name)
+
+
+def _leave(running: list[str], module: nn.Module, args: Any, output: Any) -> None:
+    running.pop()
+
+
 def _has_listeners(module: nn.Module) -> bool:
     """Whether other people's hooks see what goes into a module or comes out of it, forward or backward."""
     return bool(foreign_hooks(module) or module._backward_hooks or module._backward_pre_hooks)
 
 
-def _sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
+def image_sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
+    """Sizes (channels, height, width) of images that `model` may take, the likeliest first."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     told = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
     first_conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)

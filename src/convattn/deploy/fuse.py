@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from convattn.deploy.fold_norms import Fold, fold_norms
+from convattn.deploy.form_check import Inputs, disagreement, inputs_of
 from convattn.walk import copied, exchange, hung_inside
 
 __all__ = ["FusedPart", "FusionReport", "fuse"]
@@ -78,10 +79,9 @@ def fuse(model: nn.Module) -> nn.Module:
         list of `FusedPart` rows; a model without such blocks comes back as a plain copy with an empty one.
     """
     model = copied(model).eval().requires_grad_(False)
-    named = model.named_modules()
-    kept = {name: why for name, part in named if any(_offers(name, part)) and (why := hung_inside(part))}
-    report = FusionReport(kept=kept)
-    model = _simplify(model, "", report)
+    offering = {name: part for name, part in model.named_modules() if any(_offers(name, part))}
+    report = FusionReport(kept={name: why for name, part in offering.items() if (why := hung_inside(part))})
+    model = _simplify(model, "", report, inputs_of(model, offering))
     sizes = {name: _size(module) for name, module in model.named_modules()}
     folds, report.left = fold_norms(model)
     report += _rows(model, folds, sizes)
@@ -93,31 +93,52 @@ def fuse(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _simplify(module: nn.Module, name: str, report: FusionReport, *, is_form: bool = False) -> nn.Module:
-    """`module` with every part that offers an inference form replaced by it; itself too, unless it is one."""
+def _simplify(
+    module: nn.Module, name: str, report: FusionReport, inputs: Inputs, *, is_form: bool = False
+) -> nn.Module:
+    """`module` with every part that offers an inference form replaced by it; itself too, unless it is one.
+
+    A form that gives other numbers than its part is not taken: such a part is not what its class builds, since
+    somebody has put another layer into it, or it is of a class of somebody's that computes more.
+    """
 
     def form_of(inside: str, part: nn.Module) -> nn.Module | None:
         path = f"{name}.{inside}".strip(".")
-        if is_form and not inside:
+        own, theirs = (None, None) if is_form and not inside else _offers(path, part)
+        if own is None and theirs is None:
             return None
-        own, theirs = _offers(path, part)
         before = _size(part)
-        if own is not None:
-            fused = own()
+        try:
+            fused, form = _ours(own) if own is not None else _timms(part)
+            why = disagreement(part, fused, inputs.get(path))
+        except Exception as error:  # it is made of layers that somebody has put in others' place
+            why = f"its inference form cannot be made ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+        if why is not None:
+            report.kept[path] = why
+            return None
+        if own is None:
+            fused = _simplify(fused, path, report, inputs, is_form=True)
+        else:
             for piece in fused.modules():
                 vars(piece)[_MARK] = True
-            form = (own.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
-        elif theirs is not None:
-            with _defaults_of(part):
-                fused = theirs() or part  # some work in place
-            fused = fused if fused is part else _simplify(fused, path, report, is_form=True)
-            form = f"what timm's {theirs.__name__} makes of it"
-        else:
-            return None
         report.append(FusedPart(path, type(part).__name__, form, before, _size(fused)))
         return fused
 
     return exchange(module, form_of)
+
+
+def _ours(make: Callable[[], nn.Module]) -> tuple[nn.Module, str]:
+    """The inference form of a block of ours, and what it is."""
+    return make(), (make.__doc__ or "").strip().partition(":")[2].partition("\n")[0].strip().rstrip(".")
+
+
+def _timms(part: nn.Module) -> tuple[nn.Module, str]:
+    """The same of a block of timm's."""
+    copy = copied(part)
+    make = _method_of_timm(copy)
+    assert make is not None
+    with _defaults_of(copy):
+        return make() or copy, f"what timm's {make.__name__} makes of it"  # some work in place
 
 
 _MARK = "is_inference_form"  # of all that `fused()` gave: some of it still has that method, as its class does both
