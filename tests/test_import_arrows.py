@@ -11,7 +11,7 @@ import convattn
 PACKAGE = Path(convattn.__file__).parent
 
 # Single files that any room may use: they know nothing of the others.
-COMMON = {"extras", "atomic", "seeding", "shown", "walk"}
+COMMON = {"atomic", "extras", "library_words", "nearest", "seeding", "shown", "version", "walk"}
 
 # What a task may know: the parts, the backbone contract, the samples.
 _TASK = {"ops", "mixers", "backbones", "weights", "data"}
@@ -38,6 +38,8 @@ ARROWS["report"] = _ALL_BELOW
 ARROWS["ablation"] = _ALL_BELOW | {"report"}
 ARROWS["cli"] = _ALL_BELOW | {"report", "ablation"}
 ARROWS["__main__"] = {"cli"}  # what `python -m convattn` runs
+ARROWS["public"] = _ALL_BELOW  # what `import convattn` offers
+ARROWS["starting"] = set()
 ARROWS["timm"] = set()  # what `python -m convattn.timm` runs
 
 # What everyone may know of `backbones`. The other files there are families.

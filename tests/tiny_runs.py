@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
 from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config import (
     DataConfig,

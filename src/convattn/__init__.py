@@ -1,31 +1,18 @@
 """Vision backbones in which convolution and attention work together."""
 
-from convattn import backbones as _backbones  # registers every family  # noqa: F401
-from convattn.backbones.registry import create_model, list_models
-from convattn.bench.compare import benchmark
-from convattn.bench.count import count
-from convattn.data.transforms import transforms_for
-from convattn.deploy.export import export
-from convattn.deploy.fuse import fuse
-from convattn.deploy.load import load_exported
-from convattn.deploy.prepack import prepack
-from convattn.surgery import attach, detach, replace
-from convattn.weights.load import load_official
-from convattn.weights.official import to_official
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-__all__ = [
-    "attach",
-    "benchmark",
-    "count",
-    "create_model",
-    "detach",
-    "export",
-    "fuse",
-    "list_models",
-    "load_exported",
-    "load_official",
-    "prepack",
-    "replace",
-    "to_official",
-    "transforms_for",
-]
+from convattn.starting import runs_command as _runs_command
+from convattn.version import __version__ as __version__
+
+if _TYPE_CHECKING or not _runs_command():
+    from convattn.public import *  # noqa: F403
+    from convattn.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """A command imports what it needs; these names come with the first use of one."""
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(_importlib.import_module("convattn.public"), name)

@@ -12,6 +12,7 @@ from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable
 from convattn.cli import bench
 from convattn.cli.main import main
+from convattn.cli.options.bench import read
 from html_page import Page
 
 QUICK = ["--size", "32", "--repeats", "2", "--no-memory", "--reference", "timm:test_resnet"]
@@ -105,21 +106,23 @@ def test_it_starts_again_with_a_steady_allocator_if_the_process_is_its_own(monke
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     args = ["smt_nano", "--runtime", "fused", *QUICK]
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "convattn", "bench", *args, "--debug"])
+    words = ["bench", *args, "--debug"]
+    monkeypatch.setattr(sys, "argv", ["convattn/__main__.py", *words])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "convattn", *words])
     with pytest.raises(Replaced) as replaced:
-        bench.command(args)
+        bench.command(read(args))
     words, environment = replaced.value.args
     assert words == sys.orig_argv
     assert SETTINGS.items() <= environment.items()
 
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest"])
-    assert bench.command(args) == 0  # called by somebody else: goes on as it is
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert bench.command(read(args)) == 0  # called by somebody else: goes on as it is
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["smt_nono"], 1, "unknown model 'smt_nono'; nearest: smt_nano"),
+        (["smt_nono"], 2, "unknown model 'smt_nono'; nearest: smt_nano"),
         (["smt_nano", "--runtime", "fussed"], 2, "runtime 'fussed' is unknown; nearest: fused"),
         (["smt_nano", "--precision", "fp8"], 2, "precision 'fp8' is unknown; choose among fp32, bf16, fp16, int8"),
         (["smt_nano", "--batch", "1;8"], 2, "batch '1;8' must be whole numbers with commas between them, such as 1,8"),
@@ -128,7 +131,7 @@ def test_it_starts_again_with_a_steady_allocator_if_the_process_is_its_own(monke
         (["smt_nano", "--runtime", ","], 2, "runtime ',' names nothing"),
         (["smt_nano", "--threads", "all"], 2, "--threads takes INT, not 'all'"),
         (["smt_nano", "--threads", "99999"], 2, "threads 99999 must be 1 to "),
-        (["smt_nono", "--html", "new/page.html"], 1, "unknown model 'smt_nono'"),
+        (["smt_nono", "--html", "new/page.html"], 2, "unknown model 'smt_nono'"),
         (
             ["smt_nano", "--html", "/dev/null/page.html"],
             1,

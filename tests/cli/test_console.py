@@ -6,6 +6,8 @@ import os
 import sys
 
 import pytest
+from rich.table import Column, Table
+from torch.utils.data import DataLoader
 
 from convattn.cli import main as front
 from convattn.cli.console import console, plain, say, warn
@@ -18,7 +20,10 @@ class Command:
     def __init__(self, work, status=0):
         self.work, self.status = work, status
 
-    def command(self, args):
+    def read(self, args):
+        return args
+
+    def command(self, options):
         self.work()
         return self.status
 
@@ -55,6 +60,21 @@ def test_an_output_shows_what_it_can_hold_and_escapes_the_rest(run, monkeypatch,
     assert out.buffer.getvalue() == cafe + b" " + cat + rest + b"[bold]" + cat + b"\\n\n"
     assert err.buffer.getvalue() == cafe + b" " + cat + b"\n"
     assert (sys.stdout, sys.stderr) == (out, err)
+
+
+def test_without_a_terminal_no_table_is_wrapped_or_cut(run, monkeypatch):
+    def show():
+        table = Table(Column("short", no_wrap=True), "long", box=None, pad_edge=False)
+        table.add_row("a" * 150, "b " * 200 + "c")
+        table.add_row("d", "e")
+        console().print(plain("title"), table, sep="\n")
+
+    monkeypatch.setenv("COLUMNS", "40")  # which says nothing of a file
+    out = narrow("utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(show) == 0
+    rows = out.buffer.getvalue().decode().splitlines()
+    assert rows == ["title", "short" + 147 * " " + "long", "a" * 150 + "  " + "b " * 200 + "c", "d" + 151 * " " + "e"]
 
 
 def test_without_any_output_a_command_works(run, monkeypatch):
@@ -111,6 +131,12 @@ def test_notes_are_lost_where_standard_error_has_gone_and_the_work_goes_on(run, 
 @pytest.mark.filterwarnings("always")
 def test_a_warning_is_one_line_without_its_place_in_the_code(run, capsys):
     import warnings
+
+    loaders = [lambda: DataLoader([0], num_workers=9_999)] * 2  # for training and validation
+    assert run(lambda: [make() for make in loaders]) == 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    few = f"warning: 9999 workers for {cores} processor cores make loading slower; {cores} are enough"
+    assert capsys.readouterr().err.splitlines()[0] == few
 
     assert run(lambda: warnings.warn("file \x1b[31m.pth:\n  left out", stacklevel=2)) == 0
     assert capsys.readouterr().err == "warning: file \\x1b[31m.pth: left out\n"

@@ -4,6 +4,7 @@ import pytest
 
 from convattn.cli.arguments import UsageError
 from convattn.cli.demo import _replacing, command
+from convattn.cli.options.demo import read
 
 
 def test_a_new_folder_is_made_and_marked(tmp_path):
@@ -62,37 +63,37 @@ def test_folders_of_others_are_not_touched(tmp_path):
     mine.mkdir()
     (mine / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds 'thesis\.tex', which the demo did not write; move it or choose"):
-        command(["--output", str(mine)])
+        command(read(["--output", str(mine)]))
     write_demo(tmp_path / "demo", "first")
     (tmp_path / "demo" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"holds 'notes\.txt', which the demo did not write"):
-        command(["--output", str(tmp_path / "demo")])
+        command(read(["--output", str(tmp_path / "demo")]))
     (tmp_path / "link").symlink_to(tmp_path / "demo")
     with pytest.raises(ValueError, match=r"link is not a folder of its own; choose another --output"):
-        command(["--output", str(tmp_path / "link")])
+        command(read(["--output", str(tmp_path / "link")]))
     assert (mine / "thesis.tex").exists()
     assert (tmp_path / "demo" / "report.html").read_text() == "first"
 
 
 def test_bad_usage_and_help(capsys, tmp_path):
     with pytest.raises(UsageError, match="unrecognized options: --epoch, 1"):
-        command(["--epoch", "1"])
+        read(["--epoch", "1"])
     with pytest.raises(SystemExit) as stop:
-        command(["--help"])
+        read(["--help"])
     assert stop.value.code == 0
     assert "convattn demo --output /tmp/demo --epochs 3" in capsys.readouterr().out
 
 
 def test_no_epochs_is_an_error_that_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"schedule\.epochs 0 must be 1 or more"):
-        command(["--output", str(tmp_path / "demo"), "--epochs", "0"])
+    with pytest.raises(UsageError, match="--epochs 0 must be 1 or more"):
+        command(read(["--output", str(tmp_path / "demo"), "--epochs", "0"]))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow  # trains an epoch and exports to ONNX: about twenty seconds
 def test_the_whole_demo(tmp_path, capsys):
     folder = tmp_path / "demo"
-    assert command(["--output", str(folder), "--epochs", "1", "--json"]) == 0
+    assert command(read(["--output", str(folder), "--epochs", "1", "--json"])) == 0
     results = json.loads(capsys.readouterr().out)
     assert {path.name for path in folder.iterdir()} == {".convattn-demo", "report.html", "model.onnx", "run"}
     assert results["top1"] > 30  # of ten classes, after one epoch

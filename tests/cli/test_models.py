@@ -114,7 +114,7 @@ def test_shows_timms(capsys):
     ],
 )
 def test_bad_requests_are_refused_in_one_line(args, message, capsys):
-    assert main(["models", *args]) == (2 if "0" in args else 1)
+    assert main(["models", *args]) == (1 if "2" in args else 2)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -134,7 +134,7 @@ def test_what_safetensors_cannot_open_is_refused_for_its_name(pictures, model, t
 def test_help_of_a_run_shows_its_names(tmp_path, capsys):
     run = write_run(tmp_path / "run", [50.0], data=DataConfig("pic\x1b[31m\n\udce9"))
     with pytest.raises(SystemExit):
-        main(["train", "--resume", str(run), "--help"])
+        main(["train", "--resume", str(run), "--help-all"])
     assert r"pic\x1b[31m\n\xe9" in said(capsys)[0]
 
 

@@ -406,3 +406,19 @@ def test_a_decoder_without_memory_is_an_error_of_the_image(monkeypatch):
     picture().save(buffer, "PNG")
     with pytest.raises(ImageError, match=r"^a: not enough memory to decode it"):
         read_image(buffer.getvalue(), "a")
+
+
+def test_a_damaged_tiff_is_told_by_its_error_alone(capfd):
+    """libtiff and Pillow's log would write their own lines, which name no file."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+        buffer, "TIFF", compression="tiff_lzw"
+    )
+    content = buffer.getvalue()
+    with pytest.raises(ImageError, match=r"^photo\.tif: damaged or cut short \("):
+        read_image(content[:600] + bytes(100) + content[700:], "photo.tif")
+    samples = struct.pack("<HHIH", 277, 3, 1, 3)
+    assert samples in content
+    with pytest.raises(ImageError, match=r"^photo\.tif: "):
+        read_image(content.replace(samples, struct.pack("<HHIH", 277, 3, 1, 9_999)), "photo.tif")
+    assert capfd.readouterr() == ("", "")

@@ -8,7 +8,8 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torchvision.transforms import ToPILImage
 
-from convattn.data.transforms import Augmentation, training_transform, transforms_for
+from convattn.data.augmentation import Augmentation
+from convattn.data.transforms import training_transform, transforms_for
 
 STILL = dict(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), horizontal_flip=0.0)
 

@@ -395,7 +395,7 @@ except OSError as error:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, number):
     output = tmp_path / "run"
-    code = "import sys; from convattn.cli.train import command; sys.exit(command(sys.argv[1:]))"
+    code = "import sys; from convattn.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
     small = "--data.image-size 16 --data.batch-size 4 --schedule.epochs 6 --output.no-tensorboard --loop.device cpu"
     args = f"--data {pictures} --output {output} {small}".split()
     process = ForkedProgram(code, *args)

@@ -23,9 +23,10 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.registry import nearest, register_family
+from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
+from convattn.nearest import nearest
 from convattn.ops.chain import as_linear, fold_chain
 
 __all__ = ["CoTNet", "CoTNetConfig"]

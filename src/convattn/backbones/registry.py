@@ -1,12 +1,11 @@
 """Names of models: registering a family's table in timm, listing it, building from it."""
 
 import dataclasses
-import difflib
 import fnmatch
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from torch import nn
 from convattn.backbones.network_options import is_network_option, network_options
 from convattn.backbones.pyramid import check_options
 from convattn.backbones.timm_weights import create_timm
-from convattn.weights.errors import CheckpointError, WeightsNote
+from convattn.nearest import UnknownName, nearest
+from convattn.weights.errors import CheckpointError, UnknownWeights, WeightsNote
 from convattn.weights.fetch import fetch_official
 from convattn.weights.find import find_weights
 from convattn.weights.load import HeadRows, load_pretrained
@@ -37,7 +37,6 @@ __all__ = [
     "is_network_option",
     "list_families",
     "list_models",
-    "nearest",
     "official_weights",
     "published_accuracy",
     "register_family",
@@ -191,7 +190,7 @@ def official_weights(name: str) -> OfficialWeights:
     if not records:
         raise CheckpointError(f"{architecture} has no published weights")
     if tag and tag not in records:
-        raise CheckpointError(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
+        raise UnknownWeights(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
     return records[tag or next(iter(records))]
 
 
@@ -215,24 +214,17 @@ def image_size_of(name: str) -> int:
     return cfg.input_size[-1]
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """ "; nearest: a, b" for an error message, or a hint that nothing is near."""
-    choices = list(choices)
-    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(sorted(choices)[:12])}"
-
-
 def _timm_name(name: str) -> str:
     if name.startswith("timm:"):
         bare = name.removeprefix("timm:")
         if not is_model(split_model_name_tag(bare)[0]):
-            raise ValueError(f"unknown timm model {bare!r}; {nearest(bare, timm.list_models())}")
+            raise UnknownName(f"unknown timm model {bare!r}; {nearest(bare, timm.list_models())}")
         return bare
     architecture, tag = split_model_name_tag(name)
     architecture = next((ours for ours, theirs in _TIMM_NAMES.items() if theirs == architecture), architecture)
     if architecture not in _TIMM_NAMES:
         hint = f"; timm has it as 'timm:{name}'" if is_model(architecture) else ""
-        raise ValueError(f"unknown model {architecture!r}; {nearest(architecture, _TIMM_NAMES)}{hint}")
+        raise UnknownName(f"unknown model {architecture!r}; {nearest(architecture, _TIMM_NAMES)}{hint}")
     if tag:
         official_weights(f"{architecture}.{tag}")
     return _TIMM_NAMES[architecture] + (f".{tag}" if tag else "")

@@ -13,12 +13,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.backbones.registry import nearest
 from convattn.deploy.compile import compiled
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.fuse import fuse
 from convattn.deploy.prepack import prepack
 from convattn.deploy.runtimes.runtime import Precision, Request
+from convattn.nearest import nearest
 from convattn.walk import copied
 
 __all__ = [

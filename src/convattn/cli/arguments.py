@@ -1,18 +1,16 @@
 """The arguments of a command, parsed by tyro; what is wrong with them on one line."""
 
-import dataclasses
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from convattn.shown import shown
+from convattn.cli.help import HELP_WORDS, help_page, texts_shown
+from convattn.library_words import trusted
 
 __all__ = ["UsageError", "parse"]
 
@@ -24,7 +22,13 @@ class UsageError(ValueError):
 
 
 def parse(
-    kind: type[_Options], args: Sequence[str], *, command: str, description: str, default: _Options | None = None
+    kind: type[_Options],
+    args: Sequence[str],
+    *,
+    command: str,
+    description: str | Callable[[], str],
+    default: _Options | None = None,
+    common: Sequence[str] = (),
 ) -> _Options:
     """Arguments as an instance of the dataclass `kind`.
 
@@ -32,61 +36,71 @@ def parse(
         kind: its fields are the options, their docstrings the help.
         args: the words behind the command.
         command: name of the command.
-        description: what stands above the options in `--help`.
+        description: what stands above the options in `--help`; a function where it takes time to know.
         default: an instance whose fields are the defaults; those of the class by default.
+        common: of many options those that `--help` shows, with their dashes; `--help-all` shows all.
 
     Raises:
         UsageError: in one line, for a word that is unknown, missing or of another type or range.
         SystemExit: after `--help`.
     """
     prog = f"convattn {command}"
-    if default is not None and {"-h", "--help"} & set(args):
-        default = _texts_shown(default)
-    said = StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    asked = set(args) & set(HELP_WORDS)
+    if asked:
+        with trusted():  # these options have been checked
+            shown = {name: texts_shown(value) for name, value in given.items()}
+        page = _said(kind, ["--help"], prog, shown)[1]
+        text = description if isinstance(description, str) else description()
+        print(help_page(page, prog, text, () if "--help-all" in asked else common), end="")
+        raise SystemExit(0)
+    options, said = _said(kind, args, prog, given)
+    if options is None:
+        raise UsageError(f"{_one_line(said)}; see {prog} --help")
+    return options
+
+
+def _said(kind: type[_Options], args: Sequence[str], prog: str, given: dict[str, Any]) -> tuple[_Options | None, str]:
+    """What tyro makes of the words: the options, or None and what it prints then."""
+    said = _Page()
     try:
-        with _wide_terminal(), redirect_stderr(said):
-            if default is None:
-                return tyro.cli(kind, args=args, prog=prog, description=description)
-            return tyro.cli(kind, args=args, prog=prog, description=description, default=default)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-    raise UsageError(f"{_one_line(said.getvalue())}; see {prog} --help")
+        with _known_width(), redirect_stdout(said), redirect_stderr(said):
+            return tyro.cli(kind, args=args, prog=prog, **given), ""
+    except SystemExit:
+        return None, said.getvalue()
 
 
-def _texts_shown(value: Any) -> Any:
-    """Options as help shows them: what stands in a run's configuration may be anything."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{name: _texts_shown(getattr(value, name)) for name in fields})
-    return type(value)(shown(value)) if isinstance(value, str | Path) else value
+class _Page(StringIO):
+    """Takes what tyro prints, which draws boxes where they can be shown."""
+
+    encoding = "utf-8"
 
 
 @contextmanager
-def _wide_terminal() -> Iterator[None]:
-    """Where standard output is no terminal, lines are as long as they need to be."""
+def _known_width() -> Iterator[None]:
+    """What tyro prints is read here, not by people; in wider lines it would set boxes beside one another."""
     before = os.environ.get("COLUMNS")
-    if before is None and not sys.stdout.isatty():
-        os.environ["COLUMNS"] = "120"
+    os.environ["COLUMNS"] = "120"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("COLUMNS", None)
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _one_line(message: str) -> str:
     """The gist of a message of tyro's: a box with a title and sections, in which arguments stand four spaces in."""
-    box = [line[1:].rstrip(" │╮╯").removeprefix(" ") for line in message.splitlines()]  # the frame may be of spaces
+    box = [line[1:].rstrip(" │╮╯").removeprefix(" ") for line in message.splitlines()]
     title, *content = [line for line in box if line]
     sections: list[list[str]] = [[]]
     for line in content:
-        if line.strip(" ─-"):
+        if line.strip(" ─"):
             sections[-1].append(line)
         else:  # a rule
             sections.append([])
     sections = [section for section in sections if section]
-    arguments = [[line.split()[0] for line in section if re.match(r" {4}\S", line)] for section in sections]
+    arguments = [[line.split()[0].rstrip(",") for line in section if re.match(r" {4}\S", line)] for section in sections]
     if "Required" in title:
         return f"missing {', '.join(arguments[0])}"
     text = " ".join(line.strip() for line in sections[0] if not line.startswith("    "))

@@ -3,12 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from rich.table import Table
 
 from convattn.backbones.registry import create_model
@@ -18,68 +17,19 @@ from convattn.bench.growth import BATCHES, SIZES, Growth, growth_of, growth_sett
 from convattn.bench.latency import Interrupted
 from convattn.bench.limits import probe_limits
 from convattn.bench.profile import Profile, profile
-from convattn.bench.runtimes import RUNTIMES, Setting, check_precision, check_runtime, pytorch_form
+from convattn.bench.runtimes import Setting, check_precision, check_runtime, pytorch_form
 from convattn.bench.table import BenchmarkTable
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say
+from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
 from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
 
 __all__ = ["command"]
 
-_DESCRIPTION = f"""Time models side by side: latency, images/s, peak memory, and time per multiply-add over a reference.
 
-Weights are random: speed does not depend on them. Accuracies are the authors' published figures. Runtimes:
-{", ".join(RUNTIMES)}. What cannot be had is named with the reason, and the rest is measured.
-
-Examples:
-    convattn bench smt_tiny nextvit_small
-    convattn bench smt_tiny --against timm:swin_tiny_patch4_window7_224 --runtime eager,fused,onnxruntime --threads 2
-    convattn bench smt_tiny cotnet_50 --precision fp32,bf16 --batch 1,8 --html bench.html
-    convattn bench groupmixformer_tiny --runtime prepacked --profile
-    convattn bench groupmixformer_tiny resnet50_das --runtime fused --growth --json
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")]
-    """Models by name; `timm:NAME` for timm's."""
-    against: tuple[str, ...] = ()
-    """More models beside them, which are not profiled."""
-    runtime: str = "eager,fused,prepacked"
-    """Ways to run each, with commas between them."""
-    precision: str = "fp32"
-    """fp32, bf16, fp16, int8, with commas."""
-    batch: str | None = None
-    """Images per call, with commas; 1, or with --growth 1,4,16,64."""
-    size: str | None = None
-    """Heights and widths in pixels, with commas; 224, or with --growth 224,384,512,768,1024."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where PyTorch's runtimes run."""
-    threads: int | None = None
-    """Of every runtime; by default as PyTorch sets them."""
-    repeats: int | None = None
-    """Timed calls of each; 30, or with --growth 7."""
-    reference: str | None = "timm:resnet50"
-    """The model that time per multiply-add is given over; measured too. `None` for none."""
-    memory: bool = True
-    """Measure peak memory, each row in a process of its own."""
-    growth: bool = False
-    """Every size at the first batch and every batch at the first size, with fitted exponents."""
-    profile: bool = False
-    """The ten dearest operations of each NAME, beside what the machine can do at best."""
-    html: Path | None = None
-    """Write a page with an interactive plot."""
-    json: bool = False
-    """Print JSON instead of tables."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn bench` with these arguments."""
-    options = parse(Options, args, command="bench", description=_DESCRIPTION)
-    if not options.names:
-        raise UsageError("missing NAME, a model; see convattn bench --help")
+def command(options: Options) -> int:
+    """Run `convattn bench` with these options."""
     try:
         settings = _settings(options)
     except ValueError as error:  # an unknown runtime or precision, more threads than cores
@@ -87,7 +37,7 @@ def command(args: list[str]) -> int:
     profiled = _profiled(options, settings) if options.profile else None
     if options.html is not None:
         _check_writable(options.html)
-    if _is_own_process(args):
+    if _is_own_process():
         restart_with_steady_allocator()
     table, interrupted = _measure(options, settings)
     profiles: dict[str, Profile] = {}
@@ -189,10 +139,10 @@ def _check_writable(path: Path) -> None:
         pass
 
 
-def _is_own_process(args: list[str]) -> bool:
-    """Whether this process was started for these arguments, so that it may be started again."""
-    words = [word for word in sys.orig_argv if word != "--debug"]
-    return words[-len(args) - 1 :] == ["bench", *args]
+def _is_own_process() -> bool:
+    """Whether this process was started for this command alone, so that it may be started again."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    return words[:1] == ["bench"] and sys.orig_argv[-len(sys.argv) + 1 :] == sys.argv[1:]
 
 
 def _profiled(options: Options, settings: list[Setting]) -> tuple[str, Setting]:

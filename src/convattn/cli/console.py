@@ -2,10 +2,11 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -34,8 +35,10 @@ def warn(line: str) -> None:
 
 
 def console() -> Console:
-    """Standard output, for tables: names are no markup, and lines are as long as they need to be."""
-    return Console(width=None if sys.stdout.isatty() else 200, **_PLAIN)
+    """Standard output, for tables: names are no markup; without a terminal no line is wrapped and no cell cut."""
+    if sys.stdout.isatty():
+        return Console(**_PLAIN)
+    return Console(file=cast(IO[str], _WithoutPadding()), width=_ENDLESS, **_PLAIN)
 
 
 def notes() -> Console:
@@ -48,6 +51,8 @@ def plain(text: str, style: str = "") -> RenderableType:
     return Text(shown(text), style)
 
 
+_PADDING = re.compile(" +$", re.MULTILINE)
+_ENDLESS = 1_000_000  # characters
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}
 
 
@@ -93,6 +98,16 @@ def _discard(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+class _WithoutPadding:
+    """Standard output without the spaces that fill the last column of a table."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(_PADDING.sub("", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
 
 
 class _Stream:

@@ -2,15 +2,11 @@
 
 import json
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from convattn.backbones.recognise import recognise
-from convattn.cli.arguments import UsageError, parse
 from convattn.cli.console import say
+from convattn.cli.options.convert import Options
 from convattn.saved import save_model
 from convattn.weights.find import find_weights
 from convattn.weights.load import load_official
@@ -19,34 +15,9 @@ from convattn.weights.read import read_checkpoint
 
 __all__ = ["command"]
 
-_DESCRIPTION = """Read the authors' checkpoint, find out which model it is of, and write it as a model file.
 
-The checkpoint is read without running anything that is in it. The result loads with every command here
-(`convattn predict OUT.safetensors photo.jpg`) and holds the weights under this package's names.
-
-Examples:
-    convattn convert smt_tiny.pth smt_tiny.safetensors
-    convattn convert smt_large_22k.pth out.safetensors --json
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """The authors' file (.pth, .pt, .safetensors)."""
-    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
-    """The model file to write (.safetensors)."""
-    json: bool = False
-    """Print what was found as JSON."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn convert` with these arguments."""
-    options = parse(Options, args, command="convert", description=_DESCRIPTION)
-    if options.target.suffix != ".safetensors":
-        raise UsageError(f"{options.target}: the target must end in .safetensors")
-    if options.target.resolve() == options.source.resolve():
-        raise UsageError(f"{options.target}: the target must be another file than the source")
+def command(options: Options) -> int:
+    """Run `convattn convert` with these options."""
     content = read_checkpoint(options.source)
     found = recognise(content, str(options.source))
     model = found.build()

@@ -2,58 +2,26 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from convattn.cli.arguments import UsageError, parse
 from convattn.cli.console import console, notes, say
+from convattn.cli.options.data import Options
 from convattn.data.check import DataCheck, SplitCheck, check_data, open_splits
 from convattn.report.contact_sheet import write_contact_sheet
 from convattn.shown import shown
 
 __all__ = ["command"]
 
-_DESCRIPTION = """Read every image of a data set once and say what is wrong with it: images that cannot be read,
-pictures that are there twice (by their pixels, whatever the file) or in two splits, odd modes and sizes.
-
-The data set is opened as training does it. The exit status is 1 if training would refuse it or stop: a layout or labels
-that are not understood, or more than 1 % of broken training or validation images.
-
-Examples:
-    convattn data check pictures
-    convattn data check pictures --output pictures.html
-    convattn data check imagenet/train.tar --validation imagenet/val.tar --json
-"""
 _FEW_CLASSES = 20  # of more, only the smallest and greatest are listed
 _FEW_NAMES = 5
 
 
-@dataclass(frozen=True)
-class Options:
-    action: Annotated[Literal["check"], tyro.conf.Positional]
-    """What to do."""
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """A folder with train and val, or another layout of the data page."""
-    validation: str | None = None
-    """Where the validation images are, if not in the same folder: as `data.validation` of a run."""
-    validation_labels: str | None = None
-    """Label file of these, if they lie in no class folders: as `data.validation_labels` of a run."""
-    output: Path | None = None
-    """Write a page with a contact sheet of the classes to this file (.html)."""
-    json: bool = False
-    """Print one JSON object."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn data` with these arguments; returns the exit status, 1 if training would stop."""
-    options = parse(Options, args, command="data", description=_DESCRIPTION)
-    if options.output is not None and options.output.suffix != ".html":
-        raise UsageError(f"--output {options.output} must end in .html")
+def command(options: Options) -> int:
+    """Run `convattn data` with these options; returns the exit status, 1 if training would stop."""
     opened = open_splits(options.source, validation=options.validation, validation_labels=options.validation_labels)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:

@@ -17,8 +17,8 @@ from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
 from convattn.classification.evaluate import Evaluation, evaluate
-from convattn.cli.arguments import parse
 from convattn.cli.console import say
+from convattn.cli.options.demo import Options
 from convattn.data.digits import open_digits
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.transforms import transforms_for
@@ -43,28 +43,6 @@ _MARKER = ".convattn-demo"  # says that a folder was written by the demo, so tha
 _WRITTEN = {_MARKER, "report.html", "model.onnx", "run"}
 _EXPLAINED_STRIDE = 4  # of the level that Grad-CAM reads: the last ones have 2 × 2 and 4 × 4 positions for a digit
 _REPEATS = 100  # timed calls of each form
-_DESCRIPTION = """Train a small hybrid on real handwritten digits, and show everything that comes after.
-
-Trains smt_nano on scikit-learn's 1,797 digits, evaluates it on held-out images, shows where it looks, fuses it, exports
-it to ONNX, compares the numbers, measures the speed and writes a report. About a minute on two cores; no network.
-
-Examples:
-    convattn demo
-    convattn demo --output /tmp/demo --epochs 3
-    convattn demo --json
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    output: Path = Path("demo")
-    """Folder for the report, the exported model and the run; one that an earlier demo wrote is replaced."""
-    seed: int = 0
-    """Of the weights, the order and the augmentation."""
-    epochs: int | None = None
-    """Passes over the training images; the recipe's number by default."""
-    json: bool = False
-    """Print the results as one JSON object instead of sentences."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +57,8 @@ class Results:
     training_seconds: float
 
 
-def command(args: list[str]) -> int:
-    """Run `convattn demo` with these arguments; returns the exit status."""
-    options = parse(Options, args, command="demo", description=_DESCRIPTION)
+def command(options: Options) -> int:
+    """Run `convattn demo` with these options; returns the exit status."""
     start = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for package, extra in (("accelerate", "train"), ("onnxruntime", "onnx"), ("captum", "explain")):

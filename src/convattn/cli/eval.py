@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from rich.progress import Progress
 from rich.table import Table
 from timm.data import ImageNetInfo, resolve_data_config
@@ -18,8 +17,9 @@ from convattn.backbones.registry import official_weights
 from convattn.classification.evaluate import Evaluation, evaluate, wilson_interval
 from convattn.classification.labels import in_model_order
 from convattn.classification.real_labels import RealLabels, read_real_labels
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, say, warn
+from convattn.cli.options.eval import Options
 from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.loader import Batch, Samples, evaluation_loader
@@ -35,44 +35,8 @@ from convattn.weights.records import OfficialWeights
 
 __all__ = ["command"]
 
-_DESCRIPTION = """Evaluate a model on labelled images, prepared as its weights expect: size, crop, interpolation.
-
-Examples:
-    convattn eval runs/pictures
-    convattn eval runs/pictures --data pictures/test --per-class
-    convattn eval smt_tiny --data imagenet --batch-size 64 --workers 8
-    convattn eval smt_large.in22k_ft_in1k_384 --data imagenet --real-labels real.json --precision bf16
-    convattn eval timm:resnet50 --data imagenet/val --json
-    convattn eval pictures.onnx --data pictures/test
-"""
 
 _SYNSETS = ImageNetInfo("imagenet-1k").label_names()
-
-
-@dataclass(frozen=True)
-class Options:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, an exported file (.onnx, .xml, .pt2, …; a .pt2 runs code of whoever wrote it), or the
-    name of a model with published weights (`timm:NAME` for timm's)."""
-    data: str | None = None
-    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for
-    scikit-learn's test split. By default the validation images of the run."""
-    labels: Path | None = None
-    """Label file of images without class folders."""
-    real_labels: Path | None = None
-    """ImageNet's reassessed labels: the file real.json of ReaL, or `timm` for the copy that comes with timm."""
-    per_class: bool = False
-    """Show each class: how many of its images are right, and what it is most often taken for."""
-    batch_size: int = 32
-    """Images in a batch."""
-    workers: int = 0
-    """Processes that load images; 0 loads in this one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the model; bf16 by autocast. An exported file has the precision that it was written in."""
-    device: Literal["auto", "cpu"] = "auto"
-    """`auto` takes the GPU if there is one."""
-    json: bool = False
-    """Print one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +54,8 @@ class Findings:
     no_published: str  # why there is none
 
 
-def command(args: list[str]) -> int:
-    """Run `convattn eval` with these arguments; returns the exit status."""
-    options = parse(Options, args, command="eval", description=_DESCRIPTION)
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
-    if options.workers < 0:
-        raise UsageError(f"--workers {options.workers} must be 0 or more")
+def command(options: Options) -> int:
+    """Run `convattn eval` with these options; returns the exit status."""
     source, labels = _source(options)
     model = open_classifier(options.model)
     precision = _precision(options, model)

@@ -1,18 +1,17 @@
 """`convattn export`: a model file for another runtime, with proof."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
 from rich.table import Table
 from torch import nn
 
 from convattn.classification.evaluate import evaluate
 from convattn.classification.labels import in_model_order
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say, warn
+from convattn.cli.options.export import Options
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import transforms_for
@@ -25,56 +24,12 @@ from convattn.training.unreadable import check_unreadable
 
 __all__ = ["command"]
 
-_DESCRIPTION = """Write a model to a file for another runtime, read it back and compare the numbers.
-
-The format follows the suffix, or --format. The file is kept only if it agrees with the model: outputs on photographs
-and on random numbers at every size that it promises to take, and, with --evaluate, the accuracy on labelled images.
-
-Examples:
-    convattn export runs/photos photos.onnx
-    convattn export smt_tiny smt_tiny.pt2 --pretrained --dynamic all
-    convattn export runs/photos photos.onnx --image-size 64 96 --photographs holiday --json
-    convattn export runs/photos photos.xml --precision bf16 --evaluate photos/val --max-drop 1
-    convattn export runs/photos photos.xml --precision int8 --calibration photos/train --evaluate photos/val
-"""
 
 _BATCH = 32  # images, for the accuracy
 
 
-@dataclass(frozen=True)
-class Options:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, or a model's name (`timm:NAME` for timm's)."""
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """File to write; its suffix says the format. An older one is replaced once the new one agrees."""
-    format: str | None = None
-    """Name of the format, where the suffix does not tell."""
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """Of the file's arithmetic; which of them a format can have stands on the export page."""
-    calibration: Path | None = None
-    """For int8: folder of images like those to come."""
-    pretrained: bool = False
-    """Load the authors' weights when MODEL is a name."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to trace and check at; by default what the model's weights expect."""
-    dynamic: Literal["none", "batch", "all"] | None = None
-    """What may change when the file is used: nothing, the batch size, or batch, height and width. By default the batch
-    size where the format can leave it free."""
-    photographs: Path | None = None
-    """Folder of images to compare on, beside those of this package."""
-    tolerance: float | None = None
-    """Largest relative error that counts as agreement; by default that of the precision, see the export page."""
-    evaluate: str | None = None
-    """Labelled images, in any layout that `convattn eval` takes: top-1 of the model and of the file."""
-    max_drop: float | None = None
-    """With --evaluate: by how many percentage points top-1 may fall; 0.5 by default."""
-    json: bool = False
-    """Print the report as JSON, also of a file that was not kept."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn export` with these arguments; returns the exit status."""
-    options = parse(Options, args, command="export", description=_DESCRIPTION)
+def command(options: Options) -> int:
+    """Run `convattn export` with these options; returns the exit status."""
     _check_usage(options)
     with notes().status(plain(f"opening {options.model}")) as status:
         model = open_model(options.model, pretrained=options.pretrained)
@@ -115,10 +70,6 @@ def command(args: list[str]) -> int:
 
 def _check_usage(options: Options) -> None:
     """Refuse what can be refused without looking at the model."""
-    if options.max_drop is not None and options.evaluate is None:
-        raise UsageError("--max-drop has no effect without --evaluate DIR")
-    if options.max_drop is not None and not options.max_drop >= 0:
-        raise UsageError(f"--max-drop {options.max_drop:g} must be 0 or more")
     try:
         resolve(
             options.path,

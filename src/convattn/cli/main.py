@@ -2,21 +2,22 @@
 
 import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 
-from convattn.backbones.registry import nearest
 from convattn.cli.arguments import UsageError
 from convattn.cli.console import OutputError, standard_streams, warn
+from convattn.nearest import UnknownName, nearest
+from convattn.version import __version__
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    # name -> what it does; each is a module of this package with `command(args) -> exit status`
+    # name -> what it does; a module of this package has `command(options) -> exit status`, one of `options` reads them
     "demo": "train, explain, export and measure a small model on handwritten digits; writes a report",
     "models": "list models, or show one: stages, parameters, multiply-adds, published accuracy",
     "train": "train a model on a folder of images, or resume a run",
@@ -28,6 +29,8 @@ COMMANDS = {
     "bench": "time models side by side: latency, memory, time per multiply-add over a reference",
     "convert": "read the authors' checkpoint and write it under this package's names",
 }
+
+_MANY_WORKERS = re.compile(r"This DataLoader will create (\d+) worker processes .*suggested max .* is (\d+)\b")
 
 USAGE = f"""usage: convattn COMMAND [ARGUMENTS] [--debug]
 
@@ -65,19 +68,20 @@ def _run(words: list[str], debug: bool) -> int:
         print(USAGE, end="")
         return 0 if words else 2
     if words[0] == "--version":
-        print(version("convattn"))
+        print(__version__)
         return 0
     name, *rest = words
     if name not in COMMANDS:
         _tell(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}")
         return 2
     try:
-        return importlib.import_module(f"convattn.cli.{name}").command(rest)
+        options = importlib.import_module(f"convattn.cli.options.{name}").read(rest)  # no torch for a wrong word
+        return importlib.import_module(f"convattn.cli.{name}").command(options)
     except OutputError:
         raise
     except KeyboardInterrupt as error:
         return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
-    except UsageError as error:
+    except (UsageError, UnknownName) as error:
         return _fail(name, error, debug, status=2, message=str(error))
     except Exception as error:  # whatever timm, torch or a runtime raise; --debug shows where
         return _fail(name, error, debug, status=1, message=_one_line(error))
@@ -87,8 +91,16 @@ def _run(words: list[str], debug: bool) -> int:
 def _warnings_in_one_line() -> Iterator[None]:
     """Show warnings to a person who runs a command: what they say, not where in the code they arose."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: warn(f"warning: {' '.join(str(message).split())}")
+        warnings.showwarning = lambda message, *_args, **_kwargs: warn(f"warning: {_in_few_words(message)}")
         yield
+
+
+def _in_few_words(message: Warning | str) -> str:
+    """A warning on one line; PyTorch's long one about workers in our words."""
+    text = " ".join(str(message).split())
+    if workers := _MANY_WORKERS.match(text):
+        return f"{workers[1]} workers for {workers[2]} processor cores make loading slower; {workers[2]} are enough"
+    return text
 
 
 def _fail(name: str, error: BaseException, debug: bool, *, status: int, message: str) -> int:
@@ -120,7 +132,3 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, LookupError | AttributeError | TypeError) or not text:  # their texts alone say little
         return f"{type(error).__name__}: {text}".rstrip(": ")
     return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,21 @@
 """`convattn models`: what there is, and what one is made of."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from rich.table import Table
 from torch import nn
 
 from convattn.backbones.costs import COSTS
-from convattn.backbones.registry import create_model, image_size_of, list_models, nearest
+from convattn.backbones.registry import create_model, image_size_of, list_models
 from convattn.bench.count import Count, count
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, plain, say
+from convattn.cli.options.models import Options
+from convattn.nearest import nearest
 from convattn.saved import open_model
 from convattn.shown import shown
 from convattn.weights.fetch import weights_folder
@@ -22,37 +23,14 @@ from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, Offici
 
 __all__ = ["command"]
 
-_DESCRIPTION = """List models, or show one in detail.
 
-Accuracies are the authors' published figures, with their source; nothing here was measured anew.
-
-Examples:
-    convattn models
-    convattn models "smt_*"
-    convattn models smt_tiny --image-size 384
-    convattn models runs/photos
-    convattn models timm:resnet50 --json
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = "*"
-    """A pattern (quote it), a model's name, `timm:NAME`, a run folder or a model file."""
-    image_size: int | None = None
-    """Count at this height and width in pixels; by default what the weights expect."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn models` with these arguments."""
-    options = parse(Options, args, command="models", description=_DESCRIPTION)
+def command(options: Options) -> int:
+    """Run `convattn models` with these options."""
     if Path(options.name).exists() or not any(mark in options.name for mark in "*?["):
         return _show(options)
     names = list_models(options.name)
     if not names:
-        raise ValueError(f"no model matches {options.name!r}; {nearest(options.name, list_models())}")
+        raise UsageError(f"no model matches {options.name!r}; {nearest(options.name, list_models())}")
     rows = [_row(name) for name in names]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -100,8 +78,6 @@ def _show(options: Options) -> int:
     channels, height, width = cfg["input_size"]
     channels = getattr(model, "in_chans", channels)
     size = options.image_size
-    if size is not None and size < 1:
-        raise UsageError(f"image-size {size} must be 1 or more")
     cost = count(model, (channels, size or height, size or width))
     architecture = options.name.partition(".")[0]
     weights, results = OFFICIAL_WEIGHTS.get(architecture, ()), PUBLISHED_RESULTS.get(architecture, ())

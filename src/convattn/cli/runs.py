@@ -1,15 +1,11 @@
 """`convattn runs`: compare the training runs below a folder."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
-from convattn.cli.arguments import UsageError, parse
 from convattn.cli.console import console, say, warn
+from convattn.cli.options.runs import Options
 from convattn.report import content
 from convattn.report.comparison import (
     differing_fields,
@@ -24,30 +20,9 @@ from convattn.shown import shown
 
 __all__ = ["command"]
 
-_DESCRIPTION = """Compare training runs: how far they are, how well they do, in which settings they differ.
 
-Examples:
-    convattn runs runs
-    convattn runs runs --output runs/comparison.html
-    convattn runs runs --json
-"""
-
-
-@dataclass(frozen=True)
-class Options:
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Run folders are looked for in it and below it."""
-    output: Path | None = None
-    """Write a page with their curves over one another to this file (.html)."""
-    json: bool = False
-    """Print one JSON object."""
-
-
-def command(args: list[str]) -> int:
-    """Run `convattn runs` with these arguments; returns the exit status."""
-    options = parse(Options, args, command="runs", description=_DESCRIPTION)
-    if options.output is not None and options.output.suffix != ".html":
-        raise UsageError(f"--output {options.output} must end in .html")
+def command(options: Options) -> int:
+    """Run `convattn runs` with these options; returns the exit status."""
     runs, problems = find_runs(options.directory)
     for problem in problems:
         warn(f"passed over: {problem}")

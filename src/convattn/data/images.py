@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from convattn.data.png_chunks import without_texts
+from convattn.data.silent_decoders import silence_decoders
 from convattn.shown import shown
 
 __all__ = [
@@ -133,6 +134,7 @@ def decode_with_mode(content: bytes, name: str) -> tuple[Image.Image, str]:
     name = shown(name)
     if not content:
         raise ImageError(f"{name}: the file is empty")
+    silence_decoders()
     try:
         return _decode(content, name)
     except ImageError:

@@ -4,9 +4,8 @@ Every one maps (B, C, H, W) to (B, C, H, W). A gate hands its input on, weighted
 channel; any other computes new values, and stands beside a shortcut where it is put behind something.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
 from convattn.mixers.spatial_reduction_attention import SpatialReductionAttention
 from convattn.mixers.triplet_attention import TripletAttention
 from convattn.mixers.window_attention import WindowAttention
+from convattn.nearest import nearest
 
 __all__ = ["check_mixer", "create_identity", "create_mixer", "is_gate", "is_gate_module", "list_mixers"]
 
@@ -156,11 +156,11 @@ def check_mixer(name: str, options: Mapping[str, Any]) -> None:
     if not isinstance(name, str):
         raise ValueError(f"mixer is a {type(name).__name__}; give a name: {', '.join(list_mixers())}")
     if name not in _MIXERS:
-        raise ValueError(f"unknown mixer {name!r}; {_nearest(name, _MIXERS)}")
+        raise ValueError(f"unknown mixer {name!r}; {nearest(name, _MIXERS)}")
     known = _MIXERS[name].options
     for option in options:
         if option not in known:
-            raise ValueError(f"unknown option {option!r} of mixer {name}; {_nearest(option, known)}")
+            raise ValueError(f"unknown option {option!r} of mixer {name}; {nearest(option, known)}")
 
 
 def is_gate(name: str) -> bool:
@@ -183,9 +183,3 @@ def create_identity(name: str, dim: int, **options: Any) -> nn.Module | None:
     check_mixer(name, options)
     build = _MIXERS[name].build_identity
     return build(dim, **options) if build else None
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(choices) or 'none'}"

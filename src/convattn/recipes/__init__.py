@@ -1,7 +1,10 @@
 """Complete run configurations, one module per family."""
 
-from convattn.recipes import cotnet, das, finetune, groupmixformer, nextvit, small_images, smt
+from convattn.library_words import trusted
 from convattn.recipes.recipe import Recipe
+
+with trusted():
+    from convattn.recipes import cotnet, das, finetune, groupmixformer, nextvit, small_images, smt
 
 __all__ = ["RECIPES"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
     DataConfig,

@@ -1,6 +1,6 @@
 """Recipes of DAS: the paper's for ImageNet-1k, CIFAR-100 and Stanford Dogs."""
 
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, recipe
 from convattn.training.config import (
     DataConfig,

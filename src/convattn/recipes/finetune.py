@@ -1,6 +1,6 @@
 """The recipe for own images: a trained network on a small data set."""
 
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import Recipe
 from convattn.training.config import (
     DataConfig,

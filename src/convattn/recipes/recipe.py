@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from convattn.backbones.registry import official_weights
 from convattn.training.config import OutputConfig, RunConfig
+from convattn.weights.records import OFFICIAL_WEIGHTS, OfficialWeights
 
-__all__ = ["BUFFERS", "NOT_RUN", "Recipe", "published", "recipe", "several_gpus"]
+__all__ = ["BUFFERS", "NOT_RUN", "Recipe", "published", "recipe", "record_of", "several_gpus"]
 
 Recipe = Callable[[], RunConfig]
 
@@ -57,10 +57,16 @@ def recipe(
 
 def published(weights: str) -> str:
     """The accuracy that the authors state for the weights `NAME.TAG`, and where; nothing of it was run here."""
-    record = official_weights(weights)
+    record = record_of(weights)
     tops = [(record.top1, "top-1"), (record.top5, "top-5")]
     figures = ", ".join(f"{value:.1f} % {name}" for value, name in tops if value is not None)
     return f"{figures} ({record.source}). {NOT_RUN}"
+
+
+def record_of(weights: str) -> OfficialWeights:
+    """What is known of the authors' file NAME.TAG."""
+    name, _, tag = weights.partition(".")
+    return next(record for record in OFFICIAL_WEIGHTS[name] if record.tag == tag)
 
 
 def several_gpus(count: int, batch_size: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import Recipe, recipe
 from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from convattn.backbones.registry import official_weights
-from convattn.data.transforms import Augmentation
-from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
+from convattn.data.augmentation import Augmentation
+from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, record_of, several_gpus
 from convattn.training.config import (
     DataConfig,
     LoopConfig,
@@ -108,7 +107,7 @@ def _pretraining() -> Recipe:
 def _from_22k(size: int, lr: float) -> Recipe:
     tag = "in22k_ft_in1k" if size == 224 else f"in22k_ft_in1k_{size}"
     start = _imagenet(f"smt_large.{tag}", 0.1)
-    file = official_weights("smt_large.in22k")
+    file = record_of("smt_large.in22k")
     config = replace(
         start,
         model=replace(start.model, pretrained_path=file.file_name),

@@ -4,8 +4,6 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-import torch
-
 __all__ = ["describe_environment"]
 
 _PACKAGES = ("convattn", "torch", "torchvision", "timm", "captum", "onnxruntime")
@@ -13,6 +11,8 @@ _PACKAGES = ("convattn", "torch", "torchvision", "timm", "captum", "onnxruntime"
 
 def describe_environment() -> tuple[tuple[str, str], ...]:
     """(what, value) rows: Python, the packages that are installed, processor, GPU if there is one, threads, system."""
+    import torch  # whoever compares runs or looks through data needs none
+
     rows = [("Python", platform.python_version())]
     for package in _PACKAGES:
         try:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from convattn.backbones.registry import nearest
 from convattn.mixers.registry import is_gate_module
+from convattn.nearest import nearest
 from convattn.surgery.attentions import plain_class, projected_maps
 from convattn.surgery.trace import Call, greedy_containers, trace
 from convattn.walk import names_of

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import tyro
-from timm.optim import get_optimizer_info, list_optimizers
 
-from convattn.backbones.registry import nearest
-from convattn.data.transforms import Augmentation
+from convattn.data.augmentation import Augmentation
+from convattn.library_words import are_trusted
+from convattn.nearest import nearest
 
 __all__ = [
     "ConfigError",
@@ -173,8 +173,6 @@ class OptimizerConfig:
     """Largest norm of the gradient; not clipped by default."""
 
     def __post_init__(self) -> None:
-        names = list_optimizers()
-        _check(self.name in names, f"optimizer.name {self.name!r} is unknown; {nearest(self.name, names)}")
         _check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
         _check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
         _check(
@@ -197,10 +195,24 @@ class OptimizerConfig:
             not (self.decay_all and self.no_decay),
             "optimizer.no_decay has no effect with optimizer.decay_all; drop one",
         )
+        if not are_trusted():
+            self._ask_timm()
+
+    def _ask_timm(self) -> None:
+        """Refuse a name that timm does not know, and settings that its optimiser does not have."""
+        own = {name: getattr(self, name) for name in ("betas", "eps", "momentum")}
+        if self.name == OptimizerConfig.name and set(own.values()) == {
+            None
+        }:  # as by default: timm takes a second to import
+            return
+        from timm.optim import get_optimizer_info, list_optimizers
+
+        names = list_optimizers()
+        _check(self.name in names, f"optimizer.name {self.name!r} is unknown; {nearest(self.name, names)}")
         info = get_optimizer_info(self.name)
-        for name in ("betas", "eps", "momentum"):
+        for name, value in own.items():
             _check(
-                getattr(self, name) is None or getattr(info, f"has_{name}"),
+                value is None or getattr(info, f"has_{name}"),
                 f"optimizer.{name} has no effect on {self.name}, which has none",
             )
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from convattn.backbones.registry import nearest
+from convattn.nearest import nearest
 from convattn.training.config import ConfigError, RunConfig
 
 __all__ = ["config_from_json", "config_to_json", "read_json"]

@@ -1,10 +1,16 @@
 """What a checkpoint that cannot be used raises, and what one that is used in part warns with."""
 
-__all__ = ["CheckpointError", "WeightsNote"]
+from convattn.nearest import UnknownName
+
+__all__ = ["CheckpointError", "UnknownWeights", "WeightsNote"]
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not belong to the model."""
+
+
+class UnknownWeights(CheckpointError, UnknownName):
+    """A tag of published weights that a model does not have."""
 
 
 class WeightsNote(UserWarning):

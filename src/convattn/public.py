@@ -1,0 +1,31 @@
+"""Everything that `import convattn` offers."""
+
+from convattn import backbones as _backbones  # registers every family  # noqa: F401
+from convattn.backbones.registry import create_model, list_models
+from convattn.bench.compare import benchmark
+from convattn.bench.count import count
+from convattn.data.transforms import transforms_for
+from convattn.deploy.export import export
+from convattn.deploy.fuse import fuse
+from convattn.deploy.load import load_exported
+from convattn.deploy.prepack import prepack
+from convattn.surgery import attach, detach, replace
+from convattn.weights.load import load_official
+from convattn.weights.official import to_official
+
+__all__ = [
+    "attach",
+    "benchmark",
+    "count",
+    "create_model",
+    "detach",
+    "export",
+    "fuse",
+    "list_models",
+    "load_exported",
+    "load_official",
+    "prepack",
+    "replace",
+    "to_official",
+    "transforms_for",
+]
