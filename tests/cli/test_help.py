@@ -3,8 +3,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from convattn.bench.runtimes import RUNTIMES
 from convattn.cli.arguments import parse
 from convattn.cli.main import COMMANDS, main
+from convattn.data.images import FORMATS as IMAGE_FORMATS
+from convattn.deploy.formats import FORMATS
+from convattn.deploy.load import exported_suffixes
+from convattn.deploy.suffixes import SUFFIXES
 
 
 def help_of(capsys, *words):
@@ -38,6 +43,19 @@ def test_help_of_training_is_short_and_the_rest_is_counted(capsys):
     hidden = sum(int(number) for number in re.findall(r"\((\d+) options?\)", page))
     assert hidden + len(common) == len(every)
     assert re.search(r"--optimizer\.… +How the weights are moved\. \(10 options\)", page)
+
+
+def test_files_are_named_by_the_lists_that_are_gone_by(capsys):
+    assert {name: runtime.SUFFIX for name, runtime in FORMATS.items()} == SUFFIXES
+    for words, named in (
+        (["predict"], [*IMAGE_FORMATS, *exported_suffixes(), ".safetensors"]),
+        (["eval"], [*IMAGE_FORMATS, *exported_suffixes(), ".safetensors"]),
+        (["data", "check"], IMAGE_FORMATS),
+        (["export"], [*FORMATS, *exported_suffixes()]),
+        (["bench"], RUNTIMES),
+    ):
+        page = set(re.split(r"[\s(),;:]+|\.\s", help_of(capsys, *words, "--help")))
+        assert set(named) <= page, words
 
 
 def test_usage_says_what_to_write(capsys):

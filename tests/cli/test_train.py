@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-import convattn.cli.train as train_command
+import convattn.report.run as run_report
 from convattn.cli.main import main
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json
@@ -100,8 +100,8 @@ def test_a_dry_run_prints_the_configuration_and_what_the_run_takes(pictures, tmp
 
 def test_a_run_writes_its_report_after_every_epoch(pictures, tmp_path, monkeypatch):
     told = []
-    write = train_command.write_run_report
-    monkeypatch.setattr(train_command, "write_run_report", lambda folder: told.append(write(folder)))
+    write = run_report.write_run_report
+    monkeypatch.setattr(run_report, "write_run_report", lambda folder: told.append(write(folder)))
     args = ["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL]
     args[args.index("--schedule.epochs") + 1] = "2"
     assert main(args) == 0

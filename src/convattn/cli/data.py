@@ -11,7 +11,6 @@ from rich.table import Column, Table
 from convattn.cli.console import console, notes, say
 from convattn.cli.options.data import Options
 from convattn.data.check import DataCheck, SplitCheck, check_data, open_splits
-from convattn.report.contact_sheet import write_contact_sheet
 from convattn.shown import shown
 
 __all__ = ["command"]
@@ -28,6 +27,8 @@ def command(options: Options) -> int:
         task = progress.add_task("checking", total=sum(map(len, opened.splits.values())))
         check = check_data(opened, lambda images: progress.advance(task, images))
     if options.output is not None:
+        from convattn.report.contact_sheet import write_contact_sheet
+
         write_contact_sheet(options.output, check, opened.splits, options.source)
     if options.json:
         print(json.dumps(_as_json(check), indent=2))

@@ -11,7 +11,6 @@ from rich.table import Table
 from convattn.cli.console import console, say
 from convattn.cli.options.train import Options, run_config
 from convattn.recipes import RECIPES
-from convattn.report.run import write_run_report
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json
 
@@ -41,6 +40,7 @@ def command(options: Options) -> int:
 
 
 def _train(config: RunConfig, options: Options) -> int:
+    from convattn.report.run import write_run_report
     from convattn.training.loop import Interrupted, train
     from convattn.training.processes import is_main_process
 

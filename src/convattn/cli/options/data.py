@@ -9,6 +9,7 @@ import tyro
 
 from convattn.cli.arguments import UsageError, parse
 from convattn.cli.help import HELP_WORDS
+from convattn.cli.options.files import IMAGES
 
 __all__ = ["Options", "read"]
 
@@ -23,12 +24,12 @@ Examples:
     convattn data check pictures --output pictures.html
     convattn data check imagenet/train.tar --validation imagenet/val.tar --json
 """
+_SOURCE = f"A folder with train and val, or another layout of the data page; images are {IMAGES}."
 
 
 @dataclass(frozen=True)
 class Options:
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """A folder with train and val, or another layout of the data page."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help=_SOURCE)]
     validation: str | None = None
     """Where the validation images are, if not in the same folder: as `data.validation` of a run."""
     validation_labels: str | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.options.files import IMAGES, MODEL
 
 __all__ = ["Options", "read"]
 
@@ -21,16 +22,16 @@ Examples:
     convattn eval timm:resnet50 --data imagenet/val --json
     convattn eval pictures.onnx --data pictures/test
 """
+_DATA = (
+    "Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for "
+    f"scikit-learn's test split. By default the validation images of the run. Images are {IMAGES}."
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, an exported file (.onnx, .xml, .pt2, …; a .pt2 runs code of whoever wrote it), or the
-    name of a model with published weights (`timm:NAME` for timm's)."""
-    data: str | None = None
-    """Folder with val/CLASS/IMAGE or test/CLASS/IMAGE, class folders, or another layout of the data page; `digits` for
-    scikit-learn's test split. By default the validation images of the run."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help=MODEL)]
+    data: Annotated[str | None, tyro.conf.arg(help=_DATA)] = None
     labels: Path | None = None
     """Label file of images without class folders."""
     real_labels: Path | None = None

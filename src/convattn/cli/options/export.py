@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.deploy.suffixes import SUFFIXES
 
 __all__ = ["Options", "read"]
 
@@ -23,16 +24,19 @@ Examples:
     convattn export runs/photos photos.xml --precision bf16 --evaluate photos/val --max-drop 1
     convattn export runs/photos photos.xml --precision int8 --calibration photos/train --evaluate photos/val
 """
+_PATH = (
+    f"File to write; its suffix says the format: {', '.join(dict.fromkeys(SUFFIXES.values()))}. An older one is "
+    "replaced once the new one agrees."
+)
+_FORMAT = f"Name of the format, where the suffix does not tell: {', '.join(SUFFIXES)}."
 
 
 @dataclass(frozen=True)
 class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, or a model's name (`timm:NAME` for timm's)."""
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """File to write; its suffix says the format. An older one is replaced once the new one agrees."""
-    format: str | None = None
-    """Name of the format, where the suffix does not tell."""
+    """A run folder, a model file (.safetensors), or a model's name (`timm:NAME` for timm's)."""
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH", help=_PATH)]
+    format: Annotated[str | None, tyro.conf.arg(help=_FORMAT)] = None
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Of the file's arithmetic; which of them a format can have stands on the export page."""
     calibration: Path | None = None

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.options.files import IMAGES, MODEL
 
 __all__ = ["Options", "read"]
 
@@ -17,15 +18,13 @@ Examples:
     convattn predict smt_tiny cat.jpg --top 3 --json
     convattn predict pictures.onnx cat.jpg
 """
+_IMAGES = f"Image files: {IMAGES}."
 
 
 @dataclass(frozen=True)
 class Options:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run folder, a model file, an exported file (.onnx, .xml, .pt2, …; a .pt2 runs code of whoever wrote it), or the
-    name of a model with published weights (`timm:NAME` for timm's)."""
-    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
-    """Image files."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help=MODEL)]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help=_IMAGES)]
     top: int = 5
     """How many classes to show, the most probable first."""
     json: bool = False

@@ -22,6 +22,7 @@ from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "write_metadata",
 ]
 
-SUFFIX = ".mlpackage"
+SUFFIX = SUFFIXES["core_ml"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
 

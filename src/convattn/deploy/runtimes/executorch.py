@@ -23,6 +23,7 @@ from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
 from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
+from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "write_metadata",
 ]
 
-SUFFIX = ".pte"
+SUFFIX = SUFFIXES["executorch"]
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none",)
 

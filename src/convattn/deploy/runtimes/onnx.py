@@ -13,6 +13,7 @@ from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "write_metadata",
 ]
 
-SUFFIX = ".onnx"
+SUFFIX = SUFFIXES["onnx"]
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 

@@ -20,6 +20,7 @@ from convattn.deploy.nncf_form import WEIGHTED
 from convattn.deploy.quantize import QuantisedLayer, quantise
 from convattn.deploy.quiet import quiet
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 from convattn.walk import exchange
 
@@ -38,7 +39,7 @@ __all__ = [
     "write_metadata",
 ]
 
-SUFFIX = ".xml"
+SUFFIX = SUFFIXES["openvino"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from convattn.deploy.runtimes.runtime import UnreadableFile
+from convattn.deploy.suffixes import SUFFIXES
 
 __all__ = ["SUFFIX", "archive", "contents", "digest", "one_line", "read_metadata", "write_metadata"]
 
-SUFFIX = ".pt2"
+SUFFIX = SUFFIXES["torch_export"]
 
 _LONGEST = 2**24  # bytes of a description: a compressed entry can grow to fill the memory
 _PART = 2**20  # bytes read at a time

@@ -22,6 +22,7 @@ from convattn.deploy.runtimes import onnx
 from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
 from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
+from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
     "write_onnx",
 ]
 
-SUFFIX = ".engine"
+SUFFIX = SUFFIXES["tensor_rt"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
 
