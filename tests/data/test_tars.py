@@ -1,3 +1,4 @@
+import os
 import pickle
 import tarfile
 from collections import Counter
@@ -6,10 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from convattn.data import tars
+from convattn.data import tar_cache, tars
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, evaluation_loader
+from convattn.data.member import Member
 from convattn.data.sources import open_data, open_evaluation, open_unlabelled
 from tiny_archives import add, files_in, pack_splits, write_files, write_tar
 from tiny_runs import write_pictures
@@ -114,6 +116,26 @@ def test_of_files_of_one_name_the_last_counts_as_when_they_are_unpacked(tmp_path
         assert len(open_evaluation(tmp_path / "train.tar", labels=tmp_path / "labels.txt")) == 2
     with pytest.warns(DataWarning, match=told):
         assert len(open_unlabelled(tmp_path / "train.tar")) == 2
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_an_image_that_its_inner_archive_cuts_short_is_set_aside(tmp_path, missing):
+    pictures = write_pictures(tmp_path / "pictures")
+    cut = write_tar(tmp_path / "bright.tar", files_in(pictures / "train" / "bright"))
+    with tarfile.open(cut) as archive:
+        last = archive.getmembers()[-1]
+    content = cut.read_bytes()[: last.offset_data + last.size - missing]
+    whole = write_tar(tmp_path / "dark.tar", files_in(pictures / "train" / "dark")).read_bytes()
+    (tmp_path / "nested").mkdir()
+    write_tar(tmp_path / "nested" / "train.tar", [("bright.tar", content), ("dark.tar", whole)])
+    data, folder = open_data(tmp_path / "nested", "train"), open_data(pictures, "train")
+    assert [path.rpartition("/")[2] for path in data.paths] == [path.rpartition("/")[2] for path in folder.paths]
+    read = [at for at in range(len(data)) if not missing or not data.paths[at].endswith("/bright.tar/011.png")]
+    assert len(read) == len(folder) - missing
+    assert all(data.read_bytes(at) == folder.read_bytes(at) for at in read)
+    if missing:
+        with pytest.raises(ImageError, match=r"bright.tar/011.png: cut short"):
+            data.read_bytes(11)
 
 
 def test_a_class_that_only_the_validation_archive_has_is_named(tmp_path):
@@ -233,6 +255,21 @@ def test_an_index_that_took_long_is_kept_until_an_archive_changes(tmp_path, monk
     assert open_data(packed, "train").paths == first.paths
     write_tar(packed / "train.tar", [("a/1.png", b"x"), ("b/2.png", b"x")])
     assert len(open_data(packed, "train")) == 2
+
+
+def test_an_index_is_of_one_archive_and_of_what_was_looked_for_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packed = write_tar(tmp_path / "train.tar", [("a/1.png", b"x"), ("b/2.jxl", b"x")])
+    members = [Member(0, "a/1.png", 512, 1, "")]
+    tar_cache.save_index([packed], members)
+    assert tar_cache.load_index([packed]) == members
+    for name, value in (("image_suffixes", lambda: {".png", ".jxl"}), ("_FORM", 0)):
+        with monkeypatch.context() as patch:  # as with another version of Pillow, or of convattn
+            patch.setattr(tar_cache, name, value)
+            assert tar_cache.load_index([packed]) is None
+    assert tar_cache.load_index([packed]) == members
+    os.utime(packed, ns=(0, 0))  # another archive of the same size
+    assert tar_cache.load_index([packed]) is None
 
 
 def test_an_index_that_cannot_be_kept_stops_nothing(tmp_path, monkeypatch):
