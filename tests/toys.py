@@ -86,6 +86,12 @@ def build_toy(name: str, **options: Any) -> nn.Module:
     return model.eval()
 
 
+def shallow_toy(name: str, **options: Any) -> nn.Module:
+    """With one block a stage, which takes less time to trace; Next-ViT's second block of a stage is of another kind."""
+    depths = toy(name).options["depths"]
+    return build_toy(name, depths=depths if family_file(name) == "next_vit" else (1,) * len(depths), **options)
+
+
 def randomise_norms(model: nn.Module) -> None:
     """Draw the statistics and affine weights of every norm, and every bias: at 0 and 1 a wrong order can look right."""
     for module in model.modules():

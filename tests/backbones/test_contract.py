@@ -1,4 +1,7 @@
-"""The backbone contract: one suite, every registered model in a toy form, full variants on the meta device."""
+"""The backbone contract: one suite, every registered model in a toy form, full variants on the meta device.
+
+Here is what a model is; what it computes, in each precision, layout and form, is in `test_contract_numbers.py`.
+"""
 
 import copy
 import math
@@ -11,21 +14,11 @@ import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
-from torch._prims_common import suggest_memory_format
-from torch.export import Dim
 
 import convattn
 from convattn.backbones.costs import COSTS
-from toys import TOYS, build_toy, family_file, lively, relative_error, timm_name, toy, toy_images
-
-NAMES = convattn.list_models()
-every_model = pytest.mark.parametrize("name", NAMES)
-
-# Where a test takes seconds, one model a family in the default run and the others with the slow tests.
-_FIRST = {family_file(name): name for name in reversed(NAMES)}
-one_of_each_family = pytest.mark.parametrize(
-    "name", [n if n in _FIRST.values() else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+from registered import every_model, every_toy
+from toys import TOYS, build_toy, family_file, relative_error, timm_name, toy, toy_images
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -44,10 +37,6 @@ def stem_of(model: nn.Module) -> str:
 
 def reductions(model: nn.Module) -> list[int]:
     return [info["reduction"] for info in model.feature_info]
-
-
-# The hybrid's mixers and the gate of MobileNetV2 are in other families' files already.
-_OWN_IN_ONNX = {name for family, name in _FIRST.items() if family not in ("hybrid", "das_mobilenet")}
 
 
 # The table itself
@@ -77,7 +66,7 @@ def test_is_registered_in_timm_under_the_same_name(name):
 # Levels
 
 
-@every_model
+@every_toy
 @pytest.mark.parametrize("size", ["odd", "64", "least"])
 def test_levels_have_the_channels_and_strides_of_feature_info(name, size):
     model = build_toy(name)
@@ -94,7 +83,7 @@ def test_levels_have_the_channels_and_strides_of_feature_info(name, size):
         assert level.isfinite().all()
 
 
-@every_model
+@every_toy
 def test_levels_are_the_outputs_of_the_modules_that_feature_info_names(name):
     model = build_toy(name)
     seen = []
@@ -105,7 +94,7 @@ def test_levels_are_the_outputs_of_the_modules_that_feature_info_names(name):
     assert all(torch.equal(level, out) for level, out in zip(levels, seen, strict=True))
 
 
-@every_model
+@every_toy
 def test_forward_intermediates_follows_timms_protocol(name):
     model, images = build_toy(name), toy_images(name)
     count = len(model.feature_info)
@@ -133,7 +122,7 @@ def test_forward_intermediates_follows_timms_protocol(name):
         assert ran == [info["module"] for info in model.feature_info[: first + 1]]
 
 
-@every_model
+@every_toy
 def test_forward_intermediates_refuses_what_does_not_exist(name):
     model, images = build_toy(name), toy_images(name)
     count = len(model.feature_info)
@@ -143,7 +132,7 @@ def test_forward_intermediates_refuses_what_does_not_exist(name):
         model.forward_intermediates(images, output_fmt="NLC")
 
 
-@every_model
+@every_toy
 def test_prune_intermediate_layers_keeps_the_levels_asked_for(name):
     model, images = build_toy(name), toy_images(name)
     whole = num_parameters(model)
@@ -171,118 +160,10 @@ def test_features_only_gives_the_levels_asked_for(name):
     assert all(torch.equal(a, b) for a, b in zip(got, levels, strict=True))
 
 
-# Forward and backward
-
-
-@every_model
-def test_a_batch_equals_its_images_one_by_one(name):
-    model, images = build_toy(name).double(), toy_images(name, batch=3).double()
-    with torch.no_grad():
-        one_by_one = torch.cat([model(image[None]) for image in images])
-        assert relative_error(model(images), one_by_one) < 1e-12
-
-
-@every_model
-def test_evaluation_repeats_exactly(name):
-    model, images = build_toy(name, drop_rate=0.5, drop_path_rate=0.5), toy_images(name)
-    with torch.no_grad():
-        assert torch.equal(model(images), model(images))
-
-
-@every_model
-def test_gradients_reach_every_parameter_and_the_image(name):
-    model, images = build_toy(name).train(), toy_images(name).requires_grad_()
-    model(images).square().sum().backward()
-    dead = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
-    # (A bias in front of a batch norm is taken out again by the batch's mean: its gradient is rounding, yet not all 0.)
-    assert dead == []
-    assert images.grad is not None and images.grad.isfinite().all() and images.grad.any()
-
-
-@every_model
-def test_gradient_checkpointing_gives_the_same_gradients_and_batch_statistics(name):
-    plain = build_toy(name).double().train()
-    recomputed = copy.deepcopy(plain)
-    recomputed.set_grad_checkpointing()
-    images = toy_images(name).double()
-    saved = {}
-    for label, model in (("plain", plain), ("recomputed", recomputed)):
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
-            loss = model(images).square().sum()
-        saved[label] = sum(kept)
-        loss.backward()
-    assert saved["recomputed"] < 0.8 * saved["plain"]
-    wanted = dict(plain.named_parameters())
-    for key, parameter in recomputed.named_parameters():
-        assert torch.allclose(parameter.grad, wanted[key].grad, rtol=1e-9, atol=1e-12), key
-    measured = dict(plain.named_buffers())
-    assert all(torch.equal(buffer, measured[key]) for key, buffer in recomputed.named_buffers())
-
-
-@every_model
-def test_forward_writes_no_attribute(name):
-    model, images = build_toy(name).train(), toy_images(name)
-
-    def attributes() -> dict:
-        return {
-            (key, attribute): id(value)
-            for key, module in model.named_modules()
-            for attribute, value in {**vars(module), **module._buffers, **module._parameters}.items()
-        }
-
-    before = attributes()
-    model(images).sum().backward()
-    assert attributes() == before
-
-
-@every_model
-def test_channels_last_agrees_with_contiguous(name):
-    model, images = build_toy(name).double(), toy_images(name).double()
-    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    contiguous_in, channels_last_in = images.clone().requires_grad_(), images.clone().requires_grad_()
-    want = model(contiguous_in)
-    got = channels_last(channels_last_in.to(memory_format=torch.channels_last))
-    want.square().sum().backward()
-    got.square().sum().backward()
-    assert relative_error(got, want) < 1e-12
-    assert relative_error(channels_last_in.grad, contiguous_in.grad) < 1e-11
-
-
-@one_of_each_family
-def test_one_image_lies_in_memory_as_several_do(name):
-    # With one image its stride is of no matter to the values, but a wrong one reads as channels first, and is copied.
-    model, images = build_toy(name).to(memory_format=torch.channels_last), toy_images(name)
-    layouts: dict[str, list] = {}
-    for key, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(
-                lambda module, args, key=key: layouts.setdefault(key, []).append(suggest_memory_format(args[0]))
-            )
-    with torch.no_grad():
-        for batch in (images[:2], images[:1]):
-            model(batch.to(memory_format=torch.channels_last))
-    several, one = ({key: seen[i] for key, seen in layouts.items()} for i in (0, 1))
-    assert several == one
-
-
-@every_model
-def test_bfloat16_stays_close(name):
-    model, images = build_toy(name), toy_images(name)
-    with torch.no_grad():
-        want = model(images)
-        got = copy.deepcopy(model).bfloat16()(images.bfloat16())
-        with torch.autocast("cpu", torch.bfloat16):
-            autocast = model(images)
-    assert got.dtype == torch.bfloat16
-    assert relative_error(got, want) < 0.05  # eps is 0.0078, a dozen layers
-    assert relative_error(autocast, want) < 0.05
-
-
 # The head
 
 
-@every_model
+@every_toy
 def test_no_classes_gives_pooled_features(name):
     model, images = build_toy(name), toy_images(name)
     with torch.no_grad():
@@ -295,7 +176,7 @@ def test_no_classes_gives_pooled_features(name):
     assert num_parameters(convattn.create_model(name, num_classes=0, **toy(name).options)) == num_parameters(model)
 
 
-@every_model
+@every_toy
 @pytest.mark.parametrize("global_pool", ["avg", "max", "avgmax", "catavgmax", ""])
 def test_global_pool_means_what_it_means_in_timm(name, global_pool):
     model, images = build_toy(name, global_pool=global_pool, num_classes=0), toy_images(name)
@@ -313,7 +194,7 @@ def test_global_pool_means_what_it_means_in_timm(name, global_pool):
     assert relative_error(got, want) < 1e-5
 
 
-@every_model
+@every_toy
 def test_reset_classifier_gives_a_fresh_one(name):
     model, images = build_toy(name), toy_images(name)
     before = model.get_classifier()
@@ -325,7 +206,7 @@ def test_reset_classifier_gives_a_fresh_one(name):
         assert relative_error(model(images), want) < 1e-5
 
 
-@every_model
+@every_toy
 def test_dropout_acts_in_training_only(name):
     model, images = build_toy(name, drop_rate=0.9), toy_images(name)
     with torch.no_grad():
@@ -340,14 +221,14 @@ def test_dropout_acts_in_training_only(name):
 # Images
 
 
-@every_model
+@every_toy
 @pytest.mark.parametrize("in_chans", [1, 5])
 def test_any_number_of_image_channels(name, in_chans):
     model = build_toy(name, in_chans=in_chans)
     assert model(toy_images(name, in_chans=in_chans)).shape == (2, 7)
 
 
-@every_model
+@every_toy
 def test_wrong_images_are_refused_in_one_line(name):
     model = build_toy(name)
     height, width = toy(name).image_size
@@ -390,7 +271,7 @@ def test_a_rate_or_number_out_of_range_is_refused(name, option, message):
 # Parameters
 
 
-@every_model
+@every_toy
 def test_state_dicts_copies_and_pickles(name):
     model, images = build_toy(name), toy_images(name)
     other = build_toy(name)
@@ -402,7 +283,7 @@ def test_state_dicts_copies_and_pickles(name):
             assert torch.equal(same(images), want)
 
 
-@every_model
+@every_toy
 @pytest.mark.parametrize("coarse", [False, True])
 def test_group_matcher_puts_every_parameter_in_order_of_depth(name, coarse):
     model = build_toy(name)
@@ -420,7 +301,7 @@ def test_group_matcher_puts_every_parameter_in_order_of_depth(name, coarse):
         previous = max(depth)
 
 
-@every_model
+@every_toy
 def test_layer_decay_gives_later_layers_larger_rates(name):
     model = build_toy(name)
     optimizer = create_optimizer_v2(model, "adamw", lr=1.0, weight_decay=0.05, layer_decay=0.5)
@@ -435,13 +316,13 @@ def test_layer_decay_gives_later_layers_larger_rates(name):
     assert all(decay[id(p)] == (0.0 if p.ndim < 2 else 0.05) for p in parameters.values())
 
 
-@every_model
+@every_toy
 def test_no_weight_decay_names_parameters(name):
     model = build_toy(name)
     assert set(model.no_weight_decay()) <= {key for key, _ in model.named_parameters()}
 
 
-@every_model
+@every_toy
 def test_builds_on_the_meta_device_at_toy_size(name):
     with torch.device("meta"):
         model = convattn.create_model(name, drop_path_rate=0.2, **toy(name).options)
@@ -465,67 +346,3 @@ def test_pretrained_cfg_names_what_a_user_needs(name):
     again = convattn.create_model(model.built_as["name"], **model.built_as["options"])
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert timm.data.resolve_data_config({}, model=model)["input_size"] == cfg["input_size"]
-
-
-# Compiling, exporting, fusing
-
-
-def shallow_toy(name: str) -> nn.Module:
-    """With one block a stage, which takes less time to trace; Next-ViT's second block of a stage is of another kind."""
-    depths = toy(name).options["depths"]
-    return build_toy(name, depths=depths if family_file(name) == "next_vit" else (1,) * len(depths))
-
-
-@one_of_each_family
-def test_compiles_as_one_graph(name):
-    torch._dynamo.reset()
-    model, images = shallow_toy(name).double(), toy_images(name).double()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert relative_error(compiled(images), model(images)) < 1e-12
-
-
-@pytest.mark.slow
-@every_model
-def test_compiles_by_inductor(name):
-    torch._dynamo.reset()
-    model, images = build_toy(name), toy_images(name)
-    compiled = torch.compile(model, fullgraph=True)
-    with torch.no_grad():
-        assert relative_error(compiled(images), model(images)) < 1e-4
-
-
-@one_of_each_family
-def test_exports_with_dynamic_batch_height_and_width(name):
-    model = shallow_toy(name).double()
-    example = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    dynamic = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
-    exported = torch.export.export(model, (example,), dynamic_shapes=dynamic).module()
-    with torch.no_grad():
-        for shape in ((2, 3, 64, 96), (1, 3, 65, 71), (3, 3, 96, 40)):
-            images = torch.randn(shape, dtype=torch.float64)
-            assert relative_error(exported(images), model(images)) < 1e-12
-
-
-@pytest.mark.parametrize("name", [n if n in _OWN_IN_ONNX else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
-def test_onnx_runtime_gives_the_same_numbers(name, tmp_path):
-    report = convattn.export(shallow_toy(name), tmp_path / "model.onnx", input_size=(65, 71), dynamic="batch")
-    print(f"\n| {name} | ONNX Runtime | {report.max_relative_error:.1e} |", flush=True)
-    assert report.max_relative_error < 1e-4
-
-
-@every_model
-def test_fused_form_agrees_and_leaves_the_original_alone(name):
-    model, images = lively(build_toy(name)).double(), toy_images(name).double()
-    before = copy.deepcopy(model.state_dict())
-    fused = convattn.fuse(model)
-    with torch.no_grad():
-        assert relative_error(fused(images), model(images)) < 1e-9
-        levels = model.forward_intermediates(images, intermediates_only=True)
-        fused_levels = fused.forward_intermediates(images, intermediates_only=True)
-    assert all(relative_error(a, b) < 1e-9 for a, b in zip(fused_levels, levels, strict=True))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
-    assert model.state_dict().keys() == before.keys()
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    with torch.no_grad(), torch.autocast("cpu"):
-        assert relative_error(fused.float()(images.float()), model.float()(images.float())) < 0.15

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import convattn
 from convattn.classification.task import Classification
 from convattn.data.loader import Batch
-from toys import build_toy, family_file, relative_error, toy, toy_images
+from toys import family_file, relative_error, shallow_toy, toy, toy_images
 
 # The first model of each family, and what is attached to its stages.
 _MIXERS = {
@@ -31,10 +31,7 @@ every_family = pytest.mark.parametrize("family", MODELS)
 
 def attached(family: str) -> nn.Module:
     """A toy of one block a stage with blocks attached; its own layers run in it as they do without."""
-    name = MODELS[family]
-    depths = toy(name).options["depths"]
-    model = build_toy(name, depths=depths if family == "next_vit" else (1,) * len(depths))
-    return convattn.attach(model, _MIXERS[family], where="stages", init="paper")
+    return convattn.attach(shallow_toy(MODELS[family]), _MIXERS[family], where="stages", init="paper")
 
 
 def on_cuda(model: nn.Module, dtype: torch.dtype) -> nn.Module:
