@@ -1,4 +1,4 @@
-"""A network that every runtime writes in a moment, and files of it."""
+"""Networks that every runtime writes in a moment, and files of one."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from torch import nn
 from convattn.deploy.formats import FORMATS
 from convattn.deploy.metadata import describe, seal
 from convattn.deploy.runtimes.runtime import Request
+from toys import randomise_norms
 
 SIZE = (3, 16, 12)
 
@@ -43,6 +44,19 @@ class TinyNet(nn.Sequential):
 def tiny_net() -> TinyNet:
     torch.manual_seed(1)
     return TinyNet().eval()
+
+
+def tiny(norm: bool = False) -> nn.Module:
+    """A classifier that is exported in a moment."""
+    first = [nn.Conv2d(3, 4, 3, stride=2), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU()]
+    network = nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    randomise_norms(network)
+    return network.eval()
+
+
+def names(folder: Path) -> list[str]:
+    """Of the files in a folder, in order."""
+    return sorted(file.name for file in folder.iterdir())
 
 
 def write(

@@ -14,7 +14,7 @@ from convattn.deploy.fuse import fuse
 from convattn.deploy.gate import Tolerance
 from convattn.deploy.runtimes import onnx, openvino, torch_export
 from convattn.deploy.runtimes.runtime import Request
-from toys import build_toy, lively
+from toys import lively, shallow_toy
 
 
 class Branched(nn.Module):
@@ -158,7 +158,7 @@ def test_a_wrong_graph_form_is_told_from_a_wrong_file(tmp_path):
     ],
 )
 def test_a_wrong_layer_of_a_family_is_named_by_export(tmp_path, monkeypatch, name, layer):
-    model = lively(build_toy(name))
+    model = lively(shallow_toy(name))
     if layer is None:  # one in the middle
         maps = [path for path, module in fuse(model).named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         layer = maps[len(maps) // 2]
@@ -172,7 +172,7 @@ def test_a_wrong_layer_of_a_family_is_named_by_export(tmp_path, monkeypatch, nam
 
 
 def test_a_wrong_inference_form_is_told_from_a_wrong_file(tmp_path):
-    model = lively(build_toy("smt_nano"))
+    model = lively(shallow_toy("smt_nano"))
     fused = fuse(model)
     weights = {name: weight for name, weight in fused.named_parameters() if weight.ndim > 1}
     wrong = next(name for name in weights if name.startswith("stages.1.blocks.0."))

@@ -20,7 +20,7 @@ from convattn.training.loop import train
 from in_threads import worst_in_threads
 from tiny_exports import SIZE, tiny_net, write, write_sealed
 from tiny_runs import tiny_config, write_pictures
-from toys import build_toy, relative_error
+from toys import relative_error, shallow_toy
 
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -125,7 +125,7 @@ def test_a_file_of_free_size_takes_any_that_the_model_takes(folder):
 
 @pytest.mark.parametrize("indices", [(1, 3), (2,)])
 def test_a_pyramid_gives_its_levels(tmp_path, indices):
-    model = build_toy("smt_nano", features_only=True, out_indices=indices)
+    model = shallow_toy("smt_nano", features_only=True, out_indices=indices)
     images = torch.randn(2, 3, 32, 32)
     loaded = load_exported(write_sealed(tmp_path, "torch_export", "none", model=model, size=(3, 32, 32)))
     levels, wanted = loaded(images), model(images)
@@ -250,7 +250,7 @@ def test_a_changed_program_is_refused_whatever_is_installed(tmp_path, suffix):
 
 def test_a_run_takes_an_exported_teacher(tmp_path):
     pictures = write_pictures(tmp_path / "pictures")
-    teacher = build_toy("smt_nano", num_classes=2)
+    teacher = shallow_toy("smt_nano", num_classes=2)
     teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("bright", "dark")}
     path = write_sealed(tmp_path, "torch_export", model=teacher, size=(3, 16, 16))
     config = tiny_config(pictures, tmp_path / "run", distillation=dict(teacher=str(path)))

@@ -11,7 +11,7 @@ from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request, UnreadableFile
 from convattn.mixers.efficient_attention import EfficientAttention
 from in_threads import worst_in_threads
-from toys import build_toy, lively, relative_error, toy_images
+from toys import build_toy, lively, relative_error, shallow_toy, toy_images
 
 pytest.importorskip("openvino", reason="needs the extra deploy")
 
@@ -55,7 +55,7 @@ def test_four_threads_get_what_one_gets(file):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_its_numbers(tmp_path, name):
     torch.manual_seed(0)
-    model, images = build_toy(name), toy_images(name)
+    model, images = shallow_toy(name), toy_images(name)
     path = written(tmp_path, fuse(model), images)
     (got,) = openvino.open_file(path)(images)
     with torch.inference_mode():
@@ -109,7 +109,7 @@ def test_norms_over_channels_are_written_without_transpositions(tmp_path, affine
 
 
 def test_levels_of_a_pyramid(tmp_path):
-    model = build_toy("smt_nano", features_only=True, out_indices=(1, 3))
+    model = shallow_toy("smt_nano", features_only=True, out_indices=(1, 3))
     images = toy_images("smt_nano")
     levels = openvino.open_file(written(tmp_path, fuse(model), images))(images)
     with torch.inference_mode():

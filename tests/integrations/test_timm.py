@@ -11,7 +11,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import convattn
 from convattn.timm import main as run_script
-from toys import build_toy, family_file, relative_error, timm_name, toy
+from toys import build_toy, family_file, relative_error, shallow_toy, timm_name, toy
 
 _NAMES = {family_file(name): name for name in reversed(convattn.list_models())}
 each_family = pytest.mark.parametrize("name", sorted({*_NAMES.values(), "cotnext_50", "se_cotnetd_50"}))
@@ -58,7 +58,7 @@ def test_every_class_of_features_gives_the_levels(name, kind):
 
 @each_family
 def test_torchvision_extracts_levels_with_timms_leaves(name):
-    model, x = build_toy(name), images()
+    model, x = shallow_toy(name), images()
     node = model.feature_info[-2]["module"]
     leaves = dict(
         leaf_modules=list(timm.models.get_notrace_modules()),
@@ -84,7 +84,7 @@ def test_what_is_saved_for_the_hub_comes_back(name, tmp_path):
 @each_family
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_traced_by_torch_jit(name):
-    model = build_toy(name)
+    model = shallow_toy(name)
     with torch.no_grad():
         traced = torch.jit.trace(model, images(), check_trace=False)
         x = images(3)
@@ -94,7 +94,7 @@ def test_traced_by_torch_jit(name):
 @each_family
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_gradients_by_sample(name):
-    model, x = build_toy(name).double(), images().double()
+    model, x = shallow_toy(name).double(), images().double()
     parameters = {key: parameter.detach() for key, parameter in model.named_parameters()}
 
     def loss(parameters, image):
@@ -157,7 +157,7 @@ def test_names_of_timms_registry_are_ours_too():
 def test_pefts_low_rank_adapters_train_on_every_kind_of_layer(name):
     from peft import LoraConfig, get_peft_model
 
-    model = build_toy(name)
+    model = shallow_toy(name)
     convolutions = [
         key for key, module in model.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
