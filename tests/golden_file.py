@@ -46,7 +46,7 @@ def golden_errors(name: str, dtype: torch.dtype) -> dict[str, float]:
     """The largest difference of each stored tensor from ours, over that tensor's largest absolute value."""
     golden = load_golden(name)
     want = golden.arrays
-    model = convattn.create_model(name).to(dtype).eval()
+    model = convattn.create_model(name).to(dtype).eval().requires_grad_(False)  # that of the images is compared
     convattn.load_official(model, {key: t.to(dtype) if t.is_floating_point() else t for key, t in golden.state.items()})
     images = golden.images.to(dtype).requires_grad_()
     final, levels = model.forward_intermediates(images)

@@ -156,9 +156,9 @@ def test_so_many_checkpoints_are_kept(pictures, tmp_path):
 
 
 def test_any_model_of_timm_trains(pictures, tmp_path):
-    parts = dict(model=dict(name="timm:resnet18", options={}), schedule=dict(epochs=1, warmup_epochs=0))
+    parts = dict(model=dict(name="timm:test_resnet", options={}), schedule=dict(epochs=1, warmup_epochs=0))
     folder = train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
-    assert load_model(folder).built_as["name"] == "timm:resnet18"
+    assert load_model(folder).built_as["name"] == "timm:test_resnet"
 
 
 def test_weights_that_overflow_stop_at_validation(pictures, tmp_path):

@@ -9,7 +9,9 @@ from convattn.classification.task import Classification
 from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import train
-from convattn.training.update import OutOfMemory
+from convattn.training.processes import Processes
+from convattn.training.run import Run
+from convattn.training.update import OutOfMemory, update
 from forked_runs import ForkedProgram
 from tiny_runs import tiny_config, write_pictures
 
@@ -21,6 +23,14 @@ def pictures(tmp_path_factory):
 
 def quiet():
     return Console(file=io.StringIO())
+
+
+def begun(pictures, folder, **parts):
+    """A run and the batches of its first update."""
+    config = tiny_config(pictures, folder, **parts)
+    run = Run(config, folder, Processes(config.loop))
+    run.start_epoch()
+    return run, list(itertools.islice(run.data.train_loader.batches(0), config.loop.accumulation))
 
 
 def memory_for(monkeypatch, images, after=0):
@@ -49,9 +59,9 @@ def memory_for(monkeypatch, images, after=0):
 )
 def test_the_error_says_which_batch_fits(pictures, tmp_path, monkeypatch, room, parts, message):
     memory_for(monkeypatch, room)
-    parts = {**parts, "data": {"batch_size": 12, **parts.get("data", {})}}
+    run, group = begun(pictures, tmp_path, **{**parts, "data": {"batch_size": 12, **parts.get("data", {})}})
     with pytest.raises(OutOfMemory, match=r"^out of memory with data.batch_size 12 on cpu; ") as error:
-        train(tiny_config(pictures, tmp_path / "run", **parts), console=quiet())
+        update(run, group)
     assert message in str(error.value)
 
 
@@ -74,7 +84,7 @@ def test_other_errors_are_not_taken_for_it(pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Classification, "loss", fail)
     with pytest.raises(RuntimeError, match=r"^shape '\[2\]' is invalid"):
-        train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+        update(*begun(pictures, tmp_path))
 
 
 def test_memory_that_the_cpu_really_lacks(pictures, tmp_path):
