@@ -13,7 +13,7 @@ import convattn
 from convattn.backbones.das_mobilenet import GATED_GROUPS
 from convattn.mixers.deformable_gate import ABLATIONS, DeformableGate
 from golden_file import float32_errors, smooth
-from toys import build_toy, randomise_norms, relative_error
+from toys import build_toy, randomise_norms, relative_error, shallow_toy
 
 BASES = {
     "resnet18_das": "resnet18",
@@ -267,7 +267,7 @@ def test_exports_with_dynamic_sizes_however_it_samples(sampling):
 
 def test_a_resnet_compiles_as_one_graph_and_exports():
     torch._dynamo.reset()
-    model, images = build_toy("resnet50_das_cifar").double(), torch.randn(2, 3, 32, 32).double()
+    model, images = shallow_toy("resnet50_das_cifar").double(), torch.randn(2, 3, 32, 32).double()
     with torch.no_grad():
         want = model(images)
         assert relative_error(torch.compile(model, fullgraph=True, backend="eager")(images), want) < 1e-12
@@ -276,7 +276,7 @@ def test_a_resnet_compiles_as_one_graph_and_exports():
 
 @pytest.mark.parametrize("name", ["resnet18_das", pytest.param("mobilenetv2_das", marks=pytest.mark.slow)])
 def test_onnx_runtime_runs_the_inference_form(name, tmp_path):
-    model = build_toy(name)
+    model = shallow_toy(name)
     for gate in gates(model).values():
         nn.init.normal_(gate.mixer.offset.weight, std=0.2)
     report = convattn.export(model, tmp_path / "das.onnx", input_size=(64, 64))

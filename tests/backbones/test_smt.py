@@ -67,6 +67,7 @@ def test_levels_round_as_the_authors_do(size, levels):
     assert [tuple(level.shape[2:]) for level in got] == levels
 
 
+@pytest.mark.slow
 def test_a_detection_image_runs():
     model = convattn.create_model("smt_tiny", num_classes=0).eval()
     with torch.no_grad():

@@ -10,12 +10,12 @@ from convattn.deploy.load import load_exported
 from convattn.deploy.runtimes import torch_export
 from convattn.deploy.runtimes.runtime import CannotRunHere
 from convattn.saved import save_model
-from toys import shallow_toy
+from toys import build_toy
 
 
 @pytest.fixture
 def saved(tmp_path):
-    save_model(shallow_toy("smt_nano", num_classes=10), tmp_path / "toy.safetensors")
+    save_model(build_toy("smt_nano", num_classes=10), tmp_path / "toy.safetensors")
     return str(tmp_path / "toy.safetensors")
 
 

@@ -334,14 +334,21 @@ def test_a_frozen_backbone_keeps_weights_and_statistics_until_all_learn(pictures
     assert any(name.endswith("running_mean") for name in learnt)
 
 
+FREEZING = dict(
+    loop=dict(freeze_epochs=1, ema_decay=0.9, class_weights="balanced", early_stopping=2),
+    model=dict(drop_path_rate=0.2),
+)
+
+
+@pytest.fixture(scope="module")
+def freezing(pictures, tmp_path_factory):
+    """A run that freezes the backbone in its first epoch, uninterrupted."""
+    return train(tiny_config(pictures, tmp_path_factory.mktemp("freezing") / "run", **FREEZING), console=quiet())
+
+
 # Six updates an epoch, the backbone frozen in the first: within it, at its end, and behind it.
 @pytest.mark.parametrize("step", [4, 6, 8])
-def test_a_run_that_freezes_resumes_on_either_side(pictures, tmp_path, monkeypatch, step):
-    parts = dict(
-        loop=dict(freeze_epochs=1, ema_decay=0.9, class_weights="balanced", early_stopping=2),
-        model=dict(drop_path_rate=0.2),
-    )
-    straight = train(tiny_config(pictures, tmp_path / "straight", **parts), console=quiet())
+def test_a_run_that_freezes_resumes_on_either_side(pictures, freezing, tmp_path, monkeypatch, step):
     tell = TrainingDisplay.update
 
     def stopping(self, counters, **figures):
@@ -349,14 +356,14 @@ def test_a_run_that_freezes_resumes_on_either_side(pictures, tmp_path, monkeypat
         if counters.step == step:
             signal.raise_signal(signal.SIGINT)
 
-    config = tiny_config(pictures, tmp_path / "stopped", **parts)
+    config = tiny_config(pictures, tmp_path / "stopped", **FREEZING)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingDisplay, "update", stopping)
         with pytest.raises(Interrupted):
             train(config, console=quiet())
     torch.manual_seed(99)
     resumed = train(config, resume=True, console=quiet())
-    one, other = load_newest_checkpoint(straight)[0], load_newest_checkpoint(resumed)[0]
+    one, other = load_newest_checkpoint(freezing)[0], load_newest_checkpoint(resumed)[0]
     for part in ("model", "ema"):
         weights, again = getattr(one, part), getattr(other, part)
         assert all(torch.equal(weights[name], again[name]) for name in weights)
