@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from convattn.cli.model_list import rows_of
 from convattn.training.config import OutputConfig, RunConfig
 from convattn.training.output import store_config
+from models_page import PAGE, table, table_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,8 +85,17 @@ def test_links_within_the_project_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_table_of_models_is_complete():
-    import convattn
+def test_the_table_of_models_is_what_the_command_lists():
+    assert table_of(PAGE.read_text()) == table(), "run python tests/models_page.py"
 
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"`{name}`" in readme for name in convattn.list_models())
+
+def test_the_figures_of_which_model_for_what_are_those_of_the_models_named():
+    section = (ROOT / "README.md").read_text().partition("## Which model for what")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(lines) == 10
+    for line in lines:
+        names = re.findall(r"`([a-z0-9_.]+)`", line)
+        rows = [row for name in names for row in rows_of("*") if name in (row.name, row.full_name)]
+        shown = {f"{row.top1} %" for row in rows} | {f"{row.cost.parameters / 1e6:.1f} M" for row in rows}
+        shown |= {f"{row.cost.macs / 1e9:.3g} G" for row in rows}
+        assert set(re.findall(r"\d+\.\d+ [%MG]", line)) <= shown, line

@@ -1,12 +1,16 @@
 """Counts against figures worked by hand and the published ones."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import convattn
-from convattn.backbones.costs import COSTS
+from convattn.backbones.costs import COSTS, OTHER_COSTS
+from convattn.backbones.registry import image_size_of
 from convattn.mixers.registry import create_mixer
+from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS
 from toys import build_toy
 
 # Multiply-adds counted for the variants at their own size, in G, and of these what is no layer: the products inside
@@ -38,11 +42,25 @@ MACS = {
     "smt_large": (17.907, 0.428),
 }
 
+# The same of other sizes.
+MACS_AT = {
+    ("smt_large", 384): 55.06,
+    ("nextvit_small", 384): 17.216,
+    ("nextvit_base", 384): 24.586,
+    ("nextvit_large", 384): 31.957,
+}
+
+
+@cache
+def on_meta(name: str, num_classes: int = 1000) -> nn.Module:
+    """The whole model without memory, built once."""
+    with torch.device("meta"):
+        return convattn.create_model(name, num_classes=num_classes)
+
 
 @pytest.mark.parametrize("name", MACS)
 def test_variants_have_their_multiply_adds(name):
-    with torch.device("meta"):
-        model = convattn.create_model(name)
+    model = on_meta(name)
     total, attention = MACS[name]
     full = convattn.count(model)
     assert full.macs / 1e9 == pytest.approx(total, rel=1e-3)
@@ -58,24 +76,24 @@ def test_the_table_of_costs_has_every_model():
 
 @pytest.mark.parametrize("name", sorted(COSTS.keys() - MACS.keys()))
 def test_the_table_of_costs_is_what_is_counted(name):
-    with torch.device("meta"):
-        counted = convattn.count(convattn.create_model(name))
+    counted = convattn.count(on_meta(name))
     assert COSTS[name] == (counted.parameters, counted.macs)
 
 
-@pytest.mark.parametrize(
-    ("name", "macs"),
-    [
-        ("smt_large.in22k_ft_in1k_384", 55.06),
-        ("nextvit_small.in1k_384", 17.216),
-        ("nextvit_base.ssld_6m_in1k_384", 24.586),
-        ("nextvit_large.in1k_384", 31.957),
-    ],
-)
-def test_variants_at_384_pixels(name, macs):
-    with torch.device("meta"):
-        model = convattn.create_model(name)
-    assert convattn.count(model).macs / 1e9 == pytest.approx(macs, rel=1e-3)
+@pytest.mark.parametrize(("name", "size", "classes"), OTHER_COSTS)
+def test_other_sizes_and_classes_cost_what_is_counted(name, size, classes):
+    counted = convattn.count(on_meta(name, classes), (3, size, size))
+    assert OTHER_COSTS[name, size, classes] == (counted.parameters, counted.macs)
+    if (name, size) in MACS_AT:
+        assert counted.macs / 1e9 == pytest.approx(MACS_AT[name, size], rel=1e-3)
+
+
+def test_all_that_was_published_has_its_cost():
+    records = [(name, record) for name, records in OFFICIAL_WEIGHTS.items() for record in records]
+    sizes = {(name, record.image_size, record.num_classes) for name, record in records}
+    sizes |= {(name, record.image_size, 1000) for name, records in PUBLISHED_RESULTS.items() for record in records}
+    own = {(name, image_size_of(name), 1000) for name in convattn.list_models()}
+    assert OTHER_COSTS.keys() == sizes - own
 
 
 @pytest.mark.parametrize(
@@ -110,6 +128,29 @@ def test_a_case_worked_by_hand():
     assert counted.parameters == 3 * 8 * 9 + 128 * 10 + 10
     assert counted.macs == 3 * 8 * 9 * 16 + 128 * 10
     assert counted.activations == 8 * 16 + 10
+
+
+def test_a_module_that_returns_its_parameter_is_counted():
+    class Position(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, 8, 4, 4))
+
+        def forward(self):
+            return self.weight
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.position = nn.Conv2d(3, 8, 1, bias=False), Position()
+
+        def forward(self, images):
+            return self.conv(images) + self.position()
+
+    model = Net()
+    counted = convattn.count(model, (3, 4, 4))
+    assert (counted.parameters, counted.macs) == (24 + 128, 24 * 16)
+    assert model.position.weight.requires_grad
 
 
 def test_rows_add_up_and_the_model_is_untouched():

@@ -6,7 +6,7 @@ The tests count every row anew.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["COSTS", "Cost"]
+__all__ = ["COSTS", "OTHER_COSTS", "Cost", "cost_of"]
 
 
 class Cost(NamedTuple):
@@ -53,3 +53,21 @@ COSTS: Mapping[str, Cost] = {
     "smt_base": Cost(32_037_352, 7_965_901_824),
     "smt_large": Cost(80_620_264, 17_907_127_296),
 }
+
+# Where published weights, or a published accuracy, are of another size or other classes than the model's own.
+OTHER_COSTS: Mapping[tuple[str, int, int], Cost] = {
+    # (model, height and width in pixels, classes)
+    ("groupmixformer_large", 384, 1000): Cost(71_833_648, 111_871_261_056),
+    ("groupmixformer_small", 384, 1000): Cost(22_421_320, 15_084_469_760),
+    ("nextvit_base", 384, 1000): Cost(44_818_856, 24_586_067_968),
+    ("nextvit_large", 384, 1000): Cost(57_874_344, 31_956_508_672),
+    ("nextvit_small", 384, 1000): Cost(31_763_368, 17_215_627_264),
+    ("se_cotnetd_152", 320, 1000): Cost(55_783_688, 26_317_907_968),
+    ("smt_large", 224, 21841): Cost(96_646_993, 17_923_133_184),
+    ("smt_large", 384, 1000): Cost(80_620_264, 55_060_985_856),
+}
+
+
+def cost_of(name: str, image_size: int, num_classes: int = 1000) -> Cost:
+    """What a model costs with one of its published weights; with its own where there are none."""
+    return OTHER_COSTS.get((name, image_size, num_classes), COSTS[name])

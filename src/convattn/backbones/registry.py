@@ -45,13 +45,22 @@ __all__ = [
 _CHECKED = inspect.signature(check_options).parameters.keys()
 _PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter", flatten_sequential=True)
 
+_TIMM = "timm:"  # in front of a name: timm's
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 _FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
 
 
 def list_models(filter: str = "*") -> list[str]:
-    """Names of this package's models, sorted, that match a shell-style pattern such as `"smt_*"`."""
-    return sorted(fnmatch.filter(_TIMM_NAMES, filter))
+    """Names of models, sorted, that match a shell-style pattern.
+
+    Args:
+        filter: such as `"smt_*"`, for this package's models; `"timm:resnet*"` for timm's own.
+    """
+    if not filter.startswith(_TIMM):
+        return sorted(fnmatch.filter(_TIMM_NAMES, filter))
+    ours = {*_TIMM_NAMES.values()}
+    theirs = (f"{_TIMM}{name}" for name in timm.list_models() if name not in ours)
+    return sorted(fnmatch.filter(theirs, filter))
 
 
 def list_families() -> dict[str, list[str]]:

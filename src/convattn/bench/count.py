@@ -67,7 +67,9 @@ def count(
     size = tuple(input_size or _expected_input(model))
     if len(size) != 3:
         raise ValueError(f"input_size {size} must be (channels, height, width)")
-    meta = probe(model)
+    meta = probe(model).requires_grad_(
+        False
+    )  # torch's counter stumbles over a parameter that a module returns as it is
     shapes: dict[str, tuple[int, ...]] = {}
     activations = 0
     kernel_macs: dict[str, int] = {}

@@ -13,7 +13,7 @@ from convattn.deploy.runtimes import pt2_archive
 from convattn.deploy.runtimes.runtime import Run, UnreadableFile, output_names
 from convattn.shown import shown
 
-__all__ = ["ExportedModel", "exported_suffixes", "load_exported"]
+__all__ = ["ExportedModel", "describe_exported", "exported_suffixes", "load_exported"]
 
 
 def load_exported(path: str | Path) -> "ExportedModel":
@@ -38,14 +38,23 @@ def load_exported(path: str | Path) -> "ExportedModel":
         MissingExtra: if its runtime is not installed.
     """
     path = Path(path)
+    format, metadata = describe_exported(path)
+    return ExportedModel(path, format, FORMATS[format].open_file(path), metadata)
+
+
+def describe_exported(path: Path) -> tuple[str, Metadata | None]:
+    """The format of an exported file and what it says of itself, None in one of another origin; nothing of it is run.
+
+    Raises:
+        UnreadableFile, MissingExtra: as `load_exported`.
+    """
     try:
         format = _format(path)
-        metadata = read(format, path)
+        return format, read(format, path)
     except NoMetadata:
-        metadata = None
+        return format, None
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read: {error.strerror}") from None
-    return ExportedModel(path, format, FORMATS[format].open_file(path), metadata)
 
 
 def exported_suffixes() -> tuple[str, ...]:
