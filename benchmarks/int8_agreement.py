@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import convattn
 from convattn.data.loader import Samples
 from convattn.data.sources import open_data
-from convattn.data.transforms import transforms_for
+from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.deploy.inputs import read_calibration
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes import openvino
@@ -90,7 +90,7 @@ def _agreement(run: Path, data: Path, count: int) -> list[str]:
 
 def _images(model: nn.Module, data: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
     """So many images, evenly spread, and their labels."""
-    samples = Samples(open_data(str(data), split), transforms_for(model))
+    samples = Samples(open_data(str(data), split), PictureAlone(transforms_for(model)))
     chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, min(count, len(samples)))]
     return torch.stack([sample.image for sample in chosen]), torch.tensor([sample.label for sample in chosen])
 

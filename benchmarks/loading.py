@@ -24,13 +24,16 @@ from torchvision.datasets import ImageFolder
 from convattn.data.folder import images_below
 from convattn.data.loader import SeededSamples, TrainingLoader
 from convattn.data.sources import open_evaluation
+from convattn.data.transforms import PictureAlone
 
 _CLASSES = 10
 _LEFT_OUT = 4  # batches at the beginning, while the workers start
 
 
 def ours(folder: Path, transform: Callable, batch_size: int, workers: int) -> Iterator[int]:
-    loader = TrainingLoader(SeededSamples(open_evaluation(folder), transform, 0), batch_size, workers=workers)
+    loader = TrainingLoader(
+        SeededSamples(open_evaluation(folder), PictureAlone(transform), 0), batch_size, workers=workers
+    )
     return (len(batch.images) for batch in loader.batches(0))
 
 

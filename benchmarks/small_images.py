@@ -131,7 +131,7 @@ def train_for(name: str, data: str, budget: int, seed: int, folder: Path) -> dic
     from convattn.classification.evaluate import evaluate
     from convattn.data.loader import Samples, evaluation_loader
     from convattn.data.sources import open_data
-    from convattn.data.transforms import transforms_for
+    from convattn.data.transforms import PictureAlone, transforms_for
     from convattn.saved import load_model
     from convattn.training.loop import train
 
@@ -147,7 +147,9 @@ def train_for(name: str, data: str, budget: int, seed: int, folder: Path) -> dic
     train(replace(config, schedule=schedule, output=output), console=Console(quiet=True))
     seconds = time.process_time() - started
     model = load_model(folder / "run" / "last.safetensors")
-    result = evaluate(model, evaluation_loader(Samples(open_data(data, "test"), transforms_for(model)), 256))
+    result = evaluate(
+        model, evaluation_loader(Samples(open_data(data, "test"), PictureAlone(transforms_for(model))), 256)
+    )
     images = epochs * (budget // epochs)
     return {"top1": result.top1, "images": images, "epochs": images / len(files.paths), "seconds": seconds}
 

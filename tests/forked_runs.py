@@ -270,7 +270,7 @@ _PHASES = {
     "convattn.training.loop:update": "forward and backward",
     "accelerate.optimizer:AcceleratedOptimizer.step": "optimiser",
     "convattn.training.build:ModelEmaV3.update": "moving average",
-    "convattn.classification.task:Classification.metrics": "validation",
+    "convattn.classification.task:Classification.meter": "validation",
     "convattn.training.loop:save_model": "writing a model file",
     "convattn.training.run:Run.save": "writing a checkpoint",
     "convattn.training.loop:_Loop.__exit__": "ending",

@@ -24,7 +24,7 @@ from convattn.data.images import FORMATS as IMAGE_FORMATS
 from convattn.data.images import ImageError, read_image
 from convattn.data.lists import open_list
 from convattn.data.sources import open_unlabelled
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.runtimes.runtime import CannotRunHere, UnreadableFile
 from convattn.report.run import RunError, write_run_report
 from convattn.saved import load_model, save_model
@@ -288,7 +288,7 @@ def _with_other_files_beside(format: str) -> Callable[[random.Random, Path, Path
     """Of a file in two parts either is mutated; or the description is another, of which the checksum may fit."""
 
     def write(rng: random.Random, samples: Path, folder: Path) -> Path:
-        runtime = FORMATS[format]
+        runtime = formats()[format]
         chosen = rng.choice(sorted(samples.glob(f"*{runtime.SUFFIX}")))
         path = folder / chosen.name
         for file in samples.glob(f"{chosen.stem}.*"):
@@ -315,7 +315,7 @@ def _with_other_files_beside(format: str) -> Callable[[random.Random, Path, Path
 def _open_exported(path: Path) -> None:
     model = convattn.load_exported(path)
     if model.metadata is not None:
-        model.pretrained_cfg, model.num_classes, model.feature_info  # noqa: B018
+        model.pretrained_cfg, model.task_kind, model.feature_info  # noqa: B018
 
 
 def _exported(format: str, package: str = "torch") -> Kind:

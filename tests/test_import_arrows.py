@@ -11,9 +11,24 @@ import convattn
 PACKAGE = Path(convattn.__file__).parent
 
 # Single files that any room may use: they know nothing of the others.
-COMMON = {"atomic", "extras", "library_words", "nearest", "seeding", "shown", "version", "walk"}
+COMMON = {
+    "atomic",
+    "evaluation",
+    "extras",
+    "library_words",
+    "nearest",
+    "page",
+    "rooms",
+    "seeding",
+    "shown",
+    "sizes",
+    "task",
+    "version",
+    "walk",
+}
 
-# What a task may know: the parts, the backbone contract, the samples.
+# What a task may know: the parts, the backbone contract, the samples, files of models (a teacher is one),
+# what shows where a model looked.
 _TASK = {"ops", "mixers", "backbones", "weights", "data"}
 TASKS = {"classification", "detection", "segmentation"}
 
@@ -26,10 +41,11 @@ ARROWS: dict[str, set[str]] = {
     "backbones": {"ops", "mixers", "weights"},
     "surgery": {"ops", "mixers", "backbones"},
     "saved": {"backbones", "weights", "surgery", "deploy", "data"},
-    **dict.fromkeys(TASKS, _TASK),
+    **dict.fromkeys(TASKS, _TASK | {"saved", "explain"}),
+    "prediction": {"data"},  # pictures from wherever they are
     "training": _TASK | TASKS | {"saved", "surgery"},
     "deploy": {"ops", "backbones", "data"},  # photographs to compare on, the transform that a file describes
-    "bench": {"ops", "backbones", "deploy"},  # it times the forms that deploy makes
+    "bench": {"ops", "backbones", "deploy", "saved"},  # it times the forms that deploy makes, of models and files
     "explain": {"ops", "backbones"},
     "recipes": _TASK | TASKS | {"training"},
 }

@@ -9,7 +9,8 @@ from torch import nn
 
 import convattn
 from convattn.deploy.load import ExportedModel
-from convattn.saved import load_model, open_classifier, open_model, read_metadata, save_model
+from convattn.rooms import room_of
+from convattn.saved import load_model, open_model, read_metadata, save_model
 from convattn.weights.read import CheckpointError
 from golden_file import FOLDER
 from tiny_exports import write_sealed
@@ -119,11 +120,11 @@ def test_open_model_takes_exported_files_as_they_are(tmp_path):
         open_model("gone.onnx")
 
 
-def test_open_classifier_wants_classes(file, tmp_path):
-    assert open_classifier(file).num_classes == 3
+def test_a_backbone_alone_has_no_task(file, tmp_path):
+    assert room_of(open_model(file), file).kind == "classification"
     save_model(build_toy("smt_nano", num_classes=0), tmp_path / "backbone.safetensors")
-    with pytest.raises(ValueError, match=r"backbone.safetensors: outputs no classes; take a model with a classifier"):
-        open_classifier(tmp_path / "backbone.safetensors")
+    with pytest.raises(ValueError, match=r"backbone.safetensors: outputs no classes; take a model with a head"):
+        room_of(open_model(tmp_path / "backbone.safetensors"), tmp_path / "backbone.safetensors")
 
 
 def test_open_model_takes_files_folders_and_names(file, tmp_path):
@@ -197,6 +198,7 @@ HOSTILE = {
         ({"scriptable": True}, r"option scriptable says where weights come from or lie"),
         ({"device": "cuda:7"}, r"option device says where weights come from or lie"),
         ({"num_classes": 10**12}, r"option num_classes has 10{12}, more than a network of the size of this file's"),
+        ({"num_classes": 10**400}, r"option num_classes has 10+\.\.\., more than a network of the size of this file's"),
         ({"depths": [1, 1, 10**6, 1]}, r"option depths has 1000000, more than a network of the size of this file"),
         ({"depths": [1, 1, 60000, 1]}, r"it describes a far larger network than the \d+ tensors of the file fill"),
         ({"dims": [60000, 60000, 60000, 60000]}, r"the weights do not fit smt_nano: size mismatch"),
@@ -282,7 +284,11 @@ HOSTILE = {
         ([dict(kind="buffers", names=["stem.norm1.running_mean"])], r"the weights do not fit smt_nano: Missing key"),
         ("all", r"surgery is a str, not a list"),
     ],
-    "metrics": [({"top1": "99"}, r"metric top1='99' must be a number"), ([1], r"metrics is a list, not a dict")],
+    "metrics": [
+        ({"top1": "99"}, r"metric top1='99' must be a number"),
+        ({"top1": -(10**400)}, r"metric top1=-10+\.\.\. must be a number"),
+        ([1], r"metrics is a list, not a dict"),
+    ],
     "num_classes": [(-1, r"num_classes -1 must be 0 \(no head\) or more"), ("3", r"num_classes '3' must be 0")],
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.metadata import describe, seal
 from convattn.deploy.runtimes.runtime import Request
 from toys import randomise_norms
@@ -51,6 +51,7 @@ def tiny(norm: bool = False) -> nn.Module:
     first = [nn.Conv2d(3, 4, 3, stride=2), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU()]
     network = nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     randomise_norms(network)
+    network.num_classes = 5
     return network.eval()
 
 
@@ -69,8 +70,8 @@ def write(
     size: tuple[int, int, int] = SIZE,
 ) -> Path:
     """A file of `model`, by default the tiny network, without metadata."""
-    path = folder / f"{format}_{dynamic}_{precision}_{batch}{FORMATS[format].SUFFIX}"
-    FORMATS[format].write(model or tiny_net(), Request(torch.randn(batch, *size), dynamic, precision), path)
+    path = folder / f"{format}_{dynamic}_{precision}_{batch}{formats()[format].SUFFIX}"
+    formats()[format].write(model or tiny_net(), Request(torch.randn(batch, *size), dynamic, precision), path)
     return path
 
 
@@ -86,6 +87,10 @@ def write_sealed(
     """The same, and it describes itself."""
     model = model or tiny_net()
     path = write(folder, format, dynamic, precision, batch, model, size)
-    described = describe(model, input_size=size, precision=precision, dynamic=dynamic, format=format, batch=batch)
+    with torch.inference_mode():
+        outputs = model(torch.zeros(1, *size))
+    described = describe(
+        model, outputs, input_size=size, precision=precision, dynamic=dynamic, format=format, batch=batch
+    )
     seal(format, path, described)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convattn.data.augmentation import Augmentation
+from convattn.classification.options import ClassificationOptions
 from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config import (
     DataConfig,
@@ -27,9 +27,9 @@ TINY_OPTIONS = dict(
 # Parts of `tiny_config` for a run that draws random numbers and keeps state wherever one can.
 EVERYTHING = dict(
     model=dict(drop_path_rate=0.2, drop_rate=0.1),
-    data=dict(mixup=0.5, cutmix=1.0),
+    task=dict(mixup=0.5, cutmix=1.0, label_smoothing=0.1),
     schedule=dict(epochs=3, warmup_epochs=1),
-    loop=dict(ema_decay=0.9, accumulation=2, label_smoothing=0.1, device="cpu"),
+    loop=dict(ema_decay=0.9, accumulation=2, device="cpu"),
     optimizer=dict(clip_grad=1.0),
 )
 
@@ -53,7 +53,8 @@ def tiny_config(source: Path | str, output: Path, /, **parts: dict) -> RunConfig
     """A run of a second; `parts` names fields to change: `tiny_config(…, loop=dict(seed=1))`."""
     config = RunConfig(
         model=ModelConfig("smt_nano", options=TINY_OPTIONS),
-        data=DataConfig(str(source), image_size=16, crop_ratio=1.0, batch_size=4, augmentation=Augmentation()),
+        data=DataConfig(str(source), image_size=16, batch_size=4),
+        task=ClassificationOptions(crop_ratio=1.0),
         optimizer=OptimizerConfig(lr=1e-2, lr_batch_size=None),
         schedule=ScheduleConfig(epochs=2, warmup_epochs=1),
         loop=LoopConfig(device="cpu"),

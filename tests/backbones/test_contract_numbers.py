@@ -153,7 +153,7 @@ def test_compiles_by_inductor(name):
 def test_exports_with_dynamic_batch_height_and_width(name):
     model = shallow_toy(name).double()
     example = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    dynamic = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
+    dynamic = {"x": {0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO}}
     exported = torch.export.export(model, (example,), dynamic_shapes=dynamic).module()
     with torch.no_grad():
         for shape in ((2, 3, 64, 96), (1, 3, 65, 71), (3, 3, 96, 40)):

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convattn
 from convattn.classification.task import Classification
-from convattn.data.loader import Batch
+from convattn.task import Batch
 from toys import family_file, relative_error, shallow_toy, toy, toy_images
 
 # The first model of each family, and what is attached to its stages.
@@ -51,7 +51,7 @@ def loss_and_output(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, output: seen.append(output))
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    loss = Classification(7, label_smoothing=0.1).loss(model, Batch(images, labels, ["a", "b"]))
+    loss = Classification(7, label_smoothing=0.1).losses(model, Batch(images, labels, ["a", "b"]))["labels"]
     handle.remove()
     return loss, seen[0]
 

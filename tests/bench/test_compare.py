@@ -1,5 +1,7 @@
 """A comparison: what it measures, what it leaves out and says so."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,9 @@ import convattn
 from convattn.bench import compare
 from convattn.bench.latency import Interrupted
 from convattn.extras import MissingExtra
+from convattn.saved import save_model
+from tiny_exports import write_sealed
+from toys import build_toy
 
 QUICK = dict(image_sizes=(32,), repeats=2, warmup=0, memory=False, reference=None)
 
@@ -91,6 +96,26 @@ def test_a_failure_costs_its_own_row_only(monkeypatch):
     assert "2 x 2" in too_small.not_measured[1].why
 
 
+def test_models_are_told_by_where_they_are_too(tmp_path):
+    """A model file and an exported one, beside a model by name, at the size that the first of them takes."""
+    saved, exported = str(tmp_path / "toy.safetensors"), str(write_sealed(tmp_path, "torch_export", size=(3, 32, 48)))
+    save_model(build_toy("smt_nano", num_classes=10), saved)
+    options = QUICK | dict(runtimes=["eager"])
+    table = convattn.benchmark([saved, exported, "smt_nano"], **options | dict(image_sizes=[(32, 48)]))
+    assert [(row.model, row.runtime) for row in table.rows] == [
+        (saved, "eager"),
+        (exported, "torch_export"),
+        ("smt_nano", "eager"),
+    ]
+    assert table.rows[1].macs is None and "-" in table.cells(table.rows[1])
+    assert json.loads(json.dumps(table.to_dict()))["rows"][1]["per_mac"] is None
+
+    other = convattn.benchmark([exported, saved], **options | dict(image_sizes=None, precisions=["fp32", "bf16"]))
+    assert {row.setting.image_size for row in other.rows} == {(3, 32, 48)}
+    (gap,) = other.not_measured
+    assert (gap.model, gap.why) == (exported, "the file is in fp32")
+
+
 def test_ctrl_c_leaves_what_was_measured(monkeypatch):
     def write_file(model, runtime, setting, folder):
         raise KeyboardInterrupt
@@ -123,9 +148,9 @@ def test_ctrl_c_between_turns_leaves_the_turns_before(monkeypatch):
         (dict(models=["smt_nono"]), "unknown model 'smt_nono'; nearest: smt_nano"),
         (dict(reference="timm:resnet5"), "unknown timm model 'resnet5'; nearest: resnet50"),
         (dict(models=[]), "nothing to measure: give at least one model"),
-        (dict(models=["runs/mine"]), "runs/mine: models are timed by name"),
-        (dict(models=["mine.onnx"]), "mine.onnx: models are timed by name"),
-        (dict(batch_sizes=[0]), "batch 0 and image size 32 must be 1 or more"),
+        (dict(models=["runs/mine"]), "runs/mine: no such file"),
+        (dict(models=["mine.onnx"]), "mine.onnx: no such file"),
+        (dict(batch_sizes=[0]), "batch 0 must be 1 or more"),
         (dict(threads=0), "threads 0 must be 1 to "),
         (dict(repeats=0), "repeats 0 must be 1 or more"),
         (dict(device="tpu"), "device 'tpu' is unknown; choose cpu or cuda"),

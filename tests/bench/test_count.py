@@ -176,15 +176,15 @@ def test_bad_requests_are_refused():
     model = build_toy("smt_nano")
     with pytest.raises(ValueError, match="style 'thop' is unknown; choose full or published"):
         convattn.count(model, style="thop")
-    with pytest.raises(ValueError, match=r"input_size \(32, 32\) must be \(channels, height, width\)"):
-        convattn.count(model, (32, 32))
+    with pytest.raises(ValueError, match=r"input_size \(32, 0\) must be a side, \(height, width\) or"):
+        convattn.count(model, (32, 0))
 
 
 def test_the_channels_are_those_that_the_model_takes():
     assert convattn.count(build_toy("smt_nano", in_chans=1)) == convattn.count(
         build_toy("smt_nano", in_chans=1), (1, 32, 32)
     )
-    with pytest.raises(ValueError, match=r"Conv2d does not say what input it expects; give input_size=\(channels"):
+    with pytest.raises(ValueError, match=r"Conv2d does not say what input it expects; give input_size: a side, "):
         convattn.count(nn.Conv2d(3, 4, 1))
 
 

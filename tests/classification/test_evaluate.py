@@ -1,20 +1,16 @@
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms.functional import to_tensor
 
 from convattn.classification.calibration import expected_calibration_error
-from convattn.classification.evaluate import _Share, evaluate, wilson_interval
-from convattn.classification.scores import score, widest_float
-from convattn.data.loader import Batch, Samples, evaluation_loader
-from convattn.data.sources import open_evaluation
-from tiny_runs import write_pictures
+from convattn.classification.evaluate import Ranking, evaluate, wilson_interval
+from convattn.classification.scores import Scores, widest_float
+from convattn.evaluation import measure
+from convattn.task import Batch
 
 
 class Logits(nn.Module):
@@ -32,6 +28,13 @@ def batches(logits, labels, size=2, unreadable=None):
     return [*made, Batch(torch.empty(0), torch.empty(0), [], unreadable or {})]
 
 
+def score(model, made, join=lambda parts: parts, **how):
+    """The figures of training's validation."""
+    scores = Scores()
+    measure(model, made, scores, **how)
+    return scores.result(join(scores.parts()))
+
+
 def test_figures_of_a_case_worked_by_hand():
     logits = [[2.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, 1.0, 2.0]]
     result = evaluate(Logits(), batches(logits, [0, 1, 1], unreadable={"x.png": "x.png: the file is empty"}))
@@ -40,7 +43,6 @@ def test_figures_of_a_case_worked_by_hand():
     assert result.confusion.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert result.labels.tolist() == [0, 1, 1]
     assert result.paths == ["0.png", "1.png", "2.png"]
-    assert result.unreadable == {"x.png": "x.png: the file is empty"}
     losses = [
         math.log(math.e**2 + 1 + math.e) - 2,
         math.log(2 + math.e**3) - 3,
@@ -51,7 +53,6 @@ def test_figures_of_a_case_worked_by_hand():
     assert result.ranked[0].tolist() == [0, 2, 1]
     assert (result.num_classes, result.confidences.tolist()) == (3, result.probabilities[:, 0].tolist())
     assert result.predictions.tolist() == [0, 1, 2]
-    assert 0 < result.images_per_second < result.model_images_per_second
 
 
 def test_top_5_counts_the_five_most_probable_of_many():
@@ -115,8 +116,8 @@ def test_figures_are_those_of_all_logits_at_once(count, classes):
     assert result.calibration_error == pytest.approx(wanted["calibration_error"], abs=1e-12)
     assert result.loss == pytest.approx(wanted["loss"], rel=1e-6)
     counted = score(Logits(), made)
-    assert (counted.images, counted.top1, counted.top5) == (count, result.top1, result.top5)
-    assert counted.loss == pytest.approx(result.loss, rel=1e-12)
+    assert (counted["top1"], counted["top5"]) == (result.top1, result.top5)
+    assert counted["val_loss"] == pytest.approx(result.loss, rel=1e-12)
 
 
 class Many(nn.Module):
@@ -151,7 +152,7 @@ def test_counting_waits_for_the_device_at_the_end_alone(monkeypatch):
     with Waits() as waits:
         found = score(Logits(), made)
     assert (waits.count, lists) == (0, [(4,)])
-    assert found.top1 == pytest.approx(400 / 6)
+    assert found["top1"] == pytest.approx(400 / 6)
 
 
 class NoFloat64(TorchDispatchMode):
@@ -176,23 +177,20 @@ def test_a_device_without_float64_counts_alike(monkeypatch):
     mode = NoFloat64()
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: [copied(self), mode.__exit__(None, None, None)][0])
     with monkeypatch.context() as patch:
-        patch.setattr(_Share, "add", lambda self, *args, add=_Share.add: [mode.__enter__(), add(self, *args)])
+        patch.setattr(Ranking, "update", lambda self, *args, add=Ranking.update: [mode.__enter__(), add(self, *args)])
         found = evaluate(Logits(), made)
-    for one, other in zip((counted, found), expected, strict=True):
-        assert (one.top1, one.top5) == (other.top1, other.top5)
-        assert one.loss == pytest.approx(other.loss, rel=1e-6)
+    assert counted == pytest.approx(expected[0], rel=1e-6)
+    assert (found.top1, found.top5) == (expected[1].top1, expected[1].top5)
+    assert found.loss == pytest.approx(expected[1].loss, rel=1e-6)
 
 
 def test_processes_sum_their_counts():
     made = batches([[1.0, 0.0]] * 5, [0, 1, 0, 0, 1])
-    whole = score(Logits(), made)
     sent = []
     for share in (made[:1], made[1:], []):
-        score(Logits(), share, total=lambda values: sent.append(values) or values)
-    summed = [sum(values) for values in zip(*sent, strict=True)]
-    joined = score(Logits(), made[:1], total=lambda values: summed)
-    assert (joined.images, joined.top1, joined.top5) == (whole.images, whole.top1, whole.top5)
-    assert joined.loss == pytest.approx(whole.loss, rel=1e-12)
+        score(Logits(), share, lambda parts: sent.append(parts["sums"]) or parts)
+    joined = score(Logits(), made[:1], lambda parts: {"sums": torch.stack(sent).sum(0)})
+    assert joined == pytest.approx(score(Logits(), made), rel=1e-12)
 
 
 @pytest.mark.parametrize("run", [evaluate, score])
@@ -204,46 +202,6 @@ def test_images_lie_in_memory_as_the_weights_do(run):
     for layout in (torch.contiguous_format, torch.channels_last):
         run(model, images, memory_format=layout)
         assert seen.pop().is_contiguous(memory_format=layout)
-
-
-class MeanColour(nn.Module):
-    """Logits of an image from its pixels alone, whatever shares the batch."""
-
-    def forward(self, x):
-        red, green, blue = x.double().mean(dim=(2, 3)).unbind(1)
-        return torch.stack([7 * red + green, 5 * blue - green], dim=1)
-
-
-@pytest.mark.parametrize("unreadable", [[], ["bright/000.png", "bright/003.png", "dark/002.png", "dark/003.png"]])
-@pytest.mark.parametrize("processes", [1, 2, 3, 12])
-def test_processes_that_share_the_images_find_what_one_finds(tmp_path, processes, unreadable):
-    folder = write_pictures(tmp_path, val=5) / "val"
-    for name in unreadable:
-        (folder / name).write_bytes(b"")
-    samples = Samples(open_evaluation(folder), to_tensor)
-    whole = evaluate(MeanColour(), evaluation_loader(samples, 3))
-    results = in_turn(processes, lambda rank: evaluation_loader(samples, 3, rank=rank, replicas=processes))
-    for joined in results:
-        figures = ("top1", "top5", "topk_size", "loss", "calibration_error", "paths", "unreadable")
-        assert {name: getattr(joined, name) for name in figures} == {name: getattr(whole, name) for name in figures}
-        for name in ("labels", "ranked", "probabilities", "confusion"):
-            assert torch.equal(getattr(joined, name), getattr(whole, name)), name
-
-
-def in_turn(processes, loader_of):
-    """Evaluations that share their images, each in a thread of its own that waits for the others to gather."""
-    shares, everyone = [[]] * processes, threading.Barrier(processes, timeout=60)
-
-    def one(rank):
-        def gather(share):
-            shares[rank] = share
-            everyone.wait()
-            return [entry for share in shares for entry in share]
-
-        return evaluate(MeanColour(), loader_of(rank), gather=gather)
-
-    with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(one, range(processes)))
 
 
 def test_nothing_readable_is_an_error():

@@ -9,7 +9,13 @@ from torch import nn
 
 from convattn.classification.distillation import distillation_loss, js_divergence
 from convattn.classification.task import Classification, balanced_weights
-from convattn.data.loader import Batch
+from convattn.evaluation import measure
+from convattn.task import Batch
+
+
+def loss_of(task, model, batch):
+    """What a step is taken on."""
+    return sum(task.losses(model, batch).values())
 
 
 @pytest.fixture
@@ -23,14 +29,14 @@ def model():
 
 
 def test_without_options_the_loss_is_cross_entropy(model, batch):
-    assert torch.allclose(Classification(3).loss(model, batch), F.cross_entropy(model(batch.images), batch.labels))
+    assert torch.allclose(loss_of(Classification(3), model, batch), F.cross_entropy(model(batch.images), batch.targets))
 
 
 def test_label_smoothing_spreads_the_target(model, batch):
     log_p = model(batch.images).log_softmax(1)
-    target = F.one_hot(batch.labels, 3) * 0.7 + 0.1
+    target = F.one_hot(batch.targets, 3) * 0.7 + 0.1
     expected = -(target * log_p).sum(1).mean()
-    assert torch.allclose(Classification(3, label_smoothing=0.3).loss(model, batch), expected)
+    assert torch.allclose(loss_of(Classification(3, label_smoothing=0.3), model, batch), expected)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -39,7 +45,7 @@ def test_mixing_changes_images_and_targets_alike(model, batch, kind):
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     before = batch.images.clone()
-    loss = Classification(3, label_smoothing=0.1, **{kind: 1.0}).loss(model, batch)
+    loss = loss_of(Classification(3, label_smoothing=0.1, **{kind: 1.0}), model, batch)
     assert torch.equal(batch.images, before)
     mixed, flipped = seen[0], before.flip(0)
     if kind == "mixup":
@@ -48,31 +54,33 @@ def test_mixing_changes_images_and_targets_alike(model, batch, kind):
     else:
         assert ((mixed == before) | (mixed == flipped)).all()
         share = (mixed == before).float().mean()
-    target = share * F.one_hot(batch.labels, 3) + (1 - share) * F.one_hot(batch.labels.flip(0), 3)
+    target = share * F.one_hot(batch.targets, 3) + (1 - share) * F.one_hot(batch.targets.flip(0), 3)
     target = 0.9 * target + 0.1 / 3
     assert torch.allclose(loss, -(target * model(mixed).log_softmax(1)).sum(1).mean(), atol=1e-5)
 
 
 def test_mixing_stops_after_its_epochs(model, batch):
     task = Classification(3, mixup=1.0, mix_epochs=2)
-    plain = F.cross_entropy(model(batch.images), batch.labels)
+    plain = F.cross_entropy(model(batch.images), batch.targets)
     task.start_epoch(1)
     np.random.seed(0)
-    assert not torch.allclose(task.loss(model, batch), plain)
+    assert not torch.allclose(loss_of(task, model, batch), plain)
     task.start_epoch(2)
-    assert torch.allclose(task.loss(model, batch), plain)
+    assert torch.allclose(loss_of(task, model, batch), plain)
 
 
 def test_a_probability_of_0_mixes_nothing(model, batch):
     task = Classification(3, mixup=1.0, mix_probability=0.0)
-    assert torch.allclose(task.loss(model, batch), Classification(3).loss(model, batch))
+    assert torch.allclose(loss_of(task, model, batch), loss_of(Classification(3), model, batch))
 
 
 def test_metrics_are_those_of_the_evaluation(model, batch):
-    found = Classification(3).metrics(model, [batch], torch.device("cpu"))
+    meter = Classification(3).meter()
+    measure(model, [batch], meter)
+    found = meter.result(meter.parts())
     assert list(found) == ["val_loss", "top1", "top5"]
     assert found["top5"] == 100
-    assert found["val_loss"] == pytest.approx(F.cross_entropy(model(batch.images), batch.labels).item())
+    assert found["val_loss"] == pytest.approx(F.cross_entropy(model(batch.images), batch.targets).item())
 
 
 def teaching(loss="soft", temperature=1.0, weight=1.0):
@@ -130,7 +138,7 @@ def test_js_is_symmetric_0_for_the_same_and_at_most_log_2():
 def test_only_the_student_learns_from_the_teacher(model, teacher, batch, loss):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     task = Classification(3, teacher=teacher, distillation=teaching(loss))
-    found = task.loss(model, batch)
+    found = loss_of(task, model, batch)
     expected = distillation_loss(model(batch.images), teacher(batch.images), task.distillation).mean()
     assert torch.allclose(found, expected)
     found.backward()
@@ -143,8 +151,8 @@ def test_labels_and_teacher_share_the_loss(model, teacher, batch):
     logits = model(batch.images)
     task = Classification(3, label_smoothing=0.2, teacher=teacher, distillation=teaching("js", weight=0.3))
     from_teacher = js_divergence(logits, teacher(batch.images)).mean()
-    from_labels = F.cross_entropy(logits, batch.labels, label_smoothing=0.2)
-    assert torch.allclose(task.loss(model, batch), 0.3 * from_teacher + 0.7 * from_labels)
+    from_labels = F.cross_entropy(logits, batch.targets, label_smoothing=0.2)
+    assert torch.allclose(loss_of(task, model, batch), 0.3 * from_teacher + 0.7 * from_labels)
 
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])
@@ -157,7 +165,7 @@ def test_an_image_without_a_label_learns_from_the_teacher_alone(model, teacher, 
     taught = distillation_loss(logits, teacher(batch.images), task.distillation)
     labelled = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="none")
     expected = torch.where(labels < 0, taught, weight * taught + (1 - weight) * labelled).mean()
-    assert torch.allclose(task.loss(model, batch), expected)
+    assert torch.allclose(loss_of(task, model, batch), expected)
 
 
 def test_a_mixture_goes_through_the_teacher_and_counts_as_far_as_it_is_labelled(model, teacher):
@@ -167,7 +175,7 @@ def test_a_mixture_goes_through_the_teacher_and_counts_as_far_as_it_is_labelled(
     seen = []
     for network in (model, teacher):
         network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    found = task.loss(model, batch)
+    found = loss_of(task, model, batch)
     mixed, of_teacher = seen
     assert torch.equal(mixed, of_teacher)
     left, right = batch.images
@@ -186,10 +194,10 @@ def test_under_autocast_both_networks_run_in_lower_precision_and_the_loss_does_n
         network.register_forward_hook(lambda module, inputs, output: seen.append(output))
     task = Classification(3, label_smoothing=0.1, teacher=teacher, distillation=teaching("js", weight=0.5))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = task.loss(model, batch)
+        loss = loss_of(task, model, batch)
     assert [output.dtype for output in seen] == [torch.bfloat16] * 2
     student, taught = (output.float() for output in seen)
-    expected = js_divergence(student, taught).mean() + F.cross_entropy(student, batch.labels, label_smoothing=0.1)
+    expected = js_divergence(student, taught).mean() + F.cross_entropy(student, batch.targets, label_smoothing=0.1)
     assert loss.dtype == torch.float32
     assert torch.allclose(loss, expected / 2, rtol=1e-6)
 
@@ -197,7 +205,9 @@ def test_under_autocast_both_networks_run_in_lower_precision_and_the_loss_does_n
 def test_an_image_without_a_label_needs_a_teacher(model):
     for options in ({}, {"mixup": 1.0}):
         with pytest.raises(RuntimeError, match=r"Class values must be non-negative|index -1 is out of bounds"):
-            Classification(3, **options).loss(model, Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]), list("ab")))
+            loss_of(
+                Classification(3, **options), model, Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]), list("ab"))
+            )
 
 
 @pytest.mark.parametrize(
@@ -218,14 +228,14 @@ def test_weights_of_classes_multiply_their_part_of_the_target(model, batch):
     np.random.seed(3)
     weights = torch.tensor([0.5, 2.0, 3.0])
     log_p = model(batch.images).log_softmax(1)
-    plain = Classification(3, class_weights=weights).loss(model, batch)
-    assert torch.allclose(plain, -(weights[batch.labels] * log_p[range(4), batch.labels]).mean())
+    plain = loss_of(Classification(3, class_weights=weights), model, batch)
+    assert torch.allclose(plain, -(weights[batch.targets] * log_p[range(4), batch.targets]).mean())
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     task = Classification(3, mixup=1.0, label_smoothing=0.2, class_weights=weights)
-    found = task.loss(model, batch)
+    found = loss_of(task, model, batch)
     share = ((seen[0] - batch.images.flip(0)) / (batch.images - batch.images.flip(0))).median()
-    mixed = share * F.one_hot(batch.labels, 3) + (1 - share) * F.one_hot(batch.labels.flip(0), 3)
+    mixed = share * F.one_hot(batch.targets, 3) + (1 - share) * F.one_hot(batch.targets.flip(0), 3)
     target = 0.8 * mixed + 0.2 / 3
     assert torch.allclose(found, -(weights * target * model(seen[0]).log_softmax(1)).sum(1).mean(), atol=1e-5)
 

@@ -32,9 +32,10 @@ def test_eval_gives_accuracy_with_its_interval(run, pictures, capsys):
     assert found["top1_interval"] == pytest.approx([67.56, 100.0], abs=0.01)
     assert main(["eval", str(run), "--data", str(pictures / "val"), "--batch-size", "3"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("input        16 x 16, crop ratio 1, bicubic, fp32\n")
+    assert shown.startswith("input        16 x 16, crop ratio 1, bicubic\n")
     assert "top-1        100.00 %  (95 % interval 67.56 to 100.00)\n" in shown
     assert "published    none: these are not the authors' weights\n" in shown
+    assert "precision    fp32\n" in shown
 
 
 def test_eval_names_what_it_leaves_out_up_to_a_limit(run, tmp_path, capsys):
@@ -47,7 +48,7 @@ def test_eval_names_what_it_leaves_out_up_to_a_limit(run, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
         f"left out: {broken}: the file is empty",
-        "class 'dark' is not evaluated: none of its images can be read",
+        "class 'dark' counts for nothing: none of its images can be read",
     ]
     assert json.loads(captured.out)["unreadable"] == [str(broken)]
     (pictures / "val" / "dark" / "001.png").write_bytes(b"")
@@ -140,7 +141,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def colour_reader(monkeypatch):
-    monkeypatch.setattr("convattn.cli.eval.open_classifier", lambda name: ColourReader())
+    monkeypatch.setattr("convattn.cli.eval.open_model", lambda name: ColourReader())
 
 
 @pytest.mark.parametrize("layout", ["flat", "val", ""])
@@ -270,7 +271,7 @@ def test_an_exported_file_classifies_like_the_run_it_is_of(run, exported, pictur
         results.append(json.loads(capsys.readouterr().out)[0]["predictions"])
     assert [entry["class"] for entry in results[1]] == ["dark", "bright"]
     for got, want in zip(*results, strict=True):
-        assert got == {"class": want["class"], "probability": pytest.approx(want["probability"], abs=1e-5)}
+        assert got == {**want, "probability": pytest.approx(want["probability"], abs=1e-5)}
 
 
 def test_an_exported_file_has_its_own_precision(exported, pictures, capsys):
@@ -285,7 +286,7 @@ def test_a_pyramid_is_no_classifier(tmp_path, capsys):
     for command, *rest in (["predict", "a.png"], ["eval", "--data", "digits"]):
         assert main([command, str(path), *rest]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.endswith(".pt2: outputs no classes; take a model with a classifier")
+        assert line.endswith(".pt2: outputs no classes; take a model with a head")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_a_file_that_loses_accuracy_is_not_kept_and_the_report_is_printed(saved,
     args = ["export", saved, str(path), "--dynamic", "none", "--tolerance", "10", "--json"]
     assert main([*args, "--evaluate", "digits", "--max-drop", "0.25"]) == 1
     shown = capsys.readouterr()
-    assert "the metric falls from" in shown.err and "by more than 0.25; the file was not kept" in shown.err
+    assert "Top-1 falls from" in shown.err and "by more than 0.25; the file was not kept" in shown.err
     report = json.loads(shown.out)
     assert report["kept"] is False and report["metric"]["after"] < report["metric"]["before"]
     assert not path.exists()
@@ -85,8 +85,14 @@ def test_what_was_set_aside_and_what_could_not_be_checked_is_said(saved, tmp_pat
         (["model.pt2", "--format", "caffe"], "format 'caffe' is unknown; choose one of onnx,"),
         (["model.pt2", "--precision", "fp8"], "--precision"),
         (["model.pt2", "--precision", "fp16"], "torch_export cannot be in fp16, only in fp32"),
-        (["model.pt2", "--image-size", "0", "32"], "input_size 0 x 32 must be at least 1 x 1"),
-        (["model.pt2", "--image-size", "32"], "--image-size takes INT INT, not '32'; see convattn export --help"),
+        (
+            ["model.pt2", "--image-size", "0", "32"],
+            "input_size (0, 32) must be a side, (height, width) or (channels, height",
+        ),
+        (
+            ["model.pt2", "--image-size", "1", "3", "32", "32"],
+            "input_size (1, 3, 32, 32) must be a side, (height, width",
+        ),
         (["model.pt2", "--tolerance", "0"], "tolerance 0.0 must be above 0"),
         (["model.pt2", "--calibration", "photos"], "calibration has no effect in fp32"),
         (["model.pt2", "--max-drop", "1"], "--max-drop has no effect without --evaluate DIR"),

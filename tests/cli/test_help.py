@@ -3,11 +3,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from convattn.bench.runtimes import RUNTIMES
+from convattn.bench.runtimes import runtime_names
 from convattn.cli.arguments import parse
 from convattn.cli.main import COMMANDS, main
 from convattn.data.images import FORMATS as IMAGE_FORMATS
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.load import exported_suffixes
 from convattn.deploy.suffixes import SUFFIXES
 
@@ -46,13 +46,13 @@ def test_help_of_training_is_short_and_the_rest_is_counted(capsys):
 
 
 def test_files_are_named_by_the_lists_that_are_gone_by(capsys):
-    assert {name: runtime.SUFFIX for name, runtime in FORMATS.items()} == SUFFIXES
+    assert {name: runtime.SUFFIX for name, runtime in formats().items()} == SUFFIXES
     for words, named in (
         (["predict"], [*IMAGE_FORMATS, *exported_suffixes(), ".safetensors"]),
         (["eval"], [*IMAGE_FORMATS, *exported_suffixes(), ".safetensors"]),
         (["data", "check"], IMAGE_FORMATS),
-        (["export"], [*FORMATS, *exported_suffixes()]),
-        (["bench"], RUNTIMES),
+        (["export"], [*formats(), *exported_suffixes()]),
+        (["bench"], runtime_names()),
     ):
         page = set(re.split(r"[\s(),;:]+|\.\s", help_of(capsys, *words, "--help")))
         assert set(named) <= page, words

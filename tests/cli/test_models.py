@@ -272,7 +272,7 @@ def test_an_exported_file_is_described_without_running_it(tmp_path, capsys, monk
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{path}  torch_export, 0.")
     assert lines[1:5] == [
-        "tiny in fp32, gives 3 classes",
+        "tiny in fp32 for classification into 3 classes, gives output",
         "input 3 x 16 x 12, bilinear interpolation, crop ratio 0.8 (squash), mean 0.5, 0.4, 0.3, "
         "deviation 0.1, 0.2, 0.3",
         "takes any number of images at once, of this size only",
@@ -280,7 +280,8 @@ def test_an_exported_file_is_described_without_running_it(tmp_path, capsys, monk
     ]
     assert lines[5].startswith("written by convattn ")
     found = json.loads((main(["models", str(path), "--json"]), capsys.readouterr().out)[1])
-    assert (found["format"], found["num_classes"], found["input_size"]) == ("torch_export", 3, [3, 16, 12])
+    assert (found["format"], found["details"]["num_classes"]) == ("torch_export", 3)
+    assert found["input_size"] == [3, 16, 12]
     assert main(["models", str(path), "--image-size", "64"]) == 1
     assert "an exported file is not counted; take the model" in capsys.readouterr().err
 
@@ -301,7 +302,10 @@ _OF_FAILURE = ("none of the ", "no such file", "too small")
         (["timm:resnet19"], "unknown timm model 'resnet19'; nearest: resnet"),
         (["resnet18"], "unknown model 'resnet18'"),
         (["smt_tiny.in21k"], "smt_tiny has no weights 'in21k'; it has in1k"),
-        (["smt_tiny", "--image-size", "0"], "image-size 0 must be 1 or more"),
+        (
+            ["smt_tiny", "--image-size", "0"],
+            "--image-size 0 must be a side, (height, width) or (channels, height, width), each 1 or more",
+        ),
         (["smt_*", "--image-size", "64"], "--image-size counts one model; name one, or leave it out"),
         (["smt_tyny", "--pretrained"], "unknown model 'smt_tyny'; nearest: smt_tiny"),
         (["--max-params", "1M", "--min-top1", "82"], "none of the "),

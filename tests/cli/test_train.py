@@ -23,13 +23,13 @@ def pictures(tmp_path_factory):
 
 def test_trains_on_a_folder_with_fields_overridden(pictures, tmp_path, capsys):
     args = ["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL]
-    assert main([*args, "--optimizer.lr", "0.005", "--data.augmentation.rotation", "7"]) == 0
+    assert main([*args, "--optimizer.lr", "0.005", "--task.augmentation.rotation", "7"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'run'}\n"
     assert "epoch 1/1" in captured.err
     config = config_from_json((tmp_path / "run" / "config.json").read_text())
     assert config.data.source == str(pictures)
-    assert (config.optimizer.lr, config.data.augmentation.rotation) == (0.005, 7.0)
+    assert (config.optimizer.lr, config.task.augmentation.rotation) == (0.005, 7.0)
     assert config.optimizer.clip_grad == 5.0  # of the recipe
 
 
@@ -40,7 +40,7 @@ def test_a_recipe_is_taken_wherever_its_name_stands(tmp_path, capsys, place):
     args[args.index("--data.image-size") + 1] = "8"
     assert main(args) == 0
     config = config_from_json((tmp_path / "run" / "config.json").read_text())
-    assert (config.data.source, config.data.augmentation.horizontal_flip) == ("digits", 0.0)
+    assert (config.data.source, config.task.augmentation.horizontal_flip) == ("digits", 0.0)
 
 
 def test_a_run_is_resumed_from_its_folder_alone_even_when_moved(pictures, tmp_path, capsys):
@@ -101,11 +101,11 @@ def test_a_dry_run_prints_the_configuration_and_what_the_run_takes(pictures, tmp
 def test_a_run_writes_its_report_after_every_epoch(pictures, tmp_path, monkeypatch):
     told = []
     write = run_report.write_run_report
-    monkeypatch.setattr(run_report, "write_run_report", lambda folder: told.append(write(folder)))
+    monkeypatch.setattr(run_report, "write_run_report", lambda *given: told.append(write(*given)))
     args = ["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL]
     args[args.index("--schedule.epochs") + 1] = "2"
     assert main(args) == 0
-    assert len(told) == 2
+    assert len(told) == 3  # and once more with what the best model says of each image
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -114,8 +114,10 @@ def test_the_help_has_every_field_with_its_text(capsys):
         main(["train", "--help-all"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for part in fields(RunConfig):
-        for field in fields(part.type if isinstance(part.type, type) else type(part.default)):
-            if (part.name, field.name) in {("model", "options"), ("data", "augmentation")}:
+        if part.name == "recipe":
+            continue
+        for field in fields(getattr(RunConfig(), part.name)):
+            if (part.name, field.name) in {("model", "options"), ("task", "augmentation"), ("task", "distillation")}:
                 continue
             flag = f"--{part.name}.{field.name}".replace("_", "-")
             off = f"--{part.name}.no-{field.name}".replace("_", "-")  # of what is on by default

@@ -355,10 +355,10 @@ def test_pieces_of_an_image_make_the_same_picture_as_the_whole(monkeypatch):
     rng = np.random.default_rng(0)
     colour = Image.fromarray(rng.integers(0, 256, (37, 53, 4), dtype=np.uint8))
     grey = Image.fromarray(rng.integers(0, 65536, (37, 53), dtype=np.uint16))
-    whole = [images._to_rgb("a", image.copy()).tobytes() for image in (colour, grey)]
+    whole = [images.as_rgb("a", image.copy()).tobytes() for image in (colour, grey)]
     for piece in (20, 53, 700):
         monkeypatch.setattr(images, "_PIECE", piece)
-        assert [images._to_rgb("a", image.copy()).tobytes() for image in (colour, grey)] == whole
+        assert [images.as_rgb("a", image.copy()).tobytes() for image in (colour, grey)] == whole
 
 
 def test_floats_that_are_no_numbers_are_refused(tmp_path):
@@ -401,7 +401,7 @@ def test_a_decoder_without_memory_is_an_error_of_the_image(monkeypatch):
     def fail(*args):
         raise MemoryError
 
-    monkeypatch.setattr(images, "_to_rgb", fail)
+    monkeypatch.setattr(images, "as_rgb", fail)
     buffer = io.BytesIO()
     picture().save(buffer, "PNG")
     with pytest.raises(ImageError, match=r"^a: not enough memory to decode it"):

@@ -6,13 +6,15 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
+from convattn.data.dataset import Labelled
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
+from convattn.data.transforms import PictureAlone
 from convattn.data.workers import worker_options
 from convattn.seeding import derived_seed
 
 
-class Numbers:
+class Numbers(Labelled):
     """Images that show their index; those in `broken` cannot be read."""
 
     classes = ("even", "odd")
@@ -21,9 +23,6 @@ class Numbers:
         self.labels = [index % 2 for index in range(count)]
         self.paths = [f"{index}.png" for index in range(count)]
         self.broken = broken
-
-    def __len__(self):
-        return len(self.labels)
 
     def read(self, index):
         if index in self.broken:
@@ -37,7 +36,7 @@ def noisy(image):
 
 
 def training_loader(dataset, transform, batch_size, *, seed=0, **options):
-    return TrainingLoader(SeededSamples(dataset, transform, seed), batch_size, seed=seed, **options)
+    return TrainingLoader(SeededSamples(dataset, PictureAlone(transform), seed), batch_size, seed=seed, **options)
 
 
 def paths(batches):
@@ -48,7 +47,7 @@ def paths(batches):
 def test_what_is_random_depends_on_seed_epoch_and_index_alone(workers):
     loader = training_loader(Numbers(), noisy, 4, workers=workers, seed=3)
     first, second = list(loader.batches(0)), list(loader.batches(1))
-    alone = SeededSamples(Numbers(), noisy, seed=3)
+    alone = SeededSamples(Numbers(), PictureAlone(noisy), seed=3)
     for epoch, batches in enumerate((first, second)):
         for batch in batches:
             for image, path in zip(batch.images, batch.paths, strict=True):
@@ -80,13 +79,13 @@ def test_batches_are_pinned_where_the_device_asks_for_it(monkeypatch, device, pi
     assert worker_options(0, device)["pin_memory"] is pins
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(tuple(self.shape)) or self)
-    (batch,) = evaluation_loader(Samples(Numbers(3, broken=(1,)), pil_to_tensor), 3)
+    (batch,) = evaluation_loader(Samples(Numbers(3, broken=(1,)), PictureAlone(pil_to_tensor)), 3)
     again = batch.pin_memory()
     assert pinned == [(2, 1, 1, 1), (2,)]
     assert (again.paths, again.unreadable) == (batch.paths, batch.unreadable)
     for loader in (
         training_loader(Numbers(), pil_to_tensor, 4, device=device)._loader,
-        evaluation_loader(Samples(Numbers(), pil_to_tensor), 4, device=device),
+        evaluation_loader(Samples(Numbers(), PictureAlone(pil_to_tensor)), 4, device=device),
     ):
         assert loader.pin_memory is pins
 
@@ -96,7 +95,7 @@ def test_loading_leaves_the_random_states_of_the_process_alone():
     expected = noisy(Image.new("L", (1, 1)))
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     list(training_loader(Numbers(), noisy, 4).batches(0))
-    list(evaluation_loader(Samples(Numbers(), pil_to_tensor), 4))
+    list(evaluation_loader(Samples(Numbers(), PictureAlone(pil_to_tensor)), 4))
     assert torch.equal(noisy(Image.new("L", (1, 1))), expected)
 
 
@@ -135,7 +134,7 @@ def test_repeats_are_other_variants_of_one_image_in_the_same_update():
 
 
 def test_processes_share_an_evaluation():
-    samples = Samples(Numbers(7), pil_to_tensor)
+    samples = Samples(Numbers(7), PictureAlone(pil_to_tensor))
     shares = [paths(evaluation_loader(samples, 2, rank=rank, replicas=2)) for rank in range(2)]
     assert shares == [[["0.png", "2.png"], ["4.png", "6.png"]], [["1.png", "3.png"], ["5.png"]]]
 
@@ -148,12 +147,12 @@ def test_in_training_another_sample_of_the_batch_takes_an_unreadable_ones_place(
     assert batch.unreadable == {"3.png": "3.png: the file is empty"}
     assert "3.png" not in batch.paths
     assert batch.paths[3] == batch.paths[0]
-    for image, label, path in zip(batch.images, batch.labels, batch.paths, strict=True):
+    for image, label, path in zip(batch.images, batch.targets, batch.paths, strict=True):
         assert (int(image), int(label)) == (int(path[:-4]), int(path[:-4]) % 2)
 
 
 def test_in_evaluation_an_unreadable_image_is_left_out_and_order_is_kept():
-    batches = list(evaluation_loader(Samples(Numbers(5, broken=(1,)), pil_to_tensor), 2))
+    batches = list(evaluation_loader(Samples(Numbers(5, broken=(1,)), PictureAlone(pil_to_tensor)), 2))
     assert [b.paths for b in batches] == [["0.png"], ["2.png", "3.png"], ["4.png"]]
     assert batches[0].unreadable == {"1.png": "1.png: the file is empty"}
 

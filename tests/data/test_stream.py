@@ -8,6 +8,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from convattn.data.dataset import DataError
 from convattn.data.stream import StreamLoader
+from convattn.data.transforms import PictureAlone
 from tiny_archives import add, files_in, write_shards, write_tar
 from tiny_runs import write_pictures
 
@@ -32,7 +33,7 @@ def noisy(image):
 
 
 def loader(source, batch_size=4, images=24, **options):
-    return StreamLoader(source, noisy, ["bright", "dark"], batch_size, images=images, **options)
+    return StreamLoader(source, PictureAlone(noisy), ["bright", "dark"], batch_size, images=images, **options)
 
 
 def names(batches):
@@ -44,7 +45,7 @@ def same(first, second):
     for one, other in zip(first, second, strict=True):
         assert one.paths == other.paths
         assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.targets, other.targets)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -60,8 +61,8 @@ def test_every_epoch_has_an_order_of_its_own_and_is_the_same_again(pipe, samples
     assert not {float(batch.images[0, 0]) for batch in first} & {float(batch.images[0, 0]) for batch in second}
     labels = {key: label for key, _, label in samples}
     for batch in first:
-        assert [labels[name] for name in names([batch])] == batch.labels.tolist()
-        assert [bool(image[3] < 128) for image in batch.images] == [bool(label) for label in batch.labels]
+        assert [labels[name] for name in names([batch])] == batch.targets.tolist()
+        assert [bool(image[3] < 128) for image in batch.images] == [bool(label) for label in batch.targets]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -100,7 +101,7 @@ def test_what_cannot_be_used_is_set_aside_by_name(tmp_path, samples):
         add(archive, "../out.png", good), add(archive, "../out.cls", b"1")
     (batch,) = loader(f"pipe:cat {tmp_path}/0.tar", batch_size=7, images=7).batches(0)
     assert set(names([batch])) == {"go"}
-    assert (len(batch), batch.labels.tolist()) == (7, [1] * 7)
+    assert (len(batch), batch.targets.tolist()) == (7, [1] * 7)
     start = f"pipe:cat {tmp_path}/0.tar"
     reasons = {path.removeprefix(start): why.removeprefix(path) for path, why in batch.unreadable.items()}
     assert reasons.pop("/cut.png").startswith(": damaged or cut short")
@@ -116,9 +117,9 @@ def test_what_cannot_be_used_is_set_aside_by_name(tmp_path, samples):
 def test_numbers_are_names_where_the_classes_are_called_by_numbers(tmp_path, samples):
     members = [(f"{at}.{kind}", part) for at in (2, 10) for kind, part in (("png", samples[0][1]), ("cls", b"%d" % at))]
     write_tar(tmp_path / "0.tar", members)
-    stream = StreamLoader(f"pipe:cat {tmp_path}/0.tar", noisy, ["10", "2", "3"], 2, images=2)
+    stream = StreamLoader(f"pipe:cat {tmp_path}/0.tar", PictureAlone(noisy), ["10", "2", "3"], 2, images=2)
     (batch,) = stream.batches(0)
-    found = {path.rpartition("/")[2]: label for path, label in zip(batch.paths, batch.labels.tolist(), strict=True)}
+    found = {path.rpartition("/")[2]: label for path, label in zip(batch.paths, batch.targets.tolist(), strict=True)}
     assert found == {"2.png": 1, "10.png": 0}
 
 

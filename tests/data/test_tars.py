@@ -13,6 +13,7 @@ from convattn.data.images import ImageError
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.member import Member
 from convattn.data.sources import open_data, open_evaluation, open_unlabelled
+from convattn.data.transforms import PictureAlone
 from tiny_archives import add, files_in, pack_splits, write_files, write_tar
 from tiny_runs import write_pictures
 
@@ -154,7 +155,7 @@ def test_worker_processes_and_copies_read_the_same_bytes(tmp_path, workers):
     def digest(image):
         return torch.tensor(list(image.tobytes()))
 
-    loaded = [batch.images for batch in evaluation_loader(Samples(data, digest), 1, workers=workers)]
+    loaded = [batch.images for batch in evaluation_loader(Samples(data, PictureAlone(digest)), 1, workers=workers)]
     copy = pickle.loads(pickle.dumps(data))
     assert len(loaded) == 24
     for at, image in enumerate(loaded):
@@ -176,7 +177,7 @@ def test_what_is_not_to_be_trusted_in_an_archive_is_set_aside_by_name(tmp_path, 
         add(archive, "notes.txt", b"no image")
     data = open_evaluation(tmp_path / "val.tar")
     assert list(data.classes) == ["bright", "dark"]
-    batches = list(evaluation_loader(Samples(data, lambda image: torch.zeros(1)), 4))
+    batches = list(evaluation_loader(Samples(data, PictureAlone(lambda image: torch.zeros(1))), 4))
     assert sum(len(batch) for batch in batches) == len(good)
     reasons = {path.rpartition("/")[2]: why for batch in batches for path, why in batch.unreadable.items()}
     assert {name: why.partition(f"{name}: ")[2] for name, why in reasons.items()} == {

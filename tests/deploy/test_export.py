@@ -10,13 +10,15 @@ from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.deploy.export import ExportError, resolve
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.export import resolve
+from convattn.deploy.export_report import ExportError
+from convattn.deploy.formats import formats
 from convattn.deploy.gate import TOLERANCES
 from convattn.deploy.load import load_exported
 from convattn.deploy.metadata import read
 from convattn.deploy.runtimes import onnx, torch_export
 from convattn.deploy.runtimes.runtime import CannotRunHere
+from convattn.task import Metric
 from tiny_exports import names, tiny
 from toys import build_toy, relative_error, shallow_toy
 
@@ -58,12 +60,73 @@ def check_promises(model, path, room, dynamic):
         batches = {check.input_shape[0] for check in checks}
         assert batches == ({1} if dynamic == "none" else {1, 2} if kind == "photographs" else {1, 2, 3})
         assert len({check.input_shape[2:] for check in checks}) == (3 if dynamic == "all" else 1)
-        assert all(check.outputs[0].top1_agreement == 1.0 and check.cosine > 0.9999 for check in checks)
+        assert all(check.agreement == {"same top-1": 1.0} and check.cosine > 0.9999 for check in checks)
     assert names(path.parent) == [path.name]
 
     images = torch.randn(1 if dynamic == "none" else 2, 3, 33, 47)
     with torch.inference_mode():
         assert relative_error(room.open_file(path)(images)[0], model.eval()(images)) < 1e-5
+
+
+class Heads(nn.Module):
+    """Gives several tensors of images, in what `returns` makes of them."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.conv, self.returns = nn.Conv2d(3, 2, 3, stride=2), returns
+
+    def forward(self, images):
+        maps = self.conv(images)
+        return self.returns(maps, maps.mean((2, 3)))
+
+
+def as_dict(masks, scores):
+    return {"scores": scores, "masks": masks}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "returns"),
+    [
+        (".onnx", as_dict),
+        (".pt2", as_dict),
+        (".xml", as_dict),
+        (".onnx", lambda *outputs: outputs),
+        (".pt2", lambda *outputs: list(outputs)),
+    ],
+    ids=["dict in onnx", "dict in pt2", "dict in xml", "tuple in onnx", "list in pt2"],
+)
+def test_a_model_of_several_outputs_comes_back_as_it_was(tmp_path, suffix, returns):
+    pytest.importorskip(
+        {".onnx": "onnxscript", ".xml": "openvino"}.get(suffix, "torch"), reason="needs the extra deploy"
+    )
+    model, path = Heads(returns).eval(), tmp_path / f"heads{suffix}"
+    report = convattn.export(model, path, input_size=(16, 24), dynamic="batch")
+    names = ["scores", "masks"] if returns is as_dict else ["output_0", "output_1"]
+    assert [output.name for output in report.checks[0].outputs] == names
+    assert report.checks[0].agreement == {}
+    loaded, images = load_exported(path), torch.randn(3, 3, 16, 24)
+    got, want = loaded(images), model(images)
+    assert loaded.task_kind is None
+    if returns is as_dict:
+        assert list(got) == list(want)
+        got, want = got.values(), want.values()
+    assert isinstance(got, list) or returns is as_dict
+    for one, other in zip(got, want, strict=True):
+        assert relative_error(one, other) < 1e-5
+
+
+def test_the_names_stand_in_the_file_and_what_no_file_can_hold_is_refused(tmp_path):
+    onnx_library = pytest.importorskip("onnx", reason="needs the extra onnx")
+    convattn.export(Heads(as_dict).eval(), tmp_path / "heads.onnx", input_size=16)
+    graph = onnx_library.load(tmp_path / "heads.onnx").graph
+    assert [output.name for output in graph.output] == ["scores", "masks"]
+    for returns, message in (
+        (lambda masks, scores: {"images": masks}, "an output of the model is called 'images'; a file takes texts"),
+        (lambda masks, scores: {0: masks}, "an output of the model is called 0; a file takes texts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convattn.export(Heads(returns).eval(), tmp_path / "m.onnx", input_size=16)
+    assert names(tmp_path) == ["heads.onnx"]
 
 
 def test_levels_of_a_features_only_model(tmp_path):
@@ -170,6 +233,14 @@ def test_an_onnx_report_has_the_opset(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("size", "shape"), [(16, (3, 16, 16)), ((16, 24), (3, 16, 24)), ((3, 16, 24), (3, 16, 24)), ([24], (3, 24, 24))]
+)
+def test_a_size_is_a_side_two_sides_or_all_three(tmp_path, size, shape):
+    report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=size, dynamic="none")
+    assert report.input_shape == (1, *shape)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("model.bin", {}, r"no format has the suffix '.bin'; known: .onnx \(onnx\)"),
@@ -180,8 +251,11 @@ def test_an_onnx_report_has_the_opset(tmp_path):
         ("model.pt2", {"tolerance": 0}, "tolerance 0 must be above 0"),
         ("model.pt2", {"tolerance": float("nan")}, "tolerance nan must be above 0"),
         ("model.pt2", {"input_size": (2, 32)}, "2 x 32 pixels is too small"),
-        ("model.pt2", {"input_size": (0, 32)}, "input_size 0 x 32 must be at least 1 x 1"),
-        ("model.pt2", {"input_size": 32}, r"input_size 32 must be \(height, width\)"),
+        (
+            "model.pt2",
+            {"input_size": (0, 32)},
+            r"input_size \(0, 32\) must be a side, \(height, width\) or \(channels, hei",
+        ),
         (
             "model.pt2",
             {"calibration": "photos"},
@@ -189,6 +263,7 @@ def test_an_onnx_report_has_the_opset(tmp_path):
         ),
         ("model.pt2", {"metric": len}, "metric and max_drop belong together"),
         ("model.pt2", {"max_drop": 1.0}, "metric and max_drop belong together"),
+        ("model.pt2", {"figure": Metric("loss", "Loss")}, "figure loss has no effect without metric, which measures"),
         ("model.pt2", {"photographs": "nowhere"}, "nowhere: no such folder"),
     ],
 )
@@ -216,7 +291,7 @@ def test_a_model_that_cannot_be_traced_is_refused_in_one_line(tmp_path, name, pa
 
 def test_what_a_format_cannot_do_is_refused_with_what_can(monkeypatch):
     stiff = SimpleNamespace(SUFFIX=".stiff", PRECISIONS=("fp16", "int8"), DYNAMIC=("none",))
-    monkeypatch.setitem(FORMATS, "stiff", stiff)
+    monkeypatch.setitem(formats(), "stiff", stiff)
     path = Path("model.stiff")
     with pytest.raises(ValueError, match="stiff cannot leave the batch size free; dynamic can be none"):
         resolve(path, precision="fp16", dynamic="batch")
@@ -235,8 +310,8 @@ def test_any_module_of_images_is_exported_when_its_size_is_given(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
     report = convattn.export(model, tmp_path / "m.pt2", input_size=(8, 8), dynamic="none")
     assert report.checks[0].input_shape == (1, 3, 8, 8)
-    assert report.checks[0].outputs[0].top1_agreement is None
-    with pytest.raises(ValueError, match=r"Sequential does not say what input it expects; give input_size="):
+    assert report.checks[0].agreement == {}
+    with pytest.raises(ValueError, match=r"Sequential does not say what input it expects; give input_size: a side, "):
         convattn.export(model, tmp_path / "n.pt2")
 
 
@@ -296,11 +371,25 @@ def test_a_metric_is_taken_before_and_after(tmp_path):
     report = convattn.export(tiny(), tmp_path / "m.pt2", input_size=(16, 16), metric=metric, max_drop=0.1)
     assert len(seen) == 2
     assert report.metric.before == pytest.approx(report.metric.after, rel=1e-4)
-    assert report.metric.max_drop == 0.1
+    assert (report.metric.max_drop, report.metric.metric.greater_is_better) == (0.1, True)
 
 
-@pytest.mark.parametrize(("after", "kept"), [(0.9, True), (0.7, False), (float("nan"), False)])
-def test_a_file_that_loses_too_much_of_the_metric_is_not_kept(tmp_path, after, kept):
+LOSS = Metric("loss", "Mean error", unit="px", greater_is_better=False)
+
+
+@pytest.mark.parametrize(
+    ("figure", "after", "kept"),
+    [
+        (None, 0.9, True),
+        (None, 0.7, False),
+        (None, float("nan"), False),
+        (LOSS, 0.7, True),
+        (LOSS, 1.1, True),
+        (LOSS, 1.3, False),
+        (LOSS, float("nan"), False),
+    ],
+)
+def test_a_file_that_loses_too_much_of_the_metric_is_not_kept(tmp_path, figure, after, kept):
     values = iter((1.0, after))
 
     def metric(model):
@@ -308,15 +397,14 @@ def test_a_file_that_loses_too_much_of_the_metric_is_not_kept(tmp_path, after, k
 
     def run():
         return convattn.export(
-            tiny(), tmp_path / "m.pt2", input_size=(16, 16), dynamic="none", metric=metric, max_drop=0.2
+            tiny(), tmp_path / "m.pt2", input_size=(16, 16), dynamic="none", metric=metric, max_drop=0.2, figure=figure
         )
 
     if kept:
         assert run().metric.after == after
     else:
-        with pytest.raises(
-            ExportError, match=r"m.pt2: the metric falls from 1 to .*, by more than 0.2; the file was not"
-        ):
+        falls = "the metric falls from 1 to .*" if figure is None else "Mean error rises from 1 to .* px"
+        with pytest.raises(ExportError, match=rf"m.pt2: {falls}, by more than 0.2; the file was not"):
             run()
     assert names(tmp_path) == (["m.pt2"] if kept else [])
 
@@ -350,7 +438,7 @@ def rows(start: str) -> dict[str, list[str]]:
 
 def test_the_page_states_what_each_format_can_do():
     table = rows("format")
-    for name, runtime in FORMATS.items():
+    for name, runtime in formats().items():
         suffix, precisions, free = table[name][:3]
         assert suffix.startswith(f"`{runtime.SUFFIX}`"), name
         assert precisions.split(", ") == list(runtime.PRECISIONS), name

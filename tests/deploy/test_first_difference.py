@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import convattn
-from convattn.deploy.export import ExportError
+from convattn.deploy.export_report import ExportError
 from convattn.deploy.first_difference import NotFound, first_difference
 from convattn.deploy.fuse import fuse
 from convattn.deploy.gate import Tolerance

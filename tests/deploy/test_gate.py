@@ -9,10 +9,11 @@ from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.deploy.export import ExportError
-from convattn.deploy.gate import TOLERANCES, Tolerance, as_list, compare, compare_outputs, trials
+from convattn.deploy.export_report import ExportError
+from convattn.deploy.gate import TOLERANCES, Tolerance, Trial, compare, compare_outputs, trials
 from convattn.deploy.inputs import MOST_PHOTOGRAPHS, read_calibration, read_photographs
 from convattn.deploy.runtimes import torch_export
+from convattn.deploy.runtimes.runtime import as_list, output_names
 from tiny_exports import SIZE, tiny_net
 from toys import build_toy
 
@@ -24,27 +25,43 @@ def test_figures_by_hand():
     assert found.name == "output"
     assert found.relative_error == 1 / 4  # of the largest of all, not of its image's
     assert found.cosine == pytest.approx(1 / math.sqrt(2))  # of the second image
-    assert found.top1_agreement == 1.0
     (found,) = compare_outputs([torch.tensor([[4.0, 0.0, 3.0], [0.0, 1.0, 0.0]])], WANT)
-    assert (found.relative_error, found.top1_agreement) == (0.25, 0.5)
+    assert found.relative_error == 0.25
     assert found.cosine == pytest.approx(24 / 25)
 
 
-def test_levels_have_names_and_no_top1():
-    found = compare_outputs([WANT, WANT], [WANT, WANT])
-    assert [(check.name, check.top1_agreement, check.cosine) for check in found] == [
-        ("level_0", None, 1.0),
-        ("level_1", None, 1.0),
+def test_every_output_has_its_name():
+    found = compare_outputs([WANT, WANT], [WANT, WANT], "level")
+    assert [(check.name, check.cosine) for check in found] == [("level_0", 1.0), ("level_1", 1.0)]
+    assert [check.name for check in compare_outputs([WANT, WANT], {"masks": WANT, "scores": WANT})] == [
+        "masks",
+        "scores",
     ]
+    assert [check.name for check in compare_outputs([WANT], (WANT,))] == ["output_0"]
     with pytest.raises(ValueError, match="the file gives 1 outputs and the model 2"):
         compare_outputs([WANT], [WANT, WANT])
+    for key in ("images", "", 3):
+        with pytest.raises(
+            ValueError, match=rf"an output of the model is called {key!r}; a file takes texts other than"
+        ):
+            output_names({key: WANT})
 
 
-def test_a_pyramid_of_one_level_is_no_classifier():
-    """Its only level may well be (B, C), as a row of logits is."""
-    (level,), (logits,) = compare_outputs([WANT], [WANT]), compare_outputs([WANT], WANT)
-    assert (level.name, level.top1_agreement) == ("level_0", None)
-    assert (logits.name, logits.top1_agreement) == ("output", 1.0)
+def test_what_a_task_says_of_both_is_the_mean_over_the_batches():
+    shares = iter([0.25, 0.75])
+    trial = Trial("random", (torch.rand(2, 3, 1, 1), torch.rand(2, 3, 1, 1)))
+    model = nn.Flatten()
+
+    def agreement(got, want):
+        assert [output.shape for output in (*got, *want)] == [(2, 3)] * 2
+        return {"same": next(shares)}
+
+    (found,) = compare(model, lambda images: [model(images)], [trial], agreement)
+    assert found.check.agreement == {"same": 0.5}
+    (found,) = compare(model, lambda images: [model(images)], [trial])
+    assert found.check.agreement == {}
+    (found,) = compare(model, lambda images: [images], [trial], agreement)  # not asked of other shapes
+    assert found.check.agreement == {}
 
 
 @pytest.mark.parametrize(
@@ -176,8 +193,8 @@ def test_the_worst_batch_is_kept():
 
 def test_what_a_model_may_give():
     assert as_list(WANT)[0] is WANT
-    assert len(as_list((WANT, WANT))) == 2
-    for wrong in ({"out": WANT}, [], [WANT, None], None):
+    assert len(as_list((WANT, WANT))) == len(as_list({"masks": WANT, "scores": WANT})) == 2
+    for wrong in ({"out": None}, {}, [], [WANT, None], None):
         with pytest.raises(TypeError, match="what can be exported gives a tensor or several"):
             as_list(wrong)
 

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 
 import convattn
+from convattn.classification.options import DistillationConfig
 from convattn.data.class_names import class_names
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import describe, seal
 from convattn.deploy.runtimes import pt2_archive
@@ -25,6 +26,9 @@ from toys import relative_error, shallow_toy
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 pytest.importorskip("openvino", reason="needs the extra deploy")
+
+
+LOGITS = torch.zeros(1, 3)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,8 @@ def test_it_runs_and_says_what_it_is(model):
     images = torch.randn(3, *SIZE)
     assert relative_error(model(images), tiny_net()(images)) < 1e-5
     assert not model.training
-    assert (model.num_classes, model.in_chans) == (3, 3)
+    assert (model.num_classes, model.in_chans, model.task_kind) == (3, 3, "classification")
+    assert model.label_names == model.pretrained_cfg["label_names"] == ("ant", "bee", "cat")
     assert (model.metadata.model, model.format) == ("tiny", "onnx")
     assert "onnx, tiny" in repr(model)
     assert len(model.feature_info) == 0
@@ -134,15 +139,15 @@ def test_a_pyramid_gives_its_levels(tmp_path, indices):
     assert all(relative_error(got, want) < 1e-5 for got, want in zip(levels, wanted, strict=True))
     assert loaded.feature_info.channels() == model.feature_info.channels()
     assert loaded.feature_info.reduction() == model.feature_info.reduction()
-    assert loaded.num_classes == 0
+    assert loaded.task_kind is None and not hasattr(loaded, "num_classes")
 
 
 def test_a_file_of_another_origin_runs_and_knows_nothing(foreign):
     images = torch.randn(2, *SIZE)
     assert foreign.metadata is None
     assert relative_error(foreign(images), tiny_net()(images)) < 1e-5
-    for ask in (convattn.transforms_for, class_names, lambda model: model.num_classes, lambda model: model.in_chans):
-        with pytest.raises(ValueError, match=r"was not written by convattn, so its preprocessing and its classes are"):
+    for ask in (convattn.transforms_for, class_names, lambda model: model.task_kind, lambda model: model.in_chans):
+        with pytest.raises(ValueError, match=r"was not written by convattn, so its preprocessing and its task are"):
             ask(foreign)
 
 
@@ -166,7 +171,7 @@ def test_a_changed_file_is_refused_before_it_is_run(folder, tmp_path, monkeypatc
     proto = onnx.load(write_sealed(tmp_path, "onnx"))
     proto.graph.initializer[0].raw_data = bytes(len(proto.graph.initializer[0].raw_data))
     onnx.save(proto, tmp_path / "changed.onnx")
-    monkeypatch.setattr(FORMATS["onnx"], "open_file", lambda path: pytest.fail("it was run"))
+    monkeypatch.setattr(formats()["onnx"], "open_file", lambda path: pytest.fail("it was run"))
     with pytest.raises(UnreadableFile, match=r"changed.onnx: its contents were changed after export"):
         load_exported(tmp_path / "changed.onnx")
 
@@ -217,7 +222,7 @@ def test_a_file_larger_than_memory_is_not_read_whole(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     with path.open("wb") as file:
         file.truncate(2**36)  # with holes, on the disk it has none
-    assert FORMATS[{".pte": "executorch", ".engine": "tensor_rt"}[suffix]].read_metadata(path) is None
+    assert formats()[{".pte": "executorch", ".engine": "tensor_rt"}[suffix]].read_metadata(path) is None
     with path.open("ab") as file:
         file.write((2**40).to_bytes(8, "little") + b"convattn")
     with pytest.raises(UnreadableFile, match=f"model{suffix}: its description is damaged: it has more than 16777216"):
@@ -242,7 +247,7 @@ def test_a_changed_program_is_refused_whatever_is_installed(tmp_path, suffix):
     path, format = tmp_path / f"model{suffix}", {".pte": "executorch", ".engine": "tensor_rt"}[suffix]
     path.write_bytes(b"program")
     net = tiny_net()
-    seal(format, path, describe(net, input_size=SIZE, precision="fp32", dynamic="none", format=format, batch=1))
+    seal(format, path, describe(net, LOGITS, input_size=SIZE, precision="fp32", dynamic="none", format=format, batch=1))
     path.write_bytes(b"P" + path.read_bytes()[1:])
     with pytest.raises(UnreadableFile, match=f"model{suffix}: its contents were changed after export"):
         load_exported(path)
@@ -253,7 +258,7 @@ def test_a_run_takes_an_exported_teacher(tmp_path):
     teacher = shallow_toy("smt_nano", num_classes=2)
     teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("bright", "dark")}
     path = write_sealed(tmp_path, "torch_export", model=teacher, size=(3, 16, 16))
-    config = tiny_config(pictures, tmp_path / "run", distillation=dict(teacher=str(path)))
+    config = tiny_config(pictures, tmp_path / "run", task=dict(distillation=DistillationConfig(teacher=str(path))))
     assert (train(config) / "best.safetensors").is_file()
 
 

@@ -7,22 +7,27 @@ import pytest
 import torch
 from torch import nn
 
-from convattn.deploy.formats import FORMATS
-from convattn.deploy.metadata import _LIBRARIES, NoMetadata, Preprocessing, describe, read, seal
+from convattn.deploy.formats import formats
+from convattn.deploy.metadata import NoMetadata, Preprocessing, describe, read, seal
 from convattn.deploy.runtimes import onnx, torch_export
 from convattn.deploy.runtimes.runtime import UnreadableFile
 from tiny_exports import SIZE, tiny_net, write, write_sealed
 from toys import build_toy
 
+LOGITS = torch.zeros(2, 3)
 FILE = dict(input_size=(3, 32, 48), precision="fp32", dynamic="batch", format="onnx", batch=2)
 
 
 def test_a_classifier_is_described():
-    found = describe(tiny_net(), **FILE)
+    found = describe(tiny_net(), LOGITS, **FILE)
     assert (found.model, found.format, found.precision, found.dynamic) == ("tiny", "onnx", "fp32", "batch")
     assert (found.input_size, found.batch) == ((3, 32, 48), None)
-    assert (found.outputs, found.num_classes, found.channels) == ("logits", 3, ())
-    assert found.label_names == found.class_names == ("ant", "bee", "cat")
+    assert (found.outputs, found.returns, found.channels) == (("output",), "tensor", ())
+    names = ("ant", "bee", "cat")
+    assert (found.task, found.details) == (
+        "classification",
+        {"num_classes": 3, "label_names": names, "class_names": names},
+    )
     assert found.preprocessing == Preprocessing((0.5, 0.4, 0.3), (0.1, 0.2, 0.3), "bilinear", 0.8, "squash")
     assert found.opset == onnx.OPSET
     assert found.versions["torch"] == torch.__version__.partition("+")[0]
@@ -31,47 +36,46 @@ def test_a_classifier_is_described():
 
 def test_a_model_by_name_a_pyramid_and_a_backbone_alone_are_told_apart():
     model = build_toy("smt_nano")
-    assert describe(model, **FILE).model == "smt_nano"
-    assert describe(model, **FILE).label_names == ()
-    levels = describe(build_toy("smt_nano", features_only=True, out_indices=(1, 3)), **FILE)
-    assert (levels.outputs, levels.num_classes) == ("pyramid", 0)
+    assert describe(model, LOGITS, **FILE).model == "smt_nano"
+    pyramid = build_toy("smt_nano", features_only=True, out_indices=(1, 3))
+    levels = describe(pyramid, [LOGITS, LOGITS], **FILE)
+    assert (levels.outputs, levels.returns, levels.task, levels.details) == (("level_0", "level_1"), "list", None, {})
     assert (levels.channels, levels.reductions) == ((16, 24), (4, 16))
-    assert describe(build_toy("smt_nano", num_classes=0), **FILE).outputs == "features"
-    other = describe(nn.Sequential(nn.ReLU()), **{**FILE, "format": "torch_export", "dynamic": "none"})
-    assert (other.model, other.outputs, other.preprocessing, other.opset) == ("Sequential", "tensors", None, None)
+    assert describe(build_toy("smt_nano", num_classes=0), LOGITS, **FILE).task is None
+    several = {"masks": LOGITS, "scores": LOGITS}
+    other = describe(nn.Sequential(nn.ReLU()), several, **{**FILE, "format": "torch_export", "dynamic": "none"})
+    assert (other.model, other.task, other.preprocessing, other.opset) == ("Sequential", None, None, None)
+    assert (other.outputs, other.returns) == (("masks", "scores"), "dict")
+    assert describe(nn.ReLU(), (LOGITS,), **FILE).outputs == ("output_0",)
     assert other.batch == 2
 
 
 def test_the_classes_of_imagenet_are_named_for_people():
     model = tiny_net()
     model.num_classes, model.pretrained_cfg = 1000, {}
-    found = describe(model, **FILE)
-    assert found.label_names == ()
-    assert found.class_names[:2] == ("tench", "goldfish")
-    assert len(found.class_names) == 1000
+    found = describe(model, LOGITS, **FILE)
+    assert found.details.keys() == {"num_classes", "class_names"}
+    assert found.details["class_names"][:2] == ("tench", "goldfish")
+    assert len(found.details["class_names"]) == 1000
 
 
 def test_names_of_other_classes_are_left_out():
     model = tiny_net()
     model.num_classes = 5
-    assert describe(model, **FILE).label_names == ()
-
-
-def test_every_format_names_the_libraries_that_it_needs():
-    assert FORMATS.keys() - {"torch_export", "aot_inductor"} <= _LIBRARIES.keys()
+    assert describe(model, LOGITS, **FILE).details == {"num_classes": 5}
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torch_export"])
 def test_what_is_sealed_is_read(tmp_path, name):
-    for library in _LIBRARIES.get(name, ()):
+    for library in formats()[name].LIBRARIES:
         pytest.importorskip(library, reason="needs the extra deploy")
     path = write(tmp_path, name)
     with pytest.raises(NoMetadata, match=r": says nothing about its model, as convattn did not write it"):
         read(name, path)
-    described = describe(tiny_net(), **{**FILE, "format": name, "input_size": SIZE})
+    described = describe(tiny_net(), LOGITS, **{**FILE, "format": name, "input_size": SIZE})
     seal(name, path, described)
     found = read(name, path)
-    assert found == dataclasses.replace(described, checksum=FORMATS[name].digest(path))
+    assert found == dataclasses.replace(described, checksum=formats()[name].digest(path))
     assert len(found.checksum) == 64
 
 
@@ -90,7 +94,7 @@ def with_text(sealed, folder, text):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "its description has version 2 and this convattn reads 1; update convattn or export"),
+        ({"version": 3}, "its description has version 3 and this convattn reads up to 2; update convattn or export"),
         ({"format": "onnx"}, "describes itself as 'onnx' and is 'torch_export'; export it again"),
         ({"checksum": "0" * 64}, "its contents were changed after export, the checksum does not fit; export it again"),
         ({"precision": "fp7"}, r"its description is damaged \(ValueError: 'fp7' is none of fp32, bf16, fp16, int8\)"),
@@ -98,7 +102,13 @@ def with_text(sealed, folder, text):
         ({"model": 5}, r"its description is damaged \(TypeError: 5 is no text\)"),
         ({"versions": []}, r"its description is damaged \(AttributeError: "),
         ({"preprocessing": {}}, r"its description is damaged \(KeyError: 'mean'\)"),
-        ({"label_names": None}, r"its description is damaged \(TypeError: "),
+        ({"outputs": None}, r"its description is damaged \(TypeError: "),
+        (
+            {"task": "telling"},
+            "its task 'telling' is unknown to this version; known are classification; update convattn$",
+        ),
+        ({"details": [3]}, r"its description is damaged \(TypeError: details \[3\] are no texts and numbers by name\)"),
+        ({"details": {}}, r"its description is damaged \(KeyError: 'num_classes'\)"),
     ],
 )
 def test_a_description_that_does_not_hold_is_refused_in_one_line(sealed, tmp_path, change, message):
@@ -109,7 +119,7 @@ def test_a_description_that_does_not_hold_is_refused_in_one_line(sealed, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["version", "model", "outputs", "checksum"])
+@pytest.mark.parametrize("field", ["version", "model", "outputs", "task", "details", "checksum"])
 def test_a_description_without_a_field_is_refused(sealed, tmp_path, field):
     entry = json.loads(torch_export.read_metadata(sealed))
     del entry[field]
@@ -139,11 +149,17 @@ def test_what_is_no_description_is_refused(sealed, tmp_path, text):
         ("", {"input_size": [3, 0, 16]}, "input_size .* must be"),
         ("", {"input_size": [3, 16.5, 16]}, "input_size .* must be"),
         ("", {"batch": 0}, "0 is no whole number from 1"),
-        ("", {"num_classes": 2.5}, "2.5 is no whole number from 0"),
-        ("", {"label_names": ["ant", "bee"]}, "2 names of 3 classes"),
-        ("", {"class_names": ["ant", "bee", "cat", "dog"]}, "4 names of 3 classes"),
-        ("", {"outputs": "pyramid"}, "pyramid with channels"),
-        ("", {"channels": [4], "reductions": []}, "logits with channels"),
+        ("details", {"num_classes": 2.5}, "num_classes 2.5 is no whole number from 1"),
+        ("details", {"num_classes": 0}, "num_classes 0 is no whole number from 1"),
+        ("details", {"label_names": ["ant", "bee"]}, "2 names of 3 classes"),
+        ("details", {"label_names": None}, "label_names None must be texts"),
+        ("details", {"class_names": ["ant", "bee", "cat", "dog"]}, "4 names of 3 classes"),
+        ("", {"outputs": ["a", "a"]}, r"outputs \('a', 'a'\) are not one name each"),
+        ("", {"outputs": []}, r"outputs \(\) are not one name each"),
+        ("", {"outputs": ["a", "b"]}, "one tensor with 2 names"),
+        ("", {"returns": "everything"}, "'everything' is none of tensor, list, dict"),
+        ("", {"channels": [4], "reductions": []}, r"\('output',\) with channels"),
+        ("", {"channels": [4, 8], "reductions": [2, 4]}, r"\('output',\) with channels"),
     ],
 )
 def test_what_nothing_can_be_computed_with_is_refused_whoever_wrote_it(sealed, tmp_path, place, change, message):
@@ -163,8 +179,8 @@ def test_a_description_too_deep_to_read_is_refused(sealed, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"label_names": ["cat", "bee", "ant"]},
-        {"class_names": ["cat", "bee", "ant"]},
+        {"details": {"num_classes": 3, "label_names": ["cat", "bee", "ant"]}},
+        {"task": None},
         {"input_size": [3, 16, 16]},
         {"model": "other"},
         {"extra": 1},

@@ -6,11 +6,11 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from convattn.deploy.fuse import fuse
-from convattn.deploy.gate import as_list
 from convattn.deploy.runtimes import openvino
-from convattn.deploy.runtimes.runtime import Request, UnreadableFile
+from convattn.deploy.runtimes.runtime import Request, UnreadableFile, as_list
 from convattn.mixers.efficient_attention import EfficientAttention
 from in_threads import worst_in_threads
+from openvino_kernels import executed
 from toys import build_toy, lively, relative_error, shallow_toy, toy_images
 
 pytest.importorskip("openvino", reason="needs the extra deploy")
@@ -60,7 +60,7 @@ def test_every_family_gives_its_numbers(tmp_path, name):
     (got,) = openvino.open_file(path)(images)
     with torch.inference_mode():
         assert relative_error(got, model(images)) <= 1e-5
-    kinds, precisions = zip(*openvino.executed(path), strict=True)
+    kinds, precisions = zip(*executed(path), strict=True)
     assert not {"Unknown", "Reference"} & set(kinds)  # the plug-in has a kernel of its own for everything
     assert not {"bf16", "f16"} & set(precisions)
 
@@ -105,7 +105,7 @@ def test_norms_over_channels_are_written_without_transpositions(tmp_path, affine
     model = nn.Sequential(nn.Conv2d(3, 6, 3), LayerNorm2d(6, affine=affine), nn.Conv2d(6, 4, 3)).eval()
     path = written(tmp_path, model, torch.randn(1, 3, 9, 8))
     assert "Transpose" not in openvino.operators(path)
-    assert "Transpose" not in {kind for kind, _ in openvino.executed(path)}
+    assert "Transpose" not in {kind for kind, _ in executed(path)}
 
 
 def test_levels_of_a_pyramid(tmp_path):
@@ -134,7 +134,7 @@ def test_fp16_halves_the_weights_and_computes_in_float32(tmp_path, file, images)
     with torch.inference_mode():
         assert relative_error(got, rounded(images)) <= 1e-5
         assert relative_error(got, small_network()(images)) < 1e-3  # 11 bits: 2.4e-4 a weight, and they average out
-    assert ("Convolution", "f32") in openvino.executed(path)
+    assert ("Convolution", "f32") in executed(path)
 
 
 def test_bf16_is_remembered_by_the_file(tmp_path, images):
@@ -147,7 +147,7 @@ def test_bf16_is_remembered_by_the_file(tmp_path, images):
     with torch.inference_mode():
         error = relative_error(got, small_network()(images))
     assert 1e-5 < error < 2e-2  # 8 bits: 2e-3 in each of three layers
-    assert ("Convolution", "bf16") in openvino.executed(path)
+    assert ("Convolution", "bf16") in executed(path)
     assert openvino.digest(path) != openvino.digest(written(tmp_path, small_network(), images))
 
 

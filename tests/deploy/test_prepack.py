@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import convattn
 from convattn.ops.linear import Linear2d
@@ -52,6 +53,20 @@ def test_the_original_is_untouched():
 def test_other_precisions_are_refused():
     with pytest.raises(ValueError, match=r"torch.float64 on cpu; prepack takes float32 or bfloat16 on the CPU"):
         convattn.prepack(build_toy("smt_nano").double(), torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["smt_nano", "cotnet_nano", "resnet18_das"])
+def test_torchs_counter_sees_what_the_kernels_do(name):
+    fused, images = convattn.fuse(build_toy(name)), torch.randn(2, 3, 64, 64)
+    packed = convattn.prepack(fused, images)
+    counts = []
+    for model in (fused, packed):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(images)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+    with pytest.raises(ValueError, match="a prepacked model runs only; to copy, count, fuse"):
+        convattn.count(packed, (3, 64, 64))
 
 
 def test_a_build_without_onednn_is_told(monkeypatch):

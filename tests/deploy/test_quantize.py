@@ -11,6 +11,7 @@ from convattn.deploy import quantize
 from convattn.deploy.quantize import quantise
 from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request
+from openvino_kernels import executed
 from toys import build_toy, relative_error
 
 openvino_library = pytest.importorskip("openvino", reason="needs the extra deploy")
@@ -55,7 +56,7 @@ def test_an_int8_file_is_near_the_model_and_computes_with_8_bits(file, model, im
     (got,) = openvino.open_file(file)(images[20:])
     with torch.inference_mode():
         assert 1e-5 < relative_error(got, model(images[20:])) < 0.05
-    assert openvino.executed(file)["Convolution", "i8"] == 2
+    assert executed(file)["Convolution", "i8"] == 2
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
     assert file.with_suffix(".bin").stat().st_size < 2 * weights  # bytes; in float32 it would be 4
 

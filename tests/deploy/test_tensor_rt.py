@@ -49,7 +49,7 @@ def test_the_onnx_file_is_one_that_tensorrt_takes(tmp_path, name, precision):
     assert relative_error(torch.from_numpy(got), model(images)) < (1e-5 if precision == "fp32" else 3e-2)
 
 
-@pytest.mark.parametrize("use", ["write", "open_file", "operators", "time_engine"])
+@pytest.mark.parametrize("use", ["write", "open_file", "operators"])
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch, use):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtra, match=r'tensorrt is not installed; run: pip install "convattn\[tensorrt\]"'):
@@ -57,7 +57,7 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch, use):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("use", ["write", "open_file", "operators", "time_engine"])
+@pytest.mark.parametrize("use", ["write", "open_file", "operators"])
 def test_with_a_fake_package_and_no_gpu_nothing_is_done(tmp_path, monkeypatch, use):
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())  # any use of it would be an AttributeError
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -84,7 +84,5 @@ def _use(use, tmp_path):
     path = tmp_path / "model.engine"
     if use == "write":
         tensor_rt.write(torch.nn.ReLU(), Request(torch.randn(1, 3, 4, 4)), path)
-    elif use == "time_engine":
-        tensor_rt.time_engine(path, torch.randn(1, 3, 4, 4))
     else:
         getattr(tensor_rt, use)(path)

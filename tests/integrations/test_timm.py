@@ -7,6 +7,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import convattn
@@ -91,6 +92,48 @@ def test_traced_by_torch_jit(name):
         assert relative_error(traced(x), model(x)) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", ["smt_nano", "resnet18"])
+def test_traced_at_the_size_of_photographs_and_with_gates(name):
+    """Products large enough for oneDNN's own kernel, which no trace may hold."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3).eval()
+    model = convattn.attach(model, "das").eval() if name == "resnet18" else model
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.randn(1, 3, 224, 224), check_trace=False)
+        x = torch.randn(2, 3, 224, 224)
+        assert relative_error(traced(x), model(x)) < 1e-5
+
+
+_QUICKLY_EXPORTED = ("smt_base", "nextvit_base")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in _QUICKLY_EXPORTED else pytest.param(n, marks=pytest.mark.slow) for n in each_family.args[1]],
+)
+def test_exported_with_a_batch_that_is_named(name):
+    model = build_toy(name)
+    shapes = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(model, (images(),), dynamic_shapes=shapes).module()
+    with torch.no_grad():
+        for x in (images(1), images(5)):
+            assert relative_error(exported(x), model(x)) < 1e-5
+
+
+@each_family
+def test_pruning_of_whole_rows_runs(name):
+    model, x = build_toy(name), images()
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        prune.ln_structured(layer, "weight", 0.25, n=2, dim=0)
+    with torch.no_grad():
+        want = model(x)
+        for layer in layers:
+            prune.remove(layer, "weight")
+        assert relative_error(model(x), want) < 1e-5
+
+
 @each_family
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_gradients_by_sample(name):
@@ -145,6 +188,58 @@ def test_pooling_is_named_in_timms_words(name):
             ValueError, match="global_pool '' leaves a map, which a classifier cannot take; give num_classes=0"
         ):
             build(7, "")
+
+
+@each_family
+def test_a_model_without_pooling_averages_once_it_gets_classes(name):
+    model, x = build_toy(name, num_classes=0, global_pool=""), images()
+    with torch.no_grad():
+        assert model(x).ndim == 4
+        with pytest.warns(UserWarning, match=r"reset_classifier\(5\) of a model without pooling: it averages now"):
+            model.reset_classifier(5)
+        want = model.get_classifier()(model.forward_features(x).mean((2, 3)))
+        assert relative_error(model(x), want) < 1e-5
+
+
+@each_family
+def test_the_width_in_front_of_the_classifier_is_stated(name):
+    model, x = build_toy(name), images()
+    level = model.feature_info[-2]["num_chs"]
+    with torch.no_grad():
+        for pool in ("avg", "catavgmax"):
+            model.reset_classifier(5, pool)
+            assert model.forward_head(model.forward_features(x), pre_logits=True).shape[1] == model.head_hidden_size
+            assert model(x).shape == (2, 5)
+        model.prune_intermediate_layers([-2], prune_norm=True)
+        model.reset_classifier(5, "avg")
+        assert model(x).shape == (2, 5)
+        assert model.head_hidden_size == model.num_features == level
+
+
+@each_family
+def test_built_on_a_device_in_a_type(name):
+    model = timm.create_model(timm_name(name), device="meta", dtype=torch.bfloat16, **toy(name).options)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.bfloat16}
+    model.reset_classifier(0)
+    model.reset_classifier(5)
+    assert {(p.device.type, p.dtype) for p in model.get_classifier().parameters()} == {("meta", torch.bfloat16)}
+    levels = timm.create_model(timm_name(name), features_only=True, dtype=torch.bfloat16, **toy(name).options).eval()
+    with torch.no_grad():
+        assert {level.dtype for level in levels(images().bfloat16())} == {torch.bfloat16}
+
+
+def test_weights_for_a_model_without_memory_are_refused(tmp_path):
+    torch.save(timm.create_model("smt_nano").state_dict(), tmp_path / "smt.pt")
+    with pytest.raises(ValueError, match=r"smt.pt: the model is on the meta device, which holds no weights"):
+        convattn.create_model("smt_nano", pretrained_path=tmp_path / "smt.pt", device="meta")
+
+
+def test_an_unknown_option_is_the_error_that_timms_callers_expect():
+    for error in (TypeError, ValueError):
+        with pytest.raises(error, match="unknown option 'not_an_option' of smt_nano"):
+            timm.create_model("smt_nano", not_an_option=1)
 
 
 def test_names_of_timms_registry_are_ours_too():

@@ -5,7 +5,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import nn
 
-from convattn.ops.fold_norm import TrunkBatchNorm2d, fold_conv_norm, fold_norms_linear
+from convattn.ops.fold import TrunkBatchNorm2d, fold_chain, fold_norms_linear
 from convattn.ops.linear import Linear2d
 from toys import randomise_norms, relative_error
 
@@ -33,7 +33,7 @@ def test_norms_in_front_fold_into_layers_side_by_side(count, bias):
 @pytest.mark.parametrize("conv", [nn.Conv2d(6, 4, 1, bias=False), nn.Conv2d(6, 4, 3, padding=1, groups=2)], ids=str)
 def test_a_norm_behind_folds_into_the_convolution(conv):
     conv, norm = evaluated(conv), evaluated(nn.BatchNorm2d(4))
-    (folded,) = fold_conv_norm(conv, norm)
+    (folded,) = fold_chain(nn.Sequential(conv, norm))
     assert isinstance(folded, Linear2d if conv.kernel_size == (1, 1) else nn.Conv2d)
     x = maps(6)
     assert relative_error(folded(x), norm(conv(x))) < 1e-12
@@ -41,7 +41,7 @@ def test_a_norm_behind_folds_into_the_convolution(conv):
 
 def test_another_norm_is_kept():
     conv, norm = evaluated(nn.Conv2d(6, 4, 3)), evaluated(LayerNorm2d(4))
-    form = fold_conv_norm(conv, norm)
+    form = fold_chain(nn.Sequential(conv, norm))
     x = maps(6)
     assert len(form) == 2 and form[1] is not norm
     assert relative_error(form(x), norm(conv(x))) < 1e-12

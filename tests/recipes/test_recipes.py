@@ -81,7 +81,7 @@ def test_the_chosen_rates_at_384_pixels_are_those_that_are_said():
     assert (schedule.warmup_lr, schedule.min_lr) == (1e-8, 1e-7)
 
 
-AUGMENTATIONS = {RECIPES[name]().data.augmentation: name for name in RECIPES}  # each once, with a recipe that has it
+AUGMENTATIONS = {RECIPES[name]().task.augmentation: name for name in RECIPES}  # each once, with a recipe that has it
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=AUGMENTATIONS.get)
@@ -167,9 +167,14 @@ def final_lr(config) -> float:
 )
 def test_schedule_and_mixing_are_the_published_ones(name, mixup, warmup, prefix, end):
     config = RECIPES[name]()
-    data, schedule = config.data, config.schedule
-    assert (data.mixup, data.cutmix, data.mix_probability, data.cutmix_probability) == (mixup, 1.0, 1.0, 0.5)
-    assert config.loop.label_smoothing == 0.1
+    schedule, task = config.schedule, config.task
+    assert (task.mixup, task.cutmix, task.mix_probability, task.cutmix_probability) == (
+        mixup,
+        1.0,
+        1.0,
+        0.5,
+    )
+    assert config.task.label_smoothing == 0.1
     assert (schedule.name, schedule.warmup_epochs, schedule.warmup_prefix) == ("cosine", warmup, prefix)
     assert final_lr(config) == pytest.approx(end)
 
@@ -177,7 +182,7 @@ def test_schedule_and_mixing_are_the_published_ones(name, mixup, warmup, prefix,
 @pytest.mark.parametrize("name", ["smt_tiny_imagenet", "groupmixformer_tiny_imagenet", "nextvit_small_imagenet"])
 def test_three_families_share_optimiser_and_augmentation(name):
     config = RECIPES[name]()
-    optimizer, augmentation = config.optimizer, config.data.augmentation
+    optimizer, augmentation = config.optimizer, config.task.augmentation
     assert (optimizer.name, optimizer.betas, optimizer.eps, optimizer.clip_grad) == ("adamw", (0.9, 0.999), 1e-8, 5.0)
     assert (augmentation.auto_augment, augmentation.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
     assert (augmentation.crop_area, augmentation.horizontal_flip, augmentation.color_jitter) == ((0.08, 1.0), 0.5, 0.0)
@@ -220,7 +225,7 @@ def test_fine_tuning_behind_ssld_starts_from_its_run():
 
 def test_the_teacher_of_ssld_exists_and_teaches():
     config = RECIPES["nextvit_small_ssld"]()
-    teacher_name = config.distillation.teacher.removeprefix("timm:")
+    teacher_name = config.task.distillation.teacher.removeprefix("timm:")
     expected = timm.get_pretrained_cfg(teacher_name)
     student = built(config).pretrained_cfg
     assert (expected.num_classes, expected.mean, expected.std) == (1000, student["mean"], student["std"])
@@ -228,11 +233,11 @@ def test_the_teacher_of_ssld_exists_and_teaches():
     teacher.num_classes = 1000
     Classification(
         1000,
-        label_smoothing=config.loop.label_smoothing,
+        label_smoothing=config.task.label_smoothing,
         teacher=teacher,
-        distillation=config.distillation,
+        distillation=config.task.distillation,
     )
-    assert (config.distillation.loss, config.distillation.unlabelled) == ("js", "unlabelled")
+    assert (config.task.distillation.loss, config.task.distillation.unlabelled) == ("js", "unlabelled")
 
 
 SMALL_IMAGES = [name for name in RECIPES if name.endswith("_small_images")]
@@ -261,12 +266,12 @@ def test_the_narrow_gated_network_costs_what_its_recipe_says():
 
 
 def test_digits_are_never_mirrored():
-    assert RECIPES["smt_nano_digits"]().data.augmentation.horizontal_flip == 0
+    assert RECIPES["smt_nano_digits"]().task.augmentation.horizontal_flip == 0
 
 
 def test_fine_tuning_uses_what_small_data_needs():
     config = RECIPES["finetune"]()
     assert config.model.pretrained
     assert config.optimizer.layer_decay < 1
-    assert config.loop.class_weights == "balanced"
+    assert config.task.class_weights == "balanced"
     assert 0 < config.loop.freeze_epochs < config.loop.early_stopping < config.schedule.epochs

@@ -2,8 +2,20 @@ import math
 
 import pytest
 
+from convattn.classification.options import METRICS
+from convattn.page import Epoch, RunCurves, epochs_from_log
 from convattn.report.charts import comparison_curves, learning_curves, run_style, ticks
-from convattn.report.content import Epoch, RunCurves, epochs_from_log
+
+
+def curves(epochs):
+    """The charts of a classifier."""
+    return learning_curves(epochs, METRICS)
+
+
+def epoch(number, train_loss=None, val_loss=None, top1=None, lr=None, images_per_second=None, seconds=None):
+    """A point of the curves of a classifier."""
+    figures = dict(train_loss=train_loss, val_loss=val_loss, top1=top1, lr=lr)
+    return Epoch(number, None, figures | dict(images_per_second=images_per_second, seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +40,7 @@ def test_ticks_are_round_and_enclose_the_values(low, high, want):
 
 
 def test_lines_are_where_the_values_are():
-    loss, accuracy = learning_curves([Epoch(1, 2.0, 1.0, 0.0), Epoch(2, 1.0, 0.5, 50.0), Epoch(3, 0.0, 0.75, 100.0)])
+    loss, accuracy = curves([epoch(1, 2.0, 1.0, 0.0), epoch(2, 1.0, 0.5, 50.0), epoch(3, 0.0, 0.75, 100.0)])
     training, validation = loss.lines
     assert training.path == "M0.0 0.0h0L50.0 50.0L100.0 100.0"
     assert validation.path == "M0.0 50.0h0L50.0 75.0L100.0 62.5"
@@ -36,19 +48,19 @@ def test_lines_are_where_the_values_are():
     assert (validation.last, validation.best) == ("0.750", "0.500 in epoch 2")
     assert loss.y_ticks == ((0, "0"), (25, "0.5"), (50, "1"), (75, "1.5"), (100, "2"))
     assert loss.x_ticks == ((0, "1"), (50, "2"), (100, "3"))
-    assert accuracy.description == "Accuracy over epochs. validation: last 100.00 %, best 100.00 % in epoch 3."
+    assert accuracy.description == "Top-1 over epochs. Top-1: last 100.00 %, best 100.00 % in epoch 3."
 
 
 def test_what_was_not_measured_is_left_out():
-    assert learning_curves([]) == []
-    assert learning_curves([Epoch(1)]) == []
-    (loss,) = learning_curves([Epoch(1, 1.0), Epoch(2, math.nan), Epoch(3, 0.5)])
+    assert curves([]) == []
+    assert curves([epoch(1)]) == []
+    (loss,) = curves([epoch(1, 1.0), epoch(2, math.nan), epoch(3, 0.5)])
     assert [line.name for line in loss.lines] == ["training"]
     assert loss.lines[0].path == "M0.0 0.0h0L100.0 50.0"
 
 
 def test_one_epoch_is_a_point_in_the_middle():
-    loss, _ = learning_curves([Epoch(7, 1.0, 0.5, 50.0)])
+    loss, _ = curves([epoch(7, 1.0, 0.5, 50.0)])
     assert loss.lines[0].path == "M50.0 0.0h0"
     assert loss.x_ticks == ((50.0, "7"),)
 
@@ -56,19 +68,19 @@ def test_one_epoch_is_a_point_in_the_middle():
 def test_curves_from_a_log():
     entry = {"epoch": 3, "step": 9, "train_loss": 1.5, "top1": 50.0, "top5": 90.0, "lr": 0.1, "seconds": 2.0}
     entry["images_per_second"] = 7.0
-    assert epochs_from_log([entry]) == (Epoch(3, 1.5, None, 50.0, 0.1, 7.0, 2.0),)
+    assert epochs_from_log([entry]) == (Epoch(3, 9, entry),)
 
 
 def test_learning_rate_and_speed_have_charts_of_their_own():
-    rate, speed = learning_curves([Epoch(1, lr=0.5, images_per_second=100), Epoch(2, lr=1.0, images_per_second=50)])
+    rate, speed = curves([epoch(1, lr=0.5, images_per_second=100), epoch(2, lr=1.0, images_per_second=50)])
     assert (rate.title, rate.lines[0].path) == ("Learning rate", "M0.0 50.0h0L100.0 0.0")
     assert (speed.title, speed.lines[0].path) == ("Images per second", "M0.0 0.0h0L100.0 50.0")
     assert speed.description == "Images per second over epochs. training: last 50, best 100 in epoch 1."
 
 
 def test_runs_share_the_axes_of_their_charts():
-    short = RunCurves("short", (Epoch(1, 3.0, 4.0, 50.0), Epoch(2, 2.0, 3.0, 60.0)))
-    long = RunCurves("long", (Epoch(1, 3.0, 3.5, 50.0), Epoch(2, 2.5, 3.0, 60.0), Epoch(3, 2.0, 2.0, 70.0)))
+    short = RunCurves("short", (epoch(1, 3.0, 4.0, 50.0), epoch(2, 2.0, 3.0, 60.0)), METRICS)
+    long = RunCurves("long", (epoch(1, 3.0, 3.5, 50.0), epoch(2, 2.5, 3.0, 60.0), epoch(3, 2.0, 2.0, 70.0)), METRICS)
     accuracy, validation, training = comparison_curves([short, RunCurves("new", ()), long])
     assert [line.name for line in accuracy.lines] == ["short", "long"]
     assert [line.style for line in accuracy.lines] == ["run0", "run2"]

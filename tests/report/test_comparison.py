@@ -44,6 +44,7 @@ def test_only_fields_that_differ_are_told(tmp_path):
 def test_key_figures_of_a_run(tmp_path):
     assert run_row(read_run(write_run(tmp_path / "run", [10.0, 40.0, 30.0]))) == {
         "model": "smt_nano",
+        "task": "classification",
         "epochs": 3,
         "planned": 4,
         "best_top1": 40.0,
@@ -67,8 +68,8 @@ def test_the_page_shows_the_best_first_and_all_runs(tmp_path):
     runs, _ = find_runs(tmp_path)
     page = Page(render(comparison_report(runs, "Runs in here", ["<b>x</b>: damaged"])))
     for text in (
-        "Runs in here 3 runs, 40 min in all. Best accuracy 50.00 % strong, epoch 1 Second 20.00 % weak, epoch 2",
-        "How they learned strong weak Accuracy",
+        "Runs in here 3 runs, 40 min in all. Best Top-1 50.00 % strong, epoch 1 Second 20.00 % weak, epoch 2",
+        "How they learned strong weak Top-1",
         "strong smt_nano 2 / 4 50.00 % (1) 1.000 0.500 1,234 0.33",
         "new smt_nano 0 / 4 – – – – 0.00",
         "Run optimizer.lr new 0.001 strong 0.25 weak 0.001",

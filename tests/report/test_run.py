@@ -15,7 +15,7 @@ def words_of(page):
 def test_a_run_is_read_from_its_folder(tmp_path):
     run = read_run(write_run(tmp_path / "run", [10.0, 30.0, 30.0, 20.0]))
     assert (run.model, run.planned, len(run.epochs), run.best.epoch, run.seconds) == ("smt_nano", 4, 4, 3, 2400)
-    assert run.config["data.augmentation.horizontal_flip"] == 0.5
+    assert run.config["task.augmentation.horizontal_flip"] == 0.5
     assert run.is_over
 
 
@@ -36,7 +36,7 @@ def test_the_report_says_how_far_and_how_good_and_with_what(tmp_path):
     for text in (
         "nextvit_nano on digits",
         "3 of 4 epochs",
-        "Best accuracy 30.50 % top-1, epoch 2",
+        "Best Top-1 30.50 % epoch 2",
         "Last loss 0.333 validation, 0.667 training",
         "Epochs 3 / 4 about 10 min to go",
         "Images/s 1.23 k",
@@ -79,7 +79,7 @@ def test_a_run_without_an_epoch_and_one_that_is_done_have_reports(tmp_path):
     done = words_of(write_run_report(write_run(tmp_path / "done", [1.0] * 4)))
     assert "Epochs 4 / 4 done" in done
     stopped = write_run(tmp_path / "early", [50.0, 40.0], loop=LoopConfig(early_stopping=1))
-    assert "over: no better result in 1 epochs" in words_of(write_run_report(stopped))
+    assert "over: no better result in 1 validations" in words_of(write_run_report(stopped))
 
 
 def test_a_field_that_no_longer_exists_is_shown(tmp_path):

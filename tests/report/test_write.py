@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 from PIL import Image
 
+from convattn.classification.options import METRICS
 from convattn.report import (
     Command,
     Confusion,
@@ -28,6 +29,12 @@ from html_page import Page
 HOSTILE = "<script>alert('1')</script>\"&' onload=x {{ 7*7 }}</style>"
 
 
+def epoch(number, train_loss=None, val_loss=None, top1=None, lr=None, images_per_second=None, seconds=None):
+    """A point of the curves of a classifier."""
+    figures = dict(train_loss=train_loss, val_loss=val_loss, top1=top1, lr=lr)
+    return Epoch(number, None, figures | dict(images_per_second=images_per_second, seconds=seconds))
+
+
 def picture(kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (1, 2, 3)).save(buffer, kind)
@@ -40,8 +47,9 @@ def report():
         title="a model",
         summary="trained on cats",
         figures=(Figure("Accuracy", "97.10 %", "below the target", is_warning=True), Figure("Parameters", "654 k")),
-        epochs=(Epoch(1, 2.0, 1.5, 40.0, 1e-3, 1.0), Epoch(2, 1.0, None, 60.0), Epoch(3, 0.5, 0.75, 97.1)),
-        runs=(RunCurves("plain", (Epoch(1, 2.0, 1.5, 40.0),)), RunCurves("gated", (Epoch(1, 1.0),))),
+        epochs=(epoch(1, 2.0, 1.5, 40.0, 1e-3, 1.0), epoch(2, 1.0, None, 60.0), epoch(3, 0.5, 0.75, 97.1)),
+        metrics=METRICS,
+        runs=(RunCurves("plain", (epoch(1, 2.0, 1.5, 40.0),), METRICS), RunCurves("gated", (epoch(1, 1.0),), METRICS)),
         tables=(
             Table("Settings", ("Field", "Value"), (("a.b", "7"),), frozenset({1}), "Those set."),
             Table("No", (), ()),
@@ -68,7 +76,7 @@ def test_everything_is_on_the_page(report):
         "a model", "trained on cats", "97.10 %", "below the target", "4 of 20 images are classified wrongly",
         "Most often confused", "3 of 10", "90.0 %", "Wrong 1", "Right 1", "98.7 %", "one.png", "Two of them.",
         "8 × 16 × 16", "4,000", "2.00 M", "4.00 ms", "3.50–5.00", "2.00 ×", "1 × 3 × 32 × 32", "2.0e-03",
-        "Settings Those set. Field Value a.b 7", "plain gated Accuracy", "How they learned",
+        "Settings Those set. Field Value a.b 7", "plain gated Top-1", "How they learned",
         "batch norm folded", "torch 2.15.0", "convattn models", "Written 2026-01-02 03:04",
     ):  # fmt: skip
         assert words in page.words, words
@@ -134,7 +142,7 @@ def test_hostile_names_are_only_text(report):
         title=HOSTILE,
         summary=HOSTILE,
         figures=(Figure(HOSTILE, HOSTILE, HOSTILE),),
-        runs=(RunCurves(HOSTILE, (Epoch(1, 1.0),)),),
+        runs=(RunCurves(HOSTILE, (epoch(1, 1.0),)),),
         tables=(Table(HOSTILE, (HOSTILE, ""), ((HOSTILE, HOSTILE),), note=HOSTILE),),
         confusion=Confusion((HOSTILE, "dog"), ((9, 1), (3, 7))),
         gallery=(GalleryItem(picture(), picture(), HOSTILE, "dog", 0.5, HOSTILE),),

@@ -168,8 +168,10 @@ def test_training_mode_dtype_and_device_are_the_models():
             dict(mixer="se", where=["layer1", "layer1"]),
             r"layer1.0 has a block attached already; detach the model first",
         ),
-        (dict(mixer="se", input_size=(64, 64)), r"input_size \(64, 64\) must be \(channels, height, width\)"),
-        (dict(mixer="se", input_size=224), r"input_size 224 must be \(channels, height, width\)"),
+        (
+            dict(mixer="se", input_size=(64, 0)),
+            r"input_size \(64, 0\) must be a side, \(height, width\) or \(channels, height",
+        ),
         (dict(mixer="se", input_size=(3, 0, 64)), r"input_size \(3, 0, 64\) must be .*, each 1 or more"),
         (dict(mixer=nn.ReLU), r"mixer is a type; give a name: bam, bat, "),
         (dict(mixer="se", where="layer4"), r"where 'layer4' is unknown; choose stages, blocks, qkv, a list of names"),

@@ -9,16 +9,16 @@ import torch
 from timm.layers import DropPath
 
 import convattn
+import convattn.rooms
+from convattn.classification.model import _head_rows, build_classifier
+from convattn.classification.options import DistillationConfig
 from convattn.data.dataset import DataError
 from convattn.saved import save_model
 from convattn.training.build import (
-    _head_rows,
     build_ema,
-    build_model,
     build_model_and_data,
     build_optimizer,
     build_schedule,
-    build_task,
 )
 from convattn.training.config import ConfigError, LoopConfig, ModelConfig, ScheduleConfig
 from convattn.training.processes import Processes
@@ -40,6 +40,12 @@ def built(pictures, tmp_path):
         return config, data, model
 
     return build
+
+
+def task_of(config, data, model, note=None):
+    """The task of a run; without a `note` nothing may differ that it would tell."""
+    room = convattn.rooms.room("classification")
+    return room.build(config, model, data.train, data.validation, torch.device("cpu"), note)
 
 
 def optimizer_of(built, **fields):
@@ -71,7 +77,7 @@ def test_one_class_is_refused(tmp_path):
 
 
 def test_the_model_takes_classes_size_and_names_from_data_and_config(built):
-    _, data, model = built(data=dict(image_size=20, crop_ratio=0.8))
+    _, data, model = built(data=dict(image_size=20), task=dict(crop_ratio=0.8))
     assert model.num_classes == 2
     assert model.pretrained_cfg["label_names"] == ("bright", "dark")
     assert model.pretrained_cfg["input_size"] == (3, 20, 20)
@@ -114,7 +120,7 @@ def test_gradient_checkpointing_that_a_model_lacks_is_an_error_of_one_line(built
     with pytest.raises(
         ConfigError, match=r"^model.grad_checkpointing: timm:hrnet_w18_small does not offer it; leave it"
     ):
-        build_model(ModelConfig("timm:hrnet_w18_small", grad_checkpointing=True), 2)
+        build_classifier(ModelConfig("timm:hrnet_w18_small", grad_checkpointing=True), 2, (), ())
 
 
 def test_an_option_that_a_model_does_not_take_is_an_error_of_one_line(built):
@@ -194,11 +200,11 @@ def test_validation_images_may_lie_elsewhere(built, tmp_path):
 
 def test_unlabelled_images_join_those_with_labels(built, pictures):
     teacher = dict(teacher="smt_nano", unlabelled=str(pictures / "val"))
-    config, data, _ = built(distillation=teacher)
+    config, data, model = built(task=dict(distillation=DistillationConfig(**teacher)))
     with pytest.raises(CheckpointError):  # the weights of a nano model are nowhere
-        build_task(config, data, torch.device("cpu"))
+        task_of(config, data, model)
     assert data.train_loader.images == 24 + 8
-    assert list(data.labels[-8:]) == [-1] * 8
+    assert list(data.train.labels[-8:]) == [-1] * 8
 
 
 def test_a_teacher_of_another_order_is_matched_in_a_run_that_says_so(built, pictures, tmp_path):
@@ -206,9 +212,9 @@ def test_a_teacher_of_another_order_is_matched_in_a_run_that_says_so(built, pict
     teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("dark", "bright"), "input_size": (3, 16, 16)}
     path = tmp_path / "teacher.safetensors"
     save_model(teacher, path)
-    config, data, _ = built(distillation=dict(teacher=str(path)))
+    config, data, model = built(task=dict(distillation=DistillationConfig(teacher=str(path))))
     with pytest.raises(ConfigError, match=r"^teacher .*teacher.safetensors: its classes stand in another order than"):
-        build_task(config, data, torch.device("cpu"))
+        task_of(config, data, model)
     run = Run(config, tmp_path / "run", Processes(config.loop))
     (note,) = run.notes
     assert note.startswith(f"teacher {path}: its classes stand in another order")
@@ -226,7 +232,7 @@ def test_shards_behind_a_pipe_train_beside_images_to_validate_on(built, pictures
     pipe = dict(source=f"pipe:cat {tmp_path}/shard.tar", validation=str(pictures / "val"), epoch_images=8)
     _, data, model = built(data=pipe)
     assert model.num_classes == 2
-    assert [batch.labels.tolist() for batch in data.train_loader.batches(0)] == [[1] * 4] * 2
+    assert [batch.targets.tolist() for batch in data.train_loader.batches(0)] == [[1] * 4] * 2
     with pytest.raises(DataError, match=r"name others with data.validation"):
         built(data={**pipe, "validation": None})
     with pytest.raises(DataError, match=r"set data.epoch_images"):
@@ -254,11 +260,17 @@ def test_the_seed_orders_and_varies_the_images(built):
 
 
 def test_the_task_takes_its_fields(built):
-    config, data, _ = built(
-        data=dict(mixup=0.2, cutmix=1.0, mix_probability=0.7, cutmix_probability=0.4, mix_epochs=3),
-        loop=dict(label_smoothing=0.1),
+    config, data, model = built(
+        task=dict(
+            mixup=0.2,
+            cutmix=1.0,
+            mix_probability=0.7,
+            cutmix_probability=0.4,
+            mix_epochs=3,
+            label_smoothing=0.1,
+        ),
     )
-    task = build_task(config, data, torch.device("cpu"))
+    task = task_of(config, data, model)
     mixing = task.mixing
     assert (mixing.mixup_alpha, mixing.cutmix_alpha, mixing.mix_prob, mixing.switch_prob) == (0.2, 1.0, 0.7, 0.4)
     assert (task.mix_epochs, task.label_smoothing) == (3, 0.1)
@@ -345,7 +357,7 @@ def test_a_warm_up_may_be_counted_in_updates(built):
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(built):
-    with pytest.raises(ConfigError, match=r"schedule.warmup_updates 40 must be below the 40 updates of the run"):
+    with pytest.raises(ConfigError, match=r"a warm-up of 40 updates must be below the 40 updates of the run"):
         rates(built, warmup_epochs=0, warmup_updates=40)
 
 

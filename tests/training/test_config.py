@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from convattn.classification.options import ClassificationOptions
 from convattn.recipes import RECIPES
 from convattn.training.config import (
     ConfigError,
@@ -41,16 +42,16 @@ def test_fields_left_out_take_their_defaults():
     [
         ({"schedul": {}}, r"unknown field schedul; nearest: schedule"),
         ({"schedule": {"epoch": 3}}, r"unknown field schedule.epoch; nearest: epochs"),
-        ({"data": {"augmentation": {"rotations": 3}}}, r"unknown field data.augmentation.rotations; nearest: rotation"),
+        ({"task": {"augmentation": {"rotations": 3}}}, r"unknown field task.augmentation.rotations; nearest: rotation"),
         ({"schedule": {"epochs": "3"}}, r"schedule.epochs '3' must be int"),
         ({"loop": {"compile": 1}}, r"loop.compile 1 must be bool"),
         ({"loop": {"seed": True}}, r"loop.seed True must be int"),
         ({"loop": {"precision": "fp8"}}, r"loop.precision 'fp8' is unknown; choose one of fp32, bf16, fp16"),
         ({"optimizer": {"betas": [0.9]}}, r"optimizer.betas \[0.9\] must be a list of 2 numbers"),
-        ({"data": {"augmentation": {"rotation": 500}}}, r"data.augmentation.rotation 500 must be between 0 and 180"),
+        ({"task": {"augmentation": {"rotation": 500}}}, r"task.augmentation.rotation 500 must be between 0 and 180"),
         (
-            {"distillation": {"teacher": "smt_tiny", "temperature": math.inf}},
-            r"distillation.temperature inf must be a finite number",
+            {"task": {"distillation": {"teacher": "smt_tiny", "temperature": math.inf}}},
+            r"task.distillation.temperature inf must be a finite number",
         ),
         ({"data": 3}, r"data 3 must be an object with fields"),
         ({"model": {"options": 3}}, r"model.options 3 must be an object"),
@@ -72,16 +73,28 @@ def test_text_that_is_no_json_is_refused():
         (ModelConfig, dict(drop_rate=1.0), r"model.drop_rate 1.0 must be at least 0 and below 1"),
         (ModelConfig, dict(drop_path_rate=-0.1), r"model.drop_path_rate -0.1 must be"),
         (DataConfig, dict(image_size=2), r"data.image_size 2 must be 4 or more"),
-        (DataConfig, dict(crop_ratio=0.0), r"data.crop_ratio 0.0 must be above 0, at most 1"),
+        (ClassificationOptions, dict(crop_ratio=0.0), r"task.crop_ratio 0.0 must be above 0, at most 1"),
         (DataConfig, dict(batch_size=0), r"data.batch_size 0 must be 1 or more"),
         (DataConfig, dict(workers=-1), r"data.workers -1 must be 0 or more"),
-        (DataConfig, dict(mixup=math.inf), r"data.mixup inf must be a finite number"),
-        (DataConfig, dict(mixup=0.2, mix_epochs=0), r"data.mix_epochs 0 must be 1 or more; for no mixing"),
-        (DataConfig, dict(mixup=-1.0), r"data.mixup -1.0 must be 0 or more"),
-        (DataConfig, dict(mixup=0.2, mix_probability=2.0), r"data.mix_probability 2.0 must be between 0 and 1"),
-        (DataConfig, dict(mixup=0.2, batch_size=7), r"data.batch_size 7 must be even with mixup or cutmix; use 8"),
-        (DataConfig, dict(mix_epochs=3), r"have no effect without data.mixup or data.cutmix"),
-        (DataConfig, dict(mixup=0.2, cutmix_probability=0.9), r"data.cutmix_probability has no effect unless both"),
+        (ClassificationOptions, dict(mixup=math.inf), r"task.mixup inf must be a finite number"),
+        (ClassificationOptions, dict(mixup=0.2, mix_epochs=0), r"task.mix_epochs 0 must be 1 or more; for no mixing"),
+        (ClassificationOptions, dict(mixup=-1.0), r"task.mixup -1.0 must be 0 or more"),
+        (
+            ClassificationOptions,
+            dict(mixup=0.2, mix_probability=2.0),
+            r"task.mix_probability 2.0 must be between 0 and 1",
+        ),
+        (
+            RunConfig,
+            dict(task=ClassificationOptions(mixup=0.2), data=DataConfig(batch_size=7)),
+            r"data.batch_size 7 must be even with task.mixup or task.cutmix; use 8",
+        ),
+        (ClassificationOptions, dict(mix_epochs=3), r"have no effect without task.mixup or task.cutmix"),
+        (
+            ClassificationOptions,
+            dict(mixup=0.2, cutmix_probability=0.9),
+            r"task.cutmix_probability has no effect unless both",
+        ),
         (OptimizerConfig, dict(name="adamv"), r"optimizer.name 'adamv' is unknown; nearest: adam"),
         (OptimizerConfig, dict(lr=0.0), r"optimizer.lr 0.0 must be above 0"),
         (OptimizerConfig, dict(lr=math.inf), r"optimizer.lr inf must be a finite number"),
@@ -109,7 +122,7 @@ def test_text_that_is_no_json_is_refused():
             r"schedule.min_lr 5.0 must be at most optimizer.lr 0.001",
         ),
         (LoopConfig, dict(seed=-1), r"loop.seed -1 must be between 0 and 4294967295"),
-        (LoopConfig, dict(label_smoothing=1.0), r"loop.label_smoothing 1.0 must be at least 0, below 1"),
+        (ClassificationOptions, dict(label_smoothing=1.0), r"task.label_smoothing 1.0 must be at least 0, below 1"),
         (LoopConfig, dict(ema_decay=1.0), r"loop.ema_decay 1.0 must be between 0 and 1"),
         (LoopConfig, dict(accumulation=0), r"loop.accumulation 0 must be 1 or more"),
         (OutputConfig, dict(keep_checkpoints=0), r"output.keep_checkpoints 0 must be 1 or more"),

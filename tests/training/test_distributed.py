@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from convattn.classification.task import Classification
+from convattn.classification.scores import Scores
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_data
-from convattn.data.transforms import transforms_for
+from convattn.data.transforms import PictureAlone, transforms_for
+from convattn.evaluation import measure
 from convattn.saved import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config import ConfigError
@@ -157,7 +158,7 @@ def sharded(pictures, tmp_path_factory):
 
 def sharded_config(pictures, folder):
     parts = {**EVERYTHING, "loop": {**EVERYTHING["loop"], "sharding": "fsdp"}, "schedule": dict(epochs=2)}
-    parts["data"] = {**EVERYTHING["data"], "batch_size": 2}
+    parts["data"] = {"batch_size": 2}
     return tiny_config(pictures, folder, **parts, output=dict(checkpoint_updates=2))
 
 
@@ -167,8 +168,10 @@ def test_sharded_weights_are_saved_in_parts_and_whole(pictures, sharded):
     assert [name.split("_")[2] for name in parts] == ["0", "1"]  # one of each process
     assert not (newest / "model.safetensors").exists()
     model = load_model(sharded)
-    loader = evaluation_loader(Samples(open_data(pictures, "val"), transforms_for(model)), 4)
-    found = Classification(2).metrics(model, loader, torch.device("cpu"))
+    loader = evaluation_loader(Samples(open_data(pictures, "val"), PictureAlone(transforms_for(model))), 4)
+    scores = Scores()
+    measure(model, loader, scores)
+    found = scores.result(scores.parts())
     best = max(figures(sharded), key=lambda entry: (entry["top1"], entry["epoch"]))
     assert found["top1"] == best["top1"]
     assert found["val_loss"] == pytest.approx(best["val_loss"], rel=1e-5)

@@ -20,9 +20,9 @@ def test_going_on_behind_an_epoch_drops_what_came_later(tmp_path):
     journal = Journal(tmp_path, tensorboard=False)
     for epoch in (1, 2, 3):
         journal.write(entry(epoch))
-    # With larger batches an epoch has fewer updates: the number of the epoch is what counts.
+    # With larger batches an epoch has fewer updates: the number of the validation is what counts.
     again = {"epoch": 3, "step": 15}
-    Journal(tmp_path, epoch=2, tensorboard=False).write(again)
+    Journal(tmp_path, validations=2, tensorboard=False).write(again)
     assert read_log(tmp_path) == [entry(1), entry(2), again]
 
 

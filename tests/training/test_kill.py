@@ -23,7 +23,7 @@ BACKWARD = "accelerate:Accelerator.backward"
 STEP = "accelerate.optimizer:AcceleratedOptimizer.step"
 AVERAGE = "convattn.training.build:ModelEmaV3.update"
 VALIDATING = "convattn.training.progress:TrainingDisplay.validating"
-VALIDATION = "convattn.classification.task:Classification.metrics"
+VALIDATION = "convattn.classification.task:Classification.meter"
 SAVE = "convattn.training.run:Run.save"
 PATIENCE = 300.0  # seconds: only what hangs takes so long, whatever else the machine does
 SYNC, REPLACE, RENAME, UNLINK = "os:fsync", "os:replace", "os:rename", "os:unlink"
@@ -38,7 +38,7 @@ def configured(pictures, folder, *, processes=1, workers=0):
     """Two epochs of three updates on eight images, with a checkpoint after each."""
     parts = {
         **EVERYTHING,
-        "data": {**EVERYTHING["data"], "workers": workers, "batch_size": 4 // processes},
+        "data": {"workers": workers, "batch_size": 4 // processes},
         "schedule": dict(epochs=2, warmup_epochs=1),
         "output": dict(checkpoint_updates=1),
     }

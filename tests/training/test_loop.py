@@ -8,12 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from convattn.classification.task import Classification
+from convattn.classification.scores import Scores
 from convattn.data.files import LabelledFiles
-from convattn.data.loader import Batch, Samples, evaluation_loader
+from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_data
-from convattn.data.transforms import transforms_for
+from convattn.data.transforms import PictureAlone, transforms_for
+from convattn.evaluation import measure
 from convattn.saved import load_model
+from convattn.task import Batch
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.loop import Interrupted, TrainingError, train
@@ -66,8 +68,10 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(pictures, tmp_path):
     ]
     assert not list(folder.rglob("*.writing"))
     model = load_model(folder)
-    loader = evaluation_loader(Samples(open_data(pictures, "val"), transforms_for(model)), 4)
-    found = Classification(2).metrics(model, loader, torch.device("cpu"))
+    loader = evaluation_loader(Samples(open_data(pictures, "val"), PictureAlone(transforms_for(model))), 4)
+    scores = Scores()
+    measure(model, loader, scores)
+    found = scores.result(scores.parts())
     assert found["top1"] == max(entry["top1"] for entry in entries) == 100
     assert "epoch 3/3" in console.file.getvalue()
 
@@ -198,7 +202,7 @@ def test_an_unreadable_validation_image_is_named_once_and_so_is_a_class_that_is_
     said = console.file.getvalue()
     assert said.startswith("".join(f"left out of the validation: {path}: the file is empty\n" for path in broken))
     assert said.count("left out of the validation: ") == 2
-    assert said.count("class 'grey' is not validated: none of its validation images can be read") == 1
+    assert said.count("validation: class 'grey' counts for nothing: none of its images can be read") == 1
 
 
 def test_too_many_unreadable_validation_images_are_told_before_the_first_update(tmp_path, monkeypatch):
@@ -218,7 +222,7 @@ def test_validation_images_that_are_lost_later_leave_the_epoch(tmp_path):
     content = {path: path.read_bytes() for path in (pictures / "val").rglob("*.png")}
     config = tiny_config(pictures, tmp_path / "run")
     with pytest.raises(UnreadableError, match=r"^8 of 8 validation images of .*: the file is empty; .*: the file is"):
-        train(config, console=quiet(), on_epoch=lambda folder: [path.write_bytes(b"") for path in content])
+        train(config, console=quiet(), on_validation=lambda folder: [path.write_bytes(b"") for path in content])
     for path, whole in content.items():
         path.write_bytes(whole)
     train(config, resume=True, console=quiet())
@@ -280,7 +284,7 @@ def test_the_report_of_an_epoch_finds_its_checkpoint(pictures, tmp_path):
     train(
         tiny_config(pictures, tmp_path / "run"),
         console=quiet(),
-        on_epoch=lambda folder: found.append(
+        on_validation=lambda folder: found.append(
             (len(checkpoint_folders(folder)), (folder / "best.safetensors").is_file())
         ),
     )
@@ -289,21 +293,19 @@ def test_the_report_of_an_epoch_finds_its_checkpoint(pictures, tmp_path):
 
 def test_of_equal_results_the_last_is_kept_and_none_counts_as_better(pictures, tmp_path, monkeypatch):
     results = iter([50.0, 75.0, 75.0, 60.0])
-    monkeypatch.setattr(
-        Classification, "metrics", lambda *args, **kwargs: {"val_loss": 1.0, "top1": next(results), "top5": 100.0}
-    )
+    monkeypatch.setattr(Scores, "result", lambda *args: {"val_loss": 1.0, "top1": next(results), "top5": 100.0})
     kept = []
     parts = dict(schedule=dict(epochs=6), loop=dict(early_stopping=2))
     console = quiet()
     train(
         tiny_config(pictures, tmp_path / "run", **parts),
         console=console,
-        on_epoch=lambda folder: kept.append(
+        on_validation=lambda folder: kept.append(
             (folder / "best.safetensors").read_bytes() == (folder / "last.safetensors").read_bytes()
         ),
     )
     assert kept == [True, True, True, False]
-    assert "no better result in 2 epochs: stopped early after epoch 4" in console.file.getvalue()
+    assert "no better result in 2 validations: stopped early after epoch 4" in console.file.getvalue()
 
     # A finished run stays finished.
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.safetensors")}
@@ -335,7 +337,8 @@ def test_a_frozen_backbone_keeps_weights_and_statistics_until_all_learn(pictures
 
 
 FREEZING = dict(
-    loop=dict(freeze_epochs=1, ema_decay=0.9, class_weights="balanced", early_stopping=2),
+    loop=dict(freeze_epochs=1, ema_decay=0.9, early_stopping=2),
+    task=dict(class_weights="balanced"),
     model=dict(drop_path_rate=0.2),
 )
 

@@ -35,14 +35,14 @@ def begun(pictures, folder, **parts):
 
 def memory_for(monkeypatch, images, after=0):
     """From the batch `after` on, no more than `images` at once go through."""
-    loss, count = Classification.loss, itertools.count(1)
+    losses, count = Classification.losses, itertools.count(1)
 
     def limited(self, model, batch):
         if next(count) > after and len(batch) > images:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return loss(self, model, batch)
+        return losses(self, model, batch)
 
-    monkeypatch.setattr(Classification, "loss", limited)
+    monkeypatch.setattr(Classification, "losses", limited)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def memory_for(monkeypatch, images, after=0):
         (7, {}, "12 on cpu; 6 fits: --data.batch-size 6 --loop.accumulation 2 makes the same updates"),
         (5, {}, "12 on cpu; 4 fits: --data.batch-size 4 --loop.accumulation 3 makes the same updates"),
         # Mixed images go in pairs, and 3 batches of 12 are 9 of 4.
-        (5, dict(data=dict(mixup=0.2), loop=dict(accumulation=3)), "4 fits: --data.batch-size 4 --loop.accumulation 9"),
+        (5, dict(task=dict(mixup=0.2), loop=dict(accumulation=3)), "4 fits: --data.batch-size 4 --loop.accumulation 9"),
         (3, {}, "3 fits: --data.batch-size 3 --loop.accumulation 4"),
-        (3, dict(data=dict(cutmix=1.0)), "2 fits: --data.batch-size 2 --loop.accumulation 6"),
+        (3, dict(task=dict(cutmix=1.0)), "2 fits: --data.batch-size 2 --loop.accumulation 6"),
         (1, {}, "12 on cpu; no smaller one fits: set model.grad_checkpointing, or take a smaller model or image"),
     ],
 )
@@ -82,7 +82,7 @@ def test_other_errors_are_not_taken_for_it(pictures, tmp_path, monkeypatch):
     def fail(*args):
         raise RuntimeError("shape '[2]' is invalid for input of size 3")
 
-    monkeypatch.setattr(Classification, "loss", fail)
+    monkeypatch.setattr(Classification, "losses", fail)
     with pytest.raises(RuntimeError, match=r"^shape '\[2\]' is invalid"):
         update(*begun(pictures, tmp_path))
 

@@ -3,29 +3,39 @@
 import dataclasses
 import json
 import os
+import typing
 
 import pytest
 
+from convattn.classification.options import ClassificationOptions
 from convattn.cli.main import main
+from convattn.task import TaskOptions
 from convattn.training.config import ConfigError, RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import train
 from convattn.training.output import stored_config
-from convattn.training.places import PLACES, check_stored_options, field_of, with_absolute_paths, with_field
+from convattn.training.places import check_stored_options, field_of, places, with_absolute_paths, with_field
 from tiny_runs import tiny_config, write_pictures
 
 # Fields of text that are no paths.
-_WORDS = {"model.name", "optimizer.name"}
+_WORDS = {"model.name", "optimizer.name", "task.augmentation.auto_augment", "recipe"}
 
 
 def test_every_field_that_may_name_a_file_is_known():
-    texts = {
-        f"{part.name}.{field.name}"
-        for part in dataclasses.fields(RunConfig)
-        for field in dataclasses.fields(part.type if isinstance(part.type, type) else type(part.default))
-        if field.type in (str, str | None, "str", "str | None")
-    }
-    assert texts - _WORDS == set(PLACES)
+    assert set(_texts(RunConfig)) - _WORDS == set(places(RunConfig()))
+
+
+def _texts(kind, prefix=""):
+    """The dotted names of all fields that may hold any text."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        inner = hints[field.name]
+        if inner is TaskOptions:
+            inner = ClassificationOptions
+        if dataclasses.is_dataclass(inner):
+            yield from _texts(inner, f"{prefix}{field.name}.")
+        elif inner in (str, str | None):
+            yield f"{prefix}{field.name}"
 
 
 @pytest.mark.parametrize(
@@ -43,13 +53,13 @@ def test_every_field_that_may_name_a_file_is_known():
         ("data.source", "pipe:cat shards/{0..9}.tar", "pipe:cat shards/{0..9}.tar"),
         ("data.validation", "val", "{cwd}/val"),
         ("data.validation", "digits", "digits"),
-        ("data.validation_labels", "labels.txt", "{cwd}/labels.txt"),
-        ("distillation.teacher", "runs/teacher", "{cwd}/runs/teacher"),
-        ("distillation.teacher", "teacher.safetensors", "{cwd}/teacher.safetensors"),
-        ("distillation.teacher", "here", "{cwd}/here"),  # a run folder of one word
-        ("distillation.teacher", "smt_tiny", "smt_tiny"),
-        ("distillation.teacher", "timm:resnet50", "timm:resnet50"),
-        ("distillation.unlabelled", "more", "{cwd}/more"),
+        ("task.validation_labels", "labels.txt", "{cwd}/labels.txt"),
+        ("task.distillation.teacher", "runs/teacher", "{cwd}/runs/teacher"),
+        ("task.distillation.teacher", "teacher.safetensors", "{cwd}/teacher.safetensors"),
+        ("task.distillation.teacher", "here", "{cwd}/here"),  # a run folder of one word
+        ("task.distillation.teacher", "smt_tiny", "smt_tiny"),
+        ("task.distillation.teacher", "timm:resnet50", "timm:resnet50"),
+        ("task.distillation.unlabelled", "more", "{cwd}/more"),
         ("model.pretrained_path", "weights.pth", "{cwd}/weights.pth"),
         ("model.head_rows", "rows.txt", "{cwd}/rows.txt"),
         ("model.head_rows", "fresh", "fresh"),
@@ -61,8 +71,8 @@ def test_paths_are_stored_from_the_root(tmp_path, monkeypatch, name, value, stor
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     config = RunConfig()
-    if name == "distillation.unlabelled":
-        config = with_field(config, "distillation.teacher", "smt_tiny")
+    if name == "task.distillation.unlabelled":
+        config = with_field(config, "task.distillation.teacher", "smt_tiny")
     if name == "model.head_rows":
         config = with_field(config, "model.pretrained_path", "/weights.pth")
     found = with_absolute_paths(with_field(config, name, value))
@@ -134,8 +144,8 @@ def test_what_was_moved_is_said(moved_run, capsys, words):
     [
         ("data.source", "pipe:touch {mark}; cat /dev/null"),
         ("data.validation", "pipe:touch {mark}"),
-        ("distillation.teacher", "https://host.invalid/teacher.safetensors"),
-        ("distillation.teacher", "timm:hf-hub:somebody/model"),
+        ("task.distillation.teacher", "https://host.invalid/teacher.safetensors"),
+        ("task.distillation.teacher", "timm:hf-hub:somebody/model"),
         ("model.pretrained_path", "https://host.invalid/weights.pth"),
         ("model.name", "timm:hf-hub:somebody/model"),
     ],

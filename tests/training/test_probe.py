@@ -42,7 +42,7 @@ def test_memory_and_disk_are_those_of_the_run(tmp_path):
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert said["memory"] / 2**30 == pytest.approx(last["memory_gib"], rel=0.2)
     assert said["config"]["data"]["source"] == str(pictures)
-    assert (said["images"], said["updates_per_epoch"], said["epochs"], said["problems"]) == (64, 2, 2, 0)
+    assert (said["images"], said["updates_per_epoch"], said["updates"], said["problems"]) == (64, 2, 4, 0)
     assert said["hours"] == pytest.approx(64 * 2 / said["images_per_second"] / 3600)
     # Two checkpoints stay of the three that there are while one is written; the rest is small.
     stored = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
@@ -93,7 +93,7 @@ def test_it_foretells_the_run_and_leaves_its_random_state_alone(pictures, tmp_pa
     train(config)
     again = tiny_config(pictures, tmp_path / "two", schedule=dict(epochs=1, warmup_epochs=0))
     found = probe(again)
-    assert (found.images, found.updates_per_epoch, found.epochs, found.problems) == (24, 6, 1, 0)
+    assert (found.images, found.updates_per_epoch, found.updates, found.problems) == (24, 6, 6, 0)
     assert found.hours == pytest.approx(24 / found.images_per_second / 3600)
     train(again)
     weights = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two")]

@@ -15,8 +15,8 @@ def test_without_a_terminal_there_is_one_line_an_epoch():
         for step in range(1, 5):
             display.update(Counters(epoch=0, step=step), loss=1.0, lr=0.1, images_per_second=100.0, memory=0)
         display.validating(3, 10)
-        display.epoch_done(ENTRY | SPEED)
-        display.epoch_done(ENTRY | SPEED | {"epoch": 3, "skipped": 4})
+        display.validated(ENTRY | SPEED, ["val_loss", "top1"], 4)
+        display.validated(ENTRY | SPEED | {"epoch": 3, "step": 12, "skipped": 4}, ["val_loss", "top1"], 4)
     first, last = console.file.getvalue().splitlines()
     figures = "loss 0.5 · val_loss 0.25 · top1 97.5 · lr 1.0e-01 · 1,234 images/s · 1.2 GiB"
     assert first == f"epoch 2/3 · {figures} · 62.0 s, 0:01:02 left"

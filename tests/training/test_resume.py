@@ -53,7 +53,7 @@ def stop_at(monkeypatch, step):
 # Three updates an epoch: 24 images in batches of 4, two batches an update. So 4 is within an epoch and 3 at its end.
 @pytest.mark.parametrize(("step", "workers"), [(4, 0), (3, 0), (5, 2)])
 def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypatch, straight, step, workers):
-    parts = {**EVERYTHING, "data": {**EVERYTHING["data"], "workers": workers}}  # of which nothing may depend
+    parts = {**EVERYTHING, "data": {"workers": workers}}  # of which nothing may depend
     config = tiny_config(pictures, tmp_path / "stopped", **parts)
     with monkeypatch.context() as patch:
         stop_at(patch, step)
@@ -112,13 +112,13 @@ def test_learning_rates_behind_a_resume_are_those_of_the_uninterrupted_run(
 def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypatch, straight):
     config = tiny_config(pictures, tmp_path / "stopped", **EVERYTHING)
     with monkeypatch.context() as patch:
-        metrics = Classification.metrics  # not the look at the images before the first epoch
+        meter = Classification.meter  # not the look at the images before the first epoch
 
         def stopped(*args, **keywords):
             patch.setattr(TrainingDisplay, "validating", lambda *args: signal.raise_signal(signal.SIGTERM))
-            return metrics(*args, **keywords)
+            return meter(*args, **keywords)
 
-        patch.setattr(Classification, "metrics", stopped)
+        patch.setattr(Classification, "meter", stopped)
         with pytest.raises(Interrupted, match="stopped after step 3"):
             train(config, console=quiet())
     assert not (tmp_path / "stopped" / "best.safetensors").exists()

@@ -92,13 +92,13 @@ def test_a_skipped_update_moves_nothing(pictures, tmp_path, poison, reason, accu
 
 def nan_at(monkeypatch, steps):
     """The loss of these updates, counted from 1, is not a number."""
-    loss, count = Classification.loss, itertools.count(1)
+    losses, count = Classification.losses, itertools.count(1)
 
     def spoilt(self, model, batch):
-        value = loss(self, model, batch)
-        return value * math.nan if next(count) in steps else value
+        factor = math.nan if next(count) in steps else 1.0
+        return {name: factor * loss for name, loss in losses(self, model, batch).items()}
 
-    monkeypatch.setattr(Classification, "loss", spoilt)
+    monkeypatch.setattr(Classification, "losses", spoilt)
 
 
 def test_skipped_updates_are_counted_and_named_and_the_run_goes_on(pictures, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_skipped_updates_are_counted_and_named_and_the_run_goes_on(pictures, tmp
 
 def test_an_epoch_of_skipped_updates_stops_the_run(pictures, tmp_path, monkeypatch):
     nan_at(monkeypatch, range(1, 100))
-    with pytest.raises(TrainingError, match=r"every update of epoch 1 was skipped; no checkpoint was written yet"):
+    with pytest.raises(TrainingError, match=r"every update since step 0 was skipped; no checkpoint was written yet"):
         train(tiny_config(pictures, tmp_path / "run", loop=dict(max_skipped=50)), console=quiet())
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
@@ -174,8 +174,8 @@ def test_a_replay_names_images_and_buffers_that_are_not_finite(pictures, tmp_pat
 def test_a_replay_is_the_same_update_with_all_that_is_random(pictures, tmp_path):
     parts = dict(
         model=dict(drop_path_rate=0.3, drop_rate=0.3),
-        data=dict(mixup=0.5, cutmix=1.0),
-        loop=dict(class_weights="balanced", label_smoothing=0.1, channels_last=False),
+        task=dict(mixup=0.5, cutmix=1.0, class_weights="balanced", label_smoothing=0.1),
+        loop=dict(channels_last=False),
     )
     run, batches = start(tiny_config(pictures, tmp_path, **parts), tmp_path)
     update(run, [next(batches)])
@@ -204,7 +204,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
     torch.save({"config": ""}, tmp_path / "other.pt")
     assert main(["train", "--replay", str(tmp_path / "other.pt")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'other.pt'}: not a skipped update: it lacks batches, class_weights, classes" in line
+    assert f"{tmp_path / 'other.pt'}: not a skipped update: it lacks batches, built_as" in line
 
 
 @pytest.fixture(scope="module")
@@ -218,28 +218,37 @@ def skipped(pictures, tmp_path_factory):
 @pytest.mark.parametrize(
     ("part", "fields", "reason"),
     [
-        ("model", {"options": {"pretrained_cfg_overlay": {"url": "x"}}}, r"option pretrained_cfg_overlay says where"),
-        ("model", {"options": {"in_chans": 10**9}}, r"option in_chans has 1000000000, more than a network of the size"),
-        ("model", {"options": {"depths": [[2, 10**9]]}}, r"option depths has 1000000000, more than"),
         (
-            "model",
+            "built_as",
+            {"options": {"pretrained_cfg_overlay": {"url": "x"}}},
+            r"option pretrained_cfg_overlay says where",
+        ),
+        (
+            "built_as",
+            {"options": {"in_chans": 10**9}},
+            r"option in_chans has 1000000000, more than a network of the size",
+        ),
+        ("built_as", {"options": {"depths": [[2, 10**9]]}}, r"option depths has 1000000000, more than"),
+        (
+            "built_as",
             {"options": {"depths": [2, 60_000, 2, 2]}},
             r"it describes a far larger network than the \d+ tensors",
         ),
-        ("model", {"name": "nextvit_nano", "options": {}}, r"Missing key"),
+        ("built_as", {"name": "nextvit_nano", "options": {}}, r"Missing key"),
         ("model", {"name": "timm:hf-hub:somebody/net"}, r"its model.name would fetch 'timm:hf-hub:somebody/net'"),
         (
-            "distillation",
-            {"teacher": "timm:hf-hub:some/net"},
-            r"its distillation.teacher would fetch 'timm:hf-hub:some",
+            "task",
+            {"distillation": {"teacher": "timm:hf-hub:some/net"}},
+            r"its task.distillation.teacher would fetch 'timm:hf-hub:some",
         ),
-        ("data", {"mixup": "all"}, r"data.mixup 'all' must be"),
+        ("task", {"mixup": "all"}, r"task.mixup 'all' must be"),
     ],
 )
 def test_a_replay_builds_only_what_its_weights_fill(skipped, tmp_path, part, fields, reason):
-    file, config = tmp_path / "step.rank0.pt", json.loads(skipped["config"])
-    config[part] |= fields
-    torch.save({**skipped, "config": json.dumps(config)}, file)
+    file, stored = tmp_path / "step.rank0.pt", "built_as" if part == "built_as" else "config"
+    content = json.loads(skipped[stored])
+    (content if part == "built_as" else content[part]).update(fields)
+    torch.save({**skipped, stored: json.dumps(content)}, file)
     with pytest.raises(CheckpointError, match=rf"rank0.pt: cannot be replayed: .*{reason}"):
         list(replay_skipped(file))
 
@@ -254,11 +263,11 @@ import torch
 from convattn.classification.task import Classification
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
-loss, count = Classification.loss, itertools.count(1)
+losses, count = Classification.losses, itertools.count(1)
 def spoilt(self, model, batch):
-    value = loss(self, model, batch)
-    return value * math.nan if os.environ["RANK"] == "1" and next(count) == 2 else value
-Classification.loss = spoilt
+    factor = math.nan if os.environ["RANK"] == "1" and next(count) == 2 else 1.0
+    return {{name: factor * loss for name, loss in losses(self, model, batch).items()}}
+Classification.losses = spoilt
 train(config_from_json(Path({str(tmp_path / "config.json")!r}).read_text()))
 torch.distributed.destroy_process_group()
 """

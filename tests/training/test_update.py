@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convattn.data.loader import Batch
+from convattn.task import Batch
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
@@ -42,9 +42,9 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("parts", [{}, dict(data=dict(mixup=0.5, cutmix=1.0), loop=dict(accumulation=2))])
+@pytest.mark.parametrize("parts", [{}, dict(task=dict(mixup=0.5, cutmix=1.0), loop=dict(accumulation=2))])
 def test_the_device_is_waited_for_once_an_update(pictures, tmp_path, monkeypatch, parts):
-    loop = {"ema_decay": 0.9, "class_weights": "balanced", **parts.get("loop", {})}
+    loop = {"ema_decay": 0.9, **parts.get("loop", {})}
     optimizer = dict(name="sgd", lr=0.1, clip_grad=1.0)  # Adam keeps its counts on the CPU, where nobody waits
     config = tiny_config(pictures, tmp_path, **{**parts, "loop": loop}, optimizer=optimizer)
     run, batches = start(config, tmp_path)
@@ -121,7 +121,7 @@ EMPTY = """
 import sys, torch
 from dataclasses import replace
 from pathlib import Path
-from convattn.data.loader import Batch
+from convattn.task import Batch
 from convattn.training.config_json import config_from_json
 from convattn.training.processes import Processes
 from convattn.training.run import Run

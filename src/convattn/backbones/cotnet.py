@@ -27,7 +27,7 @@ from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
 from convattn.nearest import nearest
-from convattn.ops.chain import as_linear, fold_chain
+from convattn.ops.fold import as_linear, fold_chain
 
 __all__ = ["CoTNet", "CoTNetConfig"]
 

@@ -33,7 +33,7 @@ from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
 from convattn.mixers.efficient_attention import TOKEN_POOLS, EfficientAttention
 from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
-from convattn.ops.fold_norm import TrunkBatchNorm2d, fold_conv_norm, fold_norms_linear
+from convattn.ops.fold import TrunkBatchNorm2d, fold_chain, fold_norms_linear
 from convattn.ops.linear import Linear2d
 
 __all__ = ["NextViT", "NextViTConfig"]
@@ -147,7 +147,7 @@ class ConvUnit(nn.Module):
 
     def fused(self) -> nn.Module:
         """The inference form: batch norm folded into the convolution."""
-        return nn.Sequential(*fold_conv_norm(self.conv, self.norm), deepcopy(self.act))
+        return fold_chain(nn.Sequential(self.conv, self.norm, self.act))
 
 
 class Stem(nn.Sequential):
@@ -187,7 +187,7 @@ class ChannelEmbed(nn.Module):
         """The inference form: batch norm folded into the 1×1 convolution, as a linear layer."""
         if not isinstance(self.conv, nn.Conv2d):
             return nn.Identity()
-        return nn.Sequential(deepcopy(self.pool), *fold_conv_norm(self.conv, self.norm))
+        return nn.Sequential(deepcopy(self.pool), *fold_chain(nn.Sequential(self.conv, self.norm)))
 
 
 class NextConvBlock(nn.Module):

@@ -6,6 +6,7 @@
 The levels of the pyramid are the outputs of the stages. Layout is channels-last inside, whatever the input's.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from convattn.backbones.recompute import recompute
 
-__all__ = ["Pyramid", "Stage", "check_images", "check_options"]
+__all__ = ["Pyramid", "Stage", "check_images", "check_options", "pool_for"]
 
 torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
@@ -81,9 +82,9 @@ class Pyramid(nn.Module):
         check_options(num_classes, global_pool, drop_rate)
         self.in_chans = in_chans
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.drop_rate = drop_rate
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=dim, reduction=reduction, module=f"stages.{index}")
             for index, (dim, reduction) in enumerate(zip(dims, reductions, strict=True))
         ]
@@ -91,6 +92,7 @@ class Pyramid(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.norm = nn.Identity() if norm is None else norm
         self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> the normalised last level (B, C, H', W')."""
@@ -153,6 +155,7 @@ class Pyramid(nn.Module):
         if prune_norm or deepest < len(self.stages) - 1:
             self.norm = nn.Identity()
         self.stages = self.stages[: deepest + 1]
+        self.num_features = self.head.in_features = self.feature_info[deepest]["num_chs"]
         if prune_head:
             self.reset_classifier(0, "")
         return wanted
@@ -162,10 +165,16 @@ class Pyramid(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
-        check_options(num_classes, self.head.global_pool.pool_type if global_pool is None else global_pool)
+        """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it.
+
+        A model without pooling averages from here on if it gets classes; a warning says so.
+        """
+        global_pool = pool_for(num_classes, self.head.global_pool.pool_type, global_pool)
         self.num_classes = num_classes
+        like = next(self.head.parameters(), next(self.parameters()))  # a head without weights has no place or type
         self.head.reset(num_classes, pool_type=global_pool)
+        self.head.to(like)
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks of every stage in backward instead of keeping their activations."""
@@ -245,3 +254,20 @@ def check_options(
         ) from None
     if global_pool == "" and num_classes:
         raise ValueError("global_pool '' leaves a map, which a classifier cannot take; give num_classes=0")
+
+
+def pool_for(num_classes: int, current: str, wanted: str | None) -> str:
+    """The pooling of a head that gets `num_classes`: the wanted or else the current one, or the mean if that is none.
+
+    Raises:
+        ValueError: as `check_options`.
+    """
+    pool = current if wanted is None else wanted
+    if wanted is None and not pool and num_classes:
+        warnings.warn(
+            f"reset_classifier({num_classes}) of a model without pooling: it averages now, as with global_pool='avg'",
+            stacklevel=3,
+        )
+        pool = "avg"
+    check_options(num_classes, pool)
+    return pool

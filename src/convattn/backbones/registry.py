@@ -6,10 +6,12 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -32,6 +34,7 @@ from convattn.weights.read import read_checkpoint
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = [
+    "UnknownOption",
     "create_model",
     "image_size_of",
     "is_network_option",
@@ -48,6 +51,10 @@ _PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter", flatten_s
 _TIMM = "timm:"  # in front of a name: timm's
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 _FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
+
+
+class UnknownOption(ValueError, TypeError):
+    """A keyword that a model does not have: a wrong value as elsewhere here, a `TypeError` to callers of timm."""
 
 
 def list_models(filter: str = "*") -> list[str]:
@@ -101,7 +108,7 @@ def create_model(
             where there are as many, or fresh ones.
         classes: names of the classes; ImageNet's synsets (`n01440764`) find their outputs in a file of 21,841.
         **overrides: options of the model (`in_chans`, `drop_path_rate`, `global_pool`, and the fields of its family's
-            configuration).
+            configuration); `device` and `dtype` say where and in which type it is built.
 
     Raises:
         ValueError: for an unknown name, tag or option, naming the nearest; CheckpointError (a ValueError) when the
@@ -275,11 +282,16 @@ def _entry(
         if head_rows is not None and path is None:
             raise ValueError(f"head_rows needs a file: give {name} pretrained=True or pretrained_path")
 
-        def build(cfg: Any, **model_options: Any) -> nn.Module:
+        def build(cfg: Any, device: Any = None, dtype: torch.dtype | None = None, **model_options: Any) -> nn.Module:
             for key in model_options.keys() - options:  # timm's factory has taken out what it knows
-                raise ValueError(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
+                raise UnknownOption(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
             check_options(**{key: model_options[key] for key in _CHECKED & model_options.keys()})
-            model = model_class(cfg=cfg, **model_options)
+
+            def network(cfg: Any) -> nn.Module:
+                with nullcontext() if device is None else torch.device(device):
+                    return model_class(cfg=cfg, **model_options).to(dtype=dtype)
+
+            model = network(cfg)
             if path is None:
                 return model
             content = read_checkpoint(path)
@@ -289,7 +301,7 @@ def _entry(
                 said = f"{path}: has {stated}, unlike {name}; the model is built as the file says"
                 warnings.warn(said, WeightsNote, stacklevel=2)
                 try:
-                    model = model_class(cfg=dataclasses.replace(cfg, **found), **model_options)
+                    model = network(dataclasses.replace(cfg, **found))
                 except ValueError as error:
                     raise CheckpointError(f"{path}: has {stated}, which {name} cannot: {error}") from None
                 vars(model)["options_of_file"] = found

@@ -12,7 +12,7 @@ import torch.fx
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from convattn.backbones.pyramid import check_images, check_options
+from convattn.backbones.pyramid import check_images, pool_for
 from convattn.backbones.recompute import Recomputed
 
 __all__ = ["TimmNetwork", "check_output_stride"]
@@ -83,9 +83,8 @@ class TimmNetwork:
         return [self.get_submodule(f"layer{number}") for number in (1, 2, 3, 4)]  # type: ignore[attr-defined]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one, and the pooling if given; 0 classes remove it."""
-        pool: str = self.global_pool.pool_type if global_pool is None else global_pool  # type: ignore[attr-defined]
-        check_options(num_classes, pool)
+        """Replace the classifier by a fresh one, and the pooling if given; see `Pyramid.reset_classifier`."""
+        pool = pool_for(num_classes, self.global_pool.pool_type, global_pool)  # type: ignore[attr-defined]
         super().reset_classifier(num_classes, pool)  # type: ignore[misc]
 
     def no_weight_decay(self) -> set[str]:

@@ -18,21 +18,25 @@ from convattn.bench.latency import Interrupted, Latency, measure_latency
 from convattn.bench.memory import MemoryMeter, cuda_peak_bytes
 from convattn.bench.runtimes import (
     PYTORCH,
-    RUNTIMES,
     Call,
     Setting,
     check_precision,
     check_runtime,
+    exported_call,
     file_call,
     pytorch_calls,
+    run_by,
+    runtime_names,
     write_file,
 )
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
+from convattn.deploy.load import ExportedModel
+from convattn.saved import open_model
+from convattn.sizes import Size, input_shape
 
-__all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads"]
+__all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads", "usual_size"]
 
-_FILES = {".safetensors", ".pth", *(format.SUFFIX for format in FORMATS.values())}
 _REST = 0.02  # seconds: the idle threads of other candidates have stopped spinning then
 
 
@@ -42,7 +46,7 @@ class _Candidate:
 
     model: str
     runtime: str
-    cost: Count
+    cost: Count | None  # None: of an exported file nothing can be counted
     calls: dict[str, Call]  # by layout
     path: Path | None = None  # of the file it runs
 
@@ -66,7 +70,7 @@ def benchmark(
     runtimes: Sequence[str] = ("eager", "fused", "prepacked"),
     precisions: Sequence[str] = ("fp32",),
     batch_sizes: Sequence[int] = (1,),
-    image_sizes: Sequence[int] = (224,),
+    image_sizes: Sequence[Size] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     repeats: int = 30,
@@ -75,18 +79,19 @@ def benchmark(
     memory: bool = True,
     progress: Callable[[str], None] = lambda doing: None,
 ) -> BenchmarkTable:
-    """Time models side by side on this machine, with fresh weights (speed does not depend on them).
+    """Time models side by side on this machine, those that are named with fresh weights: speed does not depend on them.
 
     PyTorch's runtimes take turns with one another, and so do the models in each other runtime, which has threads of
     its own. Set the allocator's environment for steady times (`convattn bench` does).
 
     Args:
-        models: names, `timm:NAME` for timm's.
+        models: names (`timm:NAME` for timm's), run folders, model files and exported files. An exported file is timed
+            as it is, in its own runtime whatever `runtimes` are.
         runtimes: ways to run each: eager (the better of contiguous and channels-last images), fused, prepacked,
             compile, onnxruntime, and the other formats that `export` knows. Inference forms are compiled and exported.
         precisions: fp32, bf16, fp16, int8; of weights and images in PyTorch's runtimes, of the file in the others.
         batch_sizes: images per call.
-        image_sizes: heights, and widths, in pixels.
+        image_sizes: each a side in pixels, (height, width) or (channels, height, width); by default `usual_size`.
         device: "cpu", or "cuda" for PyTorch's runtimes on a GPU.
         threads: of PyTorch and the other runtimes; as they are set by default.
         repeats: timed calls of each.
@@ -105,7 +110,7 @@ def benchmark(
     """
     settings = [
         Setting(precision, batch, size, device)
-        for size, batch, precision in product(image_sizes, batch_sizes, precisions)
+        for size, batch, precision in product(image_sizes or [usual_size(models)], batch_sizes, precisions)
     ]
     return measure_settings(
         models,
@@ -135,7 +140,8 @@ def measure_settings(
     """`benchmark` for these settings instead of all combinations."""
     models = list(dict.fromkeys([*models, *([reference] if reference else [])]))
     runtimes, settings = list(dict.fromkeys(runtimes)), list(dict.fromkeys(settings))
-    _check(models, settings, runtimes, threads, repeats, warmup)
+    files = _check(models, settings, runtimes, threads, repeats, warmup)
+    named = [name for name in models if name not in files]
     rows: list[BenchmarkRow] = []
     gaps: list[NotMeasured] = []
     interrupted = False
@@ -144,11 +150,13 @@ def measure_settings(
         try:
             for setting in settings:
                 run = _Run(setting, repeats, warmup, meter, progress, rows, gaps)
-                for group in _groups(runtimes):
-                    _measure_group(_candidates(models, group, reference), run)
+                for group in _groups(list(dict.fromkeys([*runtimes, *files.values()]))):
+                    wanted = _candidates(named, [runtime for runtime in group if runtime in runtimes], reference)
+                    _measure_group(wanted + [pair for pair in files.items() if pair[1] in group], run)
         except KeyboardInterrupt:
             interrupted = True
-    rows.sort(key=lambda row: (settings.index(row.setting), models.index(row.model), RUNTIMES.index(row.runtime)))
+    order = runtime_names()
+    rows.sort(key=lambda row: (settings.index(row.setting), models.index(row.model), order.index(row.runtime)))
     table = BenchmarkTable(tuple(rows), environment, reference, tuple(gaps), interrupted)
     if interrupted:
         raise Interrupted(table)
@@ -174,16 +182,16 @@ def _check(
     threads: int | None,
     repeats: int,
     warmup: int,
-) -> None:
-    """Refuse a request before anything is measured."""
+) -> dict[str, str]:
+    """Refuse a request before anything is measured; returns which models are exported files, and what runs each."""
     if not models or not runtimes or not settings:
         raise ValueError("nothing to measure: give at least one model, runtime, precision, batch and image size")
     for runtime in runtimes:
         check_runtime(runtime)
     for setting in settings:
         check_precision(setting.precision)
-        if setting.batch_size < 1 or setting.image_size < 1:
-            raise ValueError(f"batch {setting.batch_size} and image size {setting.image_size} must be 1 or more")
+        if setting.batch_size < 1:
+            raise ValueError(f"batch {setting.batch_size} must be 1 or more")
         if setting.device not in ("cpu", "cuda"):
             raise ValueError(f"device {setting.device!r} is unknown; choose cpu or cuda")
         if setting.device == "cuda" and not torch.cuda.is_available():
@@ -191,13 +199,28 @@ def _check(
     check_threads(threads)
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
-    with torch.device("meta"):
-        for name in models:
-            if "/" in name or Path(name).suffix in _FILES:
-                raise ValueError(
-                    f"{name}: models are timed by name, with random weights; give the name of the one in it"
-                )
-            create_model(name)
+    files = {}
+    for name in models:
+        if _is_place(name):
+            model = open_model(name)
+            if isinstance(model, ExportedModel):
+                files[name] = run_by(model.format)
+        else:
+            with torch.device("meta"):
+                create_model(name)
+    return files
+
+
+def usual_size(models: Sequence[str]) -> Size:
+    """The size of images that the first model file among these takes; 224 where all are names."""
+    place = next((name for name in models if _is_place(name)), None)
+    return 224 if place is None else input_shape(open_model(place))
+
+
+def _is_place(name: str) -> bool:
+    """Whether a model is told by where it is, not by its name."""
+    suffixes = {".safetensors", *(format.SUFFIX for format in formats().values())}
+    return not name.startswith("timm:") and ("/" in name or Path(name).suffix in suffixes or Path(name).exists())
 
 
 def check_threads(number: int | None) -> None:
@@ -244,8 +267,10 @@ def _measure_group(wanted: Sequence[tuple[str, str]], run: _Run) -> None:
 
 
 def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candidate:
-    model = create_model(name).eval()
-    cost = count(model, (3, setting.image_size, setting.image_size))
+    model = open_model(name, pretrained=False)
+    if isinstance(model, ExportedModel):
+        return _Candidate(name, runtime, None, {"": exported_call(model, setting)}, model.path)
+    cost = count(model, setting.shape)
     if runtime in PYTORCH:
         calls, path = pytorch_calls(model, runtime, setting), None
     else:
@@ -294,14 +319,16 @@ def _rows(candidates: Sequence[_Candidate], latencies: Sequence[Latency], settin
 
 
 def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting) -> BenchmarkRow:
-    published = published_accuracy(candidate.model, setting.image_size)
+    size, published = setting.image_size, None
+    if isinstance(size, int) and not _is_place(candidate.model):
+        published = published_accuracy(candidate.model, size)
     return BenchmarkRow(
         candidate.model,
         candidate.runtime,
         setting,
         layout,
-        candidate.cost.parameters,
-        candidate.cost.macs,
+        candidate.cost.parameters if candidate.cost else None,
+        candidate.cost.macs if candidate.cost else None,
         replace(latency, name=f"{candidate.model}, {candidate.runtime}"),
         top1=published.top1 if published else None,
         source=published.source if published else "",
@@ -311,7 +338,7 @@ def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting)
 def _peak_bytes(candidate: _Candidate, layout: str, setting: Setting, meter: MemoryMeter) -> int | None:
     if setting.device == "cuda":
         size = 4 if setting.precision == "fp32" else 2
-        return cuda_peak_bytes(candidate.calls[layout], size * candidate.cost.parameters)
+        return cuda_peak_bytes(candidate.calls[layout], size * candidate.cost.parameters if candidate.cost else 0)
     return meter.peak_bytes(candidate.model, candidate.runtime, setting, layout=layout, path=candidate.path)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from convattn.sizes import Size, input_shape
 from convattn.walk import probe
 
 __all__ = ["Count", "CountRow", "count"]
@@ -43,9 +44,7 @@ class Count:
     rows: tuple[CountRow, ...]  # stem, stages, head: the top level, stages one by one
 
 
-def count(
-    model: nn.Module, input_size: tuple[int, ...] | None = None, style: Literal["full", "published"] = "full"
-) -> Count:
+def count(model: nn.Module, input_size: Size | None = None, style: Literal["full", "published"] = "full") -> Count:
     """Count what `model` holds and does for one image.
 
     The arithmetic is followed operator by operator on shapes alone, so nothing is computed and a large model or image
@@ -54,7 +53,7 @@ def count(
 
     Args:
         model: any model of images; it is left as it is.
-        input_size: (channels, height, width); by default what the model's weights expect.
+        input_size: a side, (height, width) or (channels, height, width); by default what the model's weights expect.
         style: "full" counts every product, those inside attention and custom kernels included. "published" counts what
             most papers print: convolutions and linear layers only. Like the counters in use (thop), it passes over a
             module with a kernel of its own: its products, and the parameters that are not its children's.
@@ -64,12 +63,9 @@ def count(
     """
     if style not in ("full", "published"):
         raise ValueError(f"style {style!r} is unknown; choose full or published")
-    size = tuple(input_size or _expected_input(model))
-    if len(size) != 3:
-        raise ValueError(f"input_size {size} must be (channels, height, width)")
-    meta = probe(model).requires_grad_(
-        False
-    )  # torch's counter stumbles over a parameter that a module returns as it is
+    size = input_shape(model, input_size)
+    # torch's counter stumbles over a parameter that a module returns as it is
+    meta = probe(model).requires_grad_(False)
     shapes: dict[str, tuple[int, ...]] = {}
     activations = 0
     kernel_macs: dict[str, int] = {}
@@ -120,15 +116,6 @@ def count(
         for name, module in parts.items()
     )
     return Count(_parameters(meta), macs_of.get("Global", 0) + sum(added.values()), activations, rows)
-
-
-def _expected_input(model: nn.Module) -> tuple[int, ...]:
-    expected: Any = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    if expected is None:
-        raise ValueError(
-            f"{type(model).__name__} does not say what input it expects; give input_size=(channels, height, width)"
-        )
-    return getattr(model, "in_chans", expected[0]), *expected[1:]
 
 
 def _macs(flops_of_ops: dict[Any, int], style: str) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable
+from convattn.sizes import Size
 
 __all__ = ["BATCHES", "SIZES", "Exponent", "Growth", "fit_exponent", "growth_of", "growth_settings"]
 
@@ -33,7 +34,7 @@ class Growth:
     runtime: str
     precision: str
     over: Literal["pixels", "batch"]
-    at: tuple[int, ...]  # height and width in pixels, or images
+    at: tuple[int | str, ...]  # sides in pixels or "224 x 320", or images
     median_ms: tuple[float, ...]
     peak_bytes: tuple[int | None, ...]
     time: Exponent
@@ -41,7 +42,9 @@ class Growth:
     macs: Exponent  # multiply-adds, counted
 
 
-def growth_settings(sizes: Sequence[int], batches: Sequence[int], precision: str, device: str = "cpu") -> list[Setting]:
+def growth_settings(
+    sizes: Sequence[Size], batches: Sequence[int], precision: str, device: str = "cpu"
+) -> list[Setting]:
     """Every size at the first batch, and every batch at the first size."""
     settings = [Setting(precision, batches[0], size, device) for size in sizes]
     return settings + [Setting(precision, batch, sizes[0], device) for batch in batches[1:]]
@@ -68,10 +71,11 @@ def fit_exponent(xs: Sequence[float], ys: Sequence[float]) -> Exponent:
 def growth_of(table: BenchmarkTable) -> list[Growth]:
     """A fit for every model and runtime that was measured at three sizes of one batch, or three batches of one size."""
     found = []
-    keys = dict.fromkeys((row.model, row.runtime, row.setting.precision) for row in table.rows)
+    counted = [row for row in table.rows if row.macs is not None]
+    keys = dict.fromkeys((row.model, row.runtime, row.setting.precision) for row in counted)
     for model, runtime, precision in keys:
         rows = [
-            row for row in table.rows if (row.model, row.runtime, row.setting.precision) == (model, runtime, precision)
+            row for row in counted if (row.model, row.runtime, row.setting.precision) == (model, runtime, precision)
         ]
         first = rows[0].setting
         sizes = [row for row in rows if row.setting.batch_size == first.batch_size]
@@ -85,20 +89,23 @@ def growth_of(table: BenchmarkTable) -> list[Growth]:
 
 def _growth(rows: Sequence[BenchmarkRow], over: Literal["pixels", "batch"]) -> Growth:
     is_size = over == "pixels"
-    at = [row.setting.image_size if is_size else row.setting.batch_size for row in rows]
-    xs = [x**2 if is_size else x for x in at]
+    xs = [math.prod(row.setting.shape[1:]) if is_size else row.setting.batch_size for row in rows]
     first = rows[0]
-    weights = _BYTES[first.setting.precision] * first.parameters
+    weights = _BYTES[first.setting.precision] * (first.parameters or 0)
     besides = [row.peak_bytes - weights for row in rows if row.peak_bytes is not None and row.peak_bytes > weights]
     return Growth(
         first.model,
         first.runtime,
         first.setting.precision,
         over,
-        tuple(at),
+        tuple(_side(row.setting) if is_size else row.setting.batch_size for row in rows),
         tuple(row.latency.median_ms for row in rows),
         tuple(row.peak_bytes for row in rows),
         time=fit_exponent(xs, [row.latency.median_ms for row in rows]),
         memory=fit_exponent(xs, besides) if len(besides) == len(xs) else None,
-        macs=fit_exponent(xs, [row.macs * row.setting.batch_size for row in rows]),
+        macs=fit_exponent(xs, [(row.macs or 0) * row.setting.batch_size for row in rows]),
     )
+
+
+def _side(setting: Setting) -> int | str:
+    return setting.image_size if isinstance(setting.image_size, int) else setting.size_text

@@ -25,9 +25,9 @@ from typing import Any, Self
 
 import torch
 
-from convattn.backbones.registry import create_model
 from convattn.bench.allocator import SETTINGS
 from convattn.bench.runtimes import PYTORCH, Call, Setting, file_call, pytorch_calls
+from convattn.saved import open_model
 
 __all__ = ["MemoryMeter", "cuda_peak_bytes", "serve"]
 
@@ -65,8 +65,8 @@ class MemoryMeter:
         """Bytes above the floor while the model runs; None where the system or the runtime gives no figure.
 
         Args:
-            model: its name.
-            runtime: one of `RUNTIMES`. `compile` has no figure: its compiler would run once more.
+            model: its name, or where it is.
+            runtime: one of `runtime_names()`. `compile` has no figure: its compiler would run once more.
             setting: what to run it on.
             layout: of the images, for PyTorch's runtimes.
             path: the file to run, for the others.
@@ -139,7 +139,7 @@ def _preparation(request: dict[str, Any]) -> Callable[[], Call]:
     setting, runtime = Setting(**request["setting"]), request["runtime"]
     if runtime not in PYTORCH:
         return lambda: file_call(Path(request["path"]), runtime, setting)
-    return lambda: pytorch_calls(create_model(request["model"]).eval(), runtime, setting)[request["layout"]]
+    return lambda: pytorch_calls(open_model(request["model"], pretrained=False), runtime, setting)[request["layout"]]
 
 
 def _settle(libc: ctypes.CDLL) -> int:

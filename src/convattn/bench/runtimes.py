@@ -14,25 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.compile import compiled
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.fuse import fuse
+from convattn.deploy.load import ExportedModel
 from convattn.deploy.prepack import prepack
 from convattn.deploy.runtimes.runtime import Precision, Request
 from convattn.nearest import nearest
+from convattn.sizes import Size, image_shape
 from convattn.walk import copied
 
 __all__ = [
     "PRECISIONS",
     "PYTORCH",
-    "RUNTIMES",
     "Call",
     "Setting",
     "Unavailable",
     "check_precision",
     "check_runtime",
+    "exported_call",
     "file_call",
     "pytorch_calls",
     "pytorch_form",
+    "run_by",
+    "runtime_names",
     "write_file",
 ]
 
@@ -41,7 +45,6 @@ Call = Callable[[], object]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 PYTORCH = ("eager", "fused", "prepacked", "compile")
 _FORMAT_RUN_BY = {"onnxruntime": "onnx"}  # where a runtime is not called like the format it runs
-RUNTIMES = (*PYTORCH, *_FORMAT_RUN_BY, *(name for name in FORMATS if name not in _FORMAT_RUN_BY.values()))
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _OF_PYTORCH = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
@@ -59,22 +62,43 @@ class Setting:
 
     precision: str = "fp32"
     batch_size: int = 1
-    image_size: int = 224  # height and width in pixels
+    image_size: Size = 224  # pixels; the side of square RGB images, else (channels, height, width)
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        channels, height, width = shape = image_shape(self.image_size, called="image size")
+        object.__setattr__(self, "image_size", height if channels == 3 and height == width else shape)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return image_shape(self.image_size)
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, as in "224" or "224 x 320"."""
+        channels, *sides = self.shape
+        if isinstance(self.image_size, int):
+            return str(self.image_size)
+        return " x ".join(map(str, sides if channels == 3 else self.shape))
+
     def images(self) -> Tensor:
-        """Random images (B, 3, H, W), float32, on the CPU."""
-        shape = (self.batch_size, 3, self.image_size, self.image_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        """Random images (B, C, H, W), float32, on the CPU."""
+        return torch.randn((self.batch_size, *self.shape), generator=torch.Generator().manual_seed(0))
 
     def __str__(self) -> str:
-        return f"batch {self.batch_size}, {self.image_size} px, {self.precision}, {self.device}"
+        return f"batch {self.batch_size}, {self.size_text} px, {self.precision}, {self.device}"
+
+
+def runtime_names() -> tuple[str, ...]:
+    """All that can be compared, in the order of the tables."""
+    return (*PYTORCH, *_FORMAT_RUN_BY, *(name for name in formats() if name not in _FORMAT_RUN_BY.values()))
 
 
 def check_runtime(name: str) -> None:
-    """Raises ValueError for a name that is not in `RUNTIMES`."""
-    if name not in RUNTIMES:
-        raise ValueError(f"runtime {name!r} is unknown; {nearest(name, RUNTIMES)}")
+    """Raises ValueError for a name that is not in `runtime_names()`."""
+    if name not in runtime_names():
+        raise ValueError(f"runtime {name!r} is unknown; {nearest(name, runtime_names())}")
 
 
 def check_precision(name: str) -> None:
@@ -147,7 +171,7 @@ def write_file(model: nn.Module, runtime: str, setting: Setting, folder: Path) -
             not installed. Whatever the runtime's converter raises.
     """
     name = _FORMAT_RUN_BY.get(runtime, runtime)
-    format = FORMATS[name]
+    format = formats()[name]
     if setting.precision not in format.PRECISIONS:
         raise Unavailable(f"{name} files are written in {', '.join(format.PRECISIONS)}, not {setting.precision}")
     if setting.device != "cpu":
@@ -160,12 +184,32 @@ def write_file(model: nn.Module, runtime: str, setting: Setting, folder: Path) -
     return path
 
 
+def run_by(format: str) -> str:
+    """The name of the runtime that runs files of a format."""
+    return next((runtime for runtime, name in _FORMAT_RUN_BY.items() if name == format), format)
+
+
+def exported_call(model: ExportedModel, setting: Setting) -> Call:
+    """A call without arguments of an exported file as it is.
+
+    Raises:
+        Unavailable: if it is in another precision, or is not run on this device.
+    """
+    known = model.metadata
+    if known is not None and known.precision != setting.precision:
+        raise Unavailable(f"the file is in {known.precision}")
+    if setting.device != "cpu":
+        raise Unavailable("files are measured on the CPU")
+    images = setting.images()
+    return lambda: model(images)
+
+
 def file_call(path: Path, runtime: str, setting: Setting) -> Call:
     """A call without arguments that runs the file; the session has as many threads as PyTorch.
 
     Raises:
         CannotRunHere: if this machine cannot. MissingExtra: if the runtime is not installed.
     """
-    run = FORMATS[_FORMAT_RUN_BY.get(runtime, runtime)].open_file(path)
+    run = formats()[_FORMAT_RUN_BY.get(runtime, runtime)].open_file(path)
     images = setting.images()
     return lambda: run(images)

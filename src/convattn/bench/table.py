@@ -21,8 +21,8 @@ class BenchmarkRow:
     runtime: str
     setting: Setting
     layout: str  # of the images, for PyTorch's runtimes: the faster one for `eager`
-    parameters: int
-    macs: int  # of one image
+    parameters: int | None  # these two None of an exported file
+    macs: int | None  # of one image
     latency: Latency  # of a batch
     peak_bytes: int | None = None  # weights and what a call needs besides
     top1: float | None = None  # percent, as published for this image size
@@ -33,8 +33,10 @@ class BenchmarkRow:
         return 1000 * self.setting.batch_size / self.latency.median_ms
 
     @property
-    def nanoseconds_per_mmac(self) -> float:
-        """Time per million multiply-adds."""
+    def nanoseconds_per_mmac(self) -> float | None:
+        """Time per million multiply-adds, where those are known."""
+        if self.macs is None:
+            return None
         return 1e12 * self.latency.median_ms / (self.macs * self.setting.batch_size)
 
 
@@ -67,7 +69,8 @@ class BenchmarkTable:
         runtime = COMPARED_WITH.get(row.runtime, row.runtime)
         for other in self.rows:
             if (other.model, other.runtime, other.setting) == (self.reference, runtime, row.setting):
-                return row.nanoseconds_per_mmac / other.nanoseconds_per_mmac
+                mine, theirs = row.nanoseconds_per_mmac, other.nanoseconds_per_mmac
+                return None if mine is None or theirs is None else mine / theirs
         return None
 
     def settings(self) -> list[Setting]:
@@ -94,8 +97,8 @@ class BenchmarkTable:
             f"{row.images_per_second:.1f}",
             "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}",
             "-" if time.page_faults is None else f"{time.page_faults:.0f}",
-            f"{row.macs / 1e9:.2f}" if row.macs >= 1e9 else f"{row.macs / 1e9:.4f}",
-            f"{row.parameters / 1e6:.1f}",
+            "-" if row.macs is None else f"{row.macs / 1e9:.{2 if row.macs >= 1e9 else 4}f}",
+            "-" if row.parameters is None else f"{row.parameters / 1e6:.1f}",
             *over,
             "-" if row.top1 is None else f"{row.top1:.1f}",
         )

@@ -1,19 +1,19 @@
 """How good a classifier is on a set of labelled images, and what it said of each of them."""
 
 import math
-import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convattn.classification.calibration import calibration_error
-from convattn.classification.scores import evaluating, judge, widest_float
-from convattn.data.loader import Batch
+from convattn.classification.scores import judge, widest_float
+from convattn.evaluation import measure
+from convattn.task import Batch
 
-__all__ = ["ClassResult", "Evaluation", "evaluate", "wilson_interval"]
+__all__ = ["ClassResult", "Evaluation", "Ranking", "evaluate", "wilson_interval"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,7 @@ class ClassResult:
     label: int
     images: int
     right: int
-    confused_with: (
-        int | None
-    )  # the wrong class most often predicted, the first of those that tie; None without mistakes
+    confused_with: int | None  # the wrong class most often predicted, the first of those that tie; None if all is right
     confused: int  # how often
 
     @property
@@ -48,9 +46,6 @@ class Evaluation:
     ranked: Tensor  # (N, topk_size) int64: the most probable classes, the first is the prediction
     probabilities: Tensor  # (N, topk_size) float32, theirs
     paths: list[str]  # N names
-    images_per_second: float  # of all processes together, loading included
-    model_images_per_second: float  # the same without loading: copying to the device, the model, copying back
-    unreadable: dict[str, str]  # file -> why; not among the N
 
     @property
     def predictions(self) -> Tensor:
@@ -90,39 +85,71 @@ class Evaluation:
         return results
 
 
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    device: torch.device | str = "cpu",
-    *,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    on_batch: Callable[[int], None] | None = None,
-    gather: Callable[[list], list] | None = None,
-) -> Evaluation:
-    """Run `model` over every batch of `loader`. The model is left in the mode it came in.
-
-    Of several processes each takes its share of the images (`evaluation_loader(…, rank=…, replicas=…)`), and all return
-    the same result, which is that of one process. (Where an unreadable image stood in its batch is found by comparing
-    names; in data that is not sorted by name its neighbours in the batch may trade places.)
-
-    Args:
-        model: images (B, 3, H, W) -> logits (B, classes), on `device`.
-        loader: batches in a fixed order (`evaluation_loader`).
-        device: where the batches go.
-        autocast: makes the context in which the model runs, for lower precision.
-        memory_format: of the images; that of the model's weights.
-        on_batch: called with the number of images after each batch.
-        gather: of several processes: joins the lists that each gives, in the order of their ranks, for all of them
-            (`accelerate.utils.gather_object`).
+def evaluate(model: nn.Module, loader: Iterable[Batch], device: torch.device | str = "cpu", **how: Any) -> Evaluation:
+    """What `model` says of every image of `loader`; arguments as of `convattn.evaluation.measure`.
 
     Raises:
         ValueError: if there is no readable image, or a label lies outside the model's classes.
     """
-    with evaluating(model):
-        share = _run(model, loader, torch.device(device), autocast, memory_format, on_batch)
-    return _summary([share] if gather is None else gather([share]))
+    ranking = Ranking()
+    measure(model, loader, ranking, device, **how)
+    return ranking.evaluation(ranking.parts())
+
+
+class Ranking:
+    """Keeps of each image what the model said of it: the meter behind `Evaluation`."""
+
+    def __init__(self) -> None:
+        self._num_classes = 0
+        self._ranked: list[Tensor] = []  # (B, k) int64 each: the most probable classes
+        self._probabilities: list[Tensor] = []  # (B, k) float32 each, theirs
+        self._losses: list[Tensor] = []  # (B,) each
+        self._labels: list[Tensor] = []  # (B,) each
+        self._paths: list[str] = []
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Keep what matters of a batch by its logits (B, classes)."""
+        ranked, losses = judge(outputs, batch.targets)
+        k, self._num_classes = ranked.shape[1], outputs.shape[1]
+        probabilities = outputs.softmax(dim=1).gather(1, ranked)
+        parts, wide = (ranked, probabilities, losses[:, None], batch.targets[:, None]), widest_float(outputs.device)
+        together = torch.cat([part.to(wide) for part in parts], dim=1)
+        ranked, probabilities, losses, labels = together.cpu().split([k, k, 1, 1], dim=1)  # waits for the device, once
+        self._ranked.append(ranked.long())
+        self._probabilities.append(probabilities.float())
+        self._losses.append(losses[:, 0].double())
+        self._labels.append(labels[:, 0].long())
+        self._paths += batch.paths
+
+    def parts(self) -> dict[str, Any]:
+        """Lists in the order of the images."""
+        lists = (self._ranked, self._probabilities, self._losses, self._labels, self._paths)
+        return dict(zip(("ranked", "probabilities", "losses", "labels", "paths"), lists, strict=True))
+
+    def result(self, parts: Mapping[str, Any]) -> dict[str, float]:
+        """The figures, as `Scores` has them."""
+        found = self.evaluation(parts)
+        return {"val_loss": found.loss, "top1": found.top1, "top5": found.top5}
+
+    def evaluation(self, parts: Mapping[str, Any]) -> Evaluation:
+        """All of it; raises ValueError where there was no image."""
+        if not parts["paths"]:
+            raise ValueError("nothing to evaluate: the data set has no readable image")
+        names = ("ranked", "probabilities", "losses", "labels")
+        ranked, probabilities, losses, labels = (torch.cat(parts[name]) for name in names)
+        right = ranked == labels[:, None]
+        return Evaluation(
+            top1=100 * right[:, 0].double().mean().item(),
+            top5=100 * right.any(dim=1).double().mean().item(),
+            topk_size=ranked.shape[1],
+            loss=losses.mean().item(),
+            calibration_error=100 * calibration_error(probabilities[:, 0], right[:, 0]),
+            num_classes=self._num_classes,
+            labels=labels,
+            ranked=ranked,
+            probabilities=probabilities,
+            paths=parts["paths"],
+        )
 
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
@@ -140,97 +167,3 @@ def wilson_interval(percent: float, count: int) -> tuple[float, float]:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
-@dataclass
-class _Share:
-    """What one process saw; entries of the first six lists belong together, batch by batch."""
-
-    ranked: list[Tensor] = field(default_factory=list)  # (B, k) int64 each: the most probable classes
-    probabilities: list[Tensor] = field(default_factory=list)  # (B, k) float32 each, theirs
-    losses: list[Tensor] = field(default_factory=list)  # (B,) each
-    labels: list[Tensor] = field(default_factory=list)  # (B,) each
-    paths: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)  # of each image among all that the process took, unreadable too
-    num_classes: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    model_seconds: float = 0.0
-
-    def add(self, logits: Tensor, ranked: Tensor, losses: Tensor) -> None:
-        """Keep what matters of a batch."""
-        k, self.num_classes = ranked.shape[1], logits.shape[1]
-        probabilities = logits.softmax(dim=1).gather(1, ranked)
-        parts, wide = (ranked, probabilities, losses[:, None]), widest_float(logits.device)
-        together = torch.cat([part.to(wide) for part in parts], dim=1)
-        ranked, probabilities, losses = together.cpu().split([k, k, 1], dim=1)  # waits for the device, once
-        self.ranked.append(ranked.long())
-        self.probabilities.append(probabilities.float())
-        self.losses.append(losses[:, 0].double())
-
-
-def _run(
-    model: nn.Module,
-    loader: Iterable[Batch],
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager],
-    memory_format: torch.memory_format,
-    on_batch: Callable[[int], None] | None,
-) -> _Share:
-    share, taken, start = _Share(), 0, time.perf_counter()
-    for batch in loader:
-        if len(batch):
-            loaded = time.perf_counter()
-            moved = batch.to(device, memory_format)
-            with autocast():
-                logits = model(moved.images).float()
-            share.add(logits, *judge(logits, batch.labels, moved.labels))
-            share.model_seconds += time.perf_counter() - loaded
-            share.labels.append(batch.labels)
-            share.paths += batch.paths
-            share.places += [taken + place for place in _places(batch)]
-        share.unreadable.update(batch.unreadable)
-        taken += len(batch) + len(batch.unreadable)
-        if on_batch is not None:
-            on_batch(len(batch) + len(batch.unreadable))
-    share.seconds = time.perf_counter() - start
-    return share
-
-
-def _places(batch: Batch) -> list[int]:
-    """Where the images of a batch stood before the unreadable ones, which are sorted in by name, were left out."""
-    places, before = [], 0
-    for index, path in enumerate(batch.paths):
-        before = max(before, sum(name < path for name in batch.unreadable))
-        places.append(index + before)
-    return places
-
-
-def _summary(shares: list[_Share]) -> Evaluation:
-    places = [(place, rank) for rank, share in enumerate(shares) for place in share.places]
-    if not places:
-        raise ValueError("nothing to evaluate: the data set has no readable image")
-    order = sorted(range(len(places)), key=places.__getitem__)  # the processes take turns
-
-    def joined(name: str) -> Tensor:
-        parts = torch.cat([part for share in shares for part in getattr(share, name)])
-        return parts[order] if len(shares) > 1 else parts
-
-    ranked, probabilities, losses, labels = map(joined, ("ranked", "probabilities", "losses", "labels"))
-    paths = [path for share in shares for path in share.paths]
-    right = ranked == labels[:, None]
-    return Evaluation(
-        top1=100 * right[:, 0].double().mean().item(),
-        top5=100 * right.any(dim=1).double().mean().item(),
-        topk_size=ranked.shape[1],
-        loss=losses.mean().item(),
-        calibration_error=100 * calibration_error(probabilities[:, 0], right[:, 0]),
-        num_classes=max(share.num_classes for share in shares),
-        labels=labels,
-        ranked=ranked,
-        probabilities=probabilities,
-        paths=[paths[index] for index in order],
-        images_per_second=len(labels) / max(share.seconds for share in shares),
-        model_images_per_second=len(labels) / max(share.model_seconds for share in shares),
-        unreadable={file: why for share in shares for file, why in share.unreadable.items()},
-    )

@@ -7,7 +7,7 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from convattn.data.class_names import own_names
-from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.dataset import DataError, ImageDataset, Labelled
 from convattn.data.known_classes import KnownClasses, LabelError
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
@@ -66,7 +66,7 @@ def _by_outputs(dataset: ImageDataset, outputs: int) -> ImageDataset:
     return dataset
 
 
-class RelabelledDataset:
+class RelabelledDataset(Labelled):
     """A data set under other labels.
 
     Args:
@@ -80,9 +80,6 @@ class RelabelledDataset:
         self.classes = list(classes)
         self.paths = dataset.paths
         self.labels = [position[label] for label in dataset.labels]
-
-    def __len__(self) -> int:
-        return len(self._dataset)
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB; raises ImageError if it cannot be read."""

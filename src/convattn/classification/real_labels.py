@@ -6,16 +6,19 @@ github.com/google-research/reassessed-imagenet.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import RealLabelsImagenet
 from torch import Tensor
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, ImageDataset
+from convattn.task import Batch
 
-__all__ = ["RealLabels", "read_real_labels"]
+__all__ = ["RealDataset", "RealLabels", "RealScores", "read_real_labels"]
 
 _IMAGES = 50_000
 _CLASSES = 1000
@@ -69,6 +72,58 @@ class RealLabels:
                 f"none of the {len(paths)} images has a ReaL label; evaluate others, or leave the labels out"
             )
         return 100 * torch.tensor(right).double().mean().item(), len(right)
+
+
+class RealDataset:
+    """ImageNet's validation images under their reassessed labels.
+
+    Args:
+        images: the same under one label each.
+        labels: ReaL's.
+
+    Raises:
+        DataError: if a file is no validation image.
+    """
+
+    def __init__(self, images: ImageDataset, labels: RealLabels):
+        self._images = images
+        self.paths = images.paths
+        self._classes = [labels.of(path) for path in images.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        """The image at `index`, RGB; raises ImageError if it cannot be read."""
+        return self._images.read(index)
+
+    def target(self, index: int) -> Tensor:
+        """Which classes are in it, (1000,) of truths; none where ReaL has no label."""
+        found = torch.zeros(_CLASSES, dtype=torch.bool)
+        found[list(self._classes[index])] = True
+        return found
+
+
+class RealScores:
+    """The meter of `top1`, percent: how often the predicted class is one of the image's, over images that have any."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Count a batch by its logits (B, 1000)."""
+        right = batch.targets.gather(1, outputs.argmax(dim=1, keepdim=True)).sum()
+        sums = torch.stack([batch.targets.any(dim=1).sum(), right])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def parts(self) -> dict[str, Any]:
+        """The sums, for those of other processes to be added."""
+        return {"sums": torch.zeros(2, dtype=torch.int64) if self._sums is None else self._sums}
+
+    def result(self, parts: Mapping[str, Any]) -> dict[str, float]:
+        """The accuracy; not a number where no image has a label."""
+        images, right = parts["sums"].tolist()
+        return {"top1": 100 * right / images if images else float("nan")}
 
 
 def read_real_labels(path: str | Path) -> RealLabels:

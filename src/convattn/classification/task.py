@@ -1,7 +1,8 @@
 """What the training loop needs to know of classification."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,9 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from convattn.classification.distillation import DistillationOptions, distillation_loss
-from convattn.classification.scores import score
-from convattn.data.loader import Batch
+from convattn.classification.scores import Scores
+from convattn.classification.teacher import Student
+from convattn.task import Batch
 
 __all__ = ["Classification", "balanced_weights"]
 
@@ -34,13 +36,13 @@ class Classification:
         teacher: a model of the same classes, on the device of the run; it sees what the student sees, mixed or not. It
             is put into evaluation mode and loses its gradients.
         distillation: how it teaches; with a teacher only.
+        student: what such a teacher had to know of the model, kept for `state`.
+        image_size: height and width of `blank` images.
 
     Raises:
         ValueError: if the teacher tells another number of classes apart, or the labels count for nothing and an option
             of theirs is given.
     """
-
-    best_metric = "top1"  # of `metrics`; higher is better
 
     def __init__(
         self,
@@ -55,12 +57,15 @@ class Classification:
         class_weights: Tensor | None = None,
         teacher: nn.Module | None = None,
         distillation: DistillationOptions | None = None,
+        student: Student | None = None,
+        image_size: tuple[int, int] = (32, 32),
     ):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.mix_epochs = mix_epochs
         self.class_weights = class_weights
-        self.teacher, self.distillation = teacher, distillation
+        self.teacher, self.distillation, self.student = teacher, distillation, student
+        self.image_size = image_size
         self._columns = num_classes + (teacher is not None)  # the last then stands for "no label" and is dropped
         if teacher is not None:
             self._check_teacher(teacher)
@@ -81,7 +86,7 @@ class Classification:
         if self.mixing is not None:
             self.mixing.mixup_enabled = self.mix_epochs is None or epoch < self.mix_epochs
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The mean loss of a training batch, a scalar. Draws from numpy's random state where images are mixed.
 
         Under autocast the networks run in lower precision; what follows their logits does not.
@@ -93,37 +98,39 @@ class Classification:
         images, targets = self._images_and_targets(batch)
         logits = _at_least_float32(model(images))
         if self.teacher is None:
-            return self._label_losses(logits, targets).mean()
+            return {"labels": self._label_losses(logits, targets).mean()}
         assert self.distillation is not None
         with torch.no_grad():
             taught = self.teacher(images)
         teacher_losses = distillation_loss(logits, taught, self.distillation)
         label_share = (1 - self.distillation.weight) * targets.sum(dim=1)
-        losses = (1 - label_share) * teacher_losses
+        losses = {"teacher": ((1 - label_share) * teacher_losses).mean()}
         if self.distillation.weight < 1:
-            losses = losses + (1 - self.distillation.weight) * self._label_losses(logits, targets)
-        return losses.mean()
+            labels = (1 - self.distillation.weight) * self._label_losses(logits, targets)
+            losses["labels"] = labels.mean()
+        return losses
 
-    def metrics(
-        self,
-        model: nn.Module,
-        loader: Iterable[Batch],
-        device: torch.device,
-        *,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        total: Callable[[Sequence[float]], list[float]] | None = None,
-        on_batch: Callable[[int], None] | None = None,
-    ) -> dict[str, float]:
-        """`val_loss`, `top1` and `top5` (percent) on a validation set, as `score`; nan where no image can be read."""
-        found = score(
-            model, loader, device, autocast=autocast, memory_format=memory_format, total=total, on_batch=on_batch
-        )
-        return {"val_loss": found.loss, "top1": found.top1, "top5": found.top5}
+    def blank(self, device: torch.device) -> Batch:
+        """Black images of the first class; of its losses nothing may be learnt."""
+        images = torch.zeros(2, 3, *self.image_size, device=device)
+        return Batch(images, torch.zeros(2, dtype=torch.int64, device=device), ["", ""])
+
+    def head(self, model: nn.Module) -> nn.Module:
+        """The classifier."""
+        return model.get_classifier()  # type: ignore[operator]
+
+    def meter(self) -> Scores:
+        """Of `METRICS`."""
+        return Scores()
+
+    def state(self) -> dict[str, Any]:
+        """The weights of the classes, and what a teacher needs to know."""
+        weights = None if self.class_weights is None else self.class_weights.cpu()
+        return {"class_weights": weights, "student": None if self.student is None else asdict(self.student)}
 
     def _images_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The images as the model sees them, and their classes' shares (B, classes): all 0 where there is no label."""
-        labels = batch.labels
+        labels = batch.targets
         if self.teacher is not None:
             labels = torch.where(labels < 0, self.num_classes, labels)
         if self.mixing is not None and self.mixing.mixup_enabled:

@@ -1,6 +1,7 @@
 """`convattn bench`: models side by side, in the runtimes people use."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,9 +11,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from convattn.backbones.registry import create_model
 from convattn.bench.allocator import restart_with_steady_allocator
-from convattn.bench.compare import check_threads, measure_settings, pytorch_threads
+from convattn.bench.compare import check_threads, measure_settings, pytorch_threads, usual_size
 from convattn.bench.growth import BATCHES, SIZES, Growth, growth_of, growth_settings
 from convattn.bench.latency import Interrupted
 from convattn.bench.limits import probe_limits
@@ -24,14 +24,17 @@ from convattn.cli.console import console, notes, plain, say
 from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
 from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
+from convattn.saved import open_model
+from convattn.sizes import Size
 
 __all__ = ["command"]
 
 
 def command(options: Options) -> int:
     """Run `convattn bench` with these options."""
+    usual = 224 if options.size or options.growth else usual_size([*options.names, *options.against])
     try:
-        settings = _settings(options)
+        settings = _settings(options, usual)
     except ValueError as error:  # an unknown runtime or precision, more threads than cores
         raise UsageError(str(error)) from None
     profiled = _profiled(options, settings) if options.profile else None
@@ -80,12 +83,12 @@ def _measure(options: Options, settings: list[Setting]) -> tuple[BenchmarkTable,
     return table, False
 
 
-def _settings(options: Options) -> list[Setting]:
+def _settings(options: Options, usual: Size) -> list[Setting]:
     """What to measure at; with growth two series instead of all combinations."""
-    sizes = _numbers("size", options.size, list(SIZES) if options.growth else [224])
+    sizes = _sizes(options.size) if options.size is not None else list(SIZES) if options.growth else [usual]
     batches = _numbers("batch", options.batch, list(BATCHES) if options.growth else [1])
     precisions = _words("precision", options.precision)
-    _check_counts({"batch": batches, "size": sizes, "repeats": [options.repeats]})
+    _check_counts({"batch": batches, "repeats": [options.repeats]})
     check_threads(options.threads)
     for precision in precisions:
         check_precision(precision)
@@ -122,6 +125,13 @@ def _numbers(name: str, text: str | None, default: list[int]) -> list[int]:
         return [int(word) for word in words]
     except ValueError:
         raise UsageError(f"{name} {text!r} must be whole numbers with commas between them, such as 1,8") from None
+
+
+def _sizes(text: str) -> list[Size]:
+    words = [re.fullmatch(r"\d+(x\d+){0,2}", word) for word in _words("size", text)]
+    if not all(words):
+        raise UsageError(f"size {text!r} must be sides or HEIGHTxWIDTH with commas between them, such as 224,224x320")
+    return [tuple(int(side) for side in word[0].split("x")) for word in words if word]
 
 
 def _check_counts(counts: dict[str, Sequence[int | None]]) -> None:
@@ -163,7 +173,7 @@ def _profiles(options: Options, runtime: str, setting: Setting) -> dict[str, Pro
     with notes().status("profiling"), pytorch_threads(options.threads):
         limits = probe_limits(torch.float32 if setting.precision == "fp32" else torch.bfloat16)
         for name in options.names:
-            model, images = pytorch_form(create_model(name).eval(), runtime, setting, "channels_last")
+            model, images = pytorch_form(open_model(name, pretrained=False), runtime, setting, "channels_last")
             profiles[f"{name}, {runtime}, {setting}"] = profile(model, images, limits)
     return profiles
 

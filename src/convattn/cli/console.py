@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from convattn.shown import shown
+from convattn.task import Table as Rows
 
-__all__ = ["OutputError", "console", "notes", "plain", "say", "standard_streams", "warn"]
+__all__ = ["OutputError", "console", "notes", "plain", "print_table", "say", "standard_streams", "warn"]
 
 
 class OutputError(Exception):
@@ -44,6 +46,16 @@ def console() -> Console:
 def notes() -> Console:
     """Standard error, for progress."""
     return Console(stderr=True, **_PLAIN)
+
+
+def print_table(table: Rows) -> None:
+    """A table as aligned columns."""
+    drawn = Table(box=None, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        drawn.add_column(column.lower(), justify="right" if index in table.numbers else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*map(shown, row))
+    console().print(drawn)
 
 
 def plain(text: str, style: str = "") -> RenderableType:

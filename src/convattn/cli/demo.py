@@ -13,23 +13,25 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from convattn import page
 from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
 from convattn.classification.evaluate import Evaluation, evaluate
+from convattn.classification.gallery import choose_samples, gallery_items
+from convattn.classification.options import METRICS
 from convattn.cli.console import say
 from convattn.cli.options.demo import Options
 from convattn.data.digits import open_digits
 from convattn.data.loader import Samples, evaluation_loader
-from convattn.data.transforms import transforms_for
-from convattn.deploy.export import ExportReport, export
+from convattn.data.transforms import PictureAlone, transforms_for
+from convattn.deploy.export import export
+from convattn.deploy.export_report import ExportReport
 from convattn.deploy.fuse import fuse
 from convattn.deploy.runtimes import onnx
 from convattn.extras import require
 from convattn.recipes.smt import smt_nano_digits
-from convattn.report import content
 from convattn.report.environment import describe_environment
-from convattn.report.gallery import choose_samples, gallery_items
 from convattn.report.write import short_count, write_report
 from convattn.saved import load_model
 from convattn.training.config import RunConfig
@@ -83,11 +85,13 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
 
     with _step(console, "2/5", "evaluating on images it never saw"):
         digits = open_digits("test", _image_size(model))
-        evaluation = evaluate(model, evaluation_loader(Samples(digits, transforms_for(model)), batch_size=90))
+        evaluation = evaluate(
+            model, evaluation_loader(Samples(digits, PictureAlone(transforms_for(model))), batch_size=90)
+        )
         costs = count(model)
     with _step(console, "3/5", "looking where it looks"):
         samples = choose_samples(evaluation.confidences, evaluation.predictions, evaluation.labels)
-        gallery = gallery_items(model, digits, samples, digits.classes, _explained_layer(model))
+        gallery, note = gallery_items(model, digits, samples, digits.classes, _explained_layer(model))
     with _step(console, "4/5", "exporting to ONNX and comparing the numbers"):
         fused = fuse(model)
         exported = export(model, folder / "model.onnx")
@@ -95,7 +99,7 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
         latencies = _measure(model, fused, folder / "model.onnx")
 
     results = Results(config, evaluation, costs, exported, latencies, training_seconds)
-    write_report(folder / "report.html", _report(options, results, gallery, fused, digits.classes))
+    write_report(folder / "report.html", _report(options, results, (gallery, note), fused, digits.classes))
     return results
 
 
@@ -190,60 +194,56 @@ def _check_replaceable(folder: Path) -> None:
 def _report(
     options: Options,
     results: Results,
-    gallery: tuple[content.GalleryItem, ...],
+    shown: tuple[tuple[page.GalleryItem, ...], str],
     fused: nn.Module,
     class_names: list[str],
-) -> content.Report:
+) -> page.Report:
     evaluation, costs, exported = results.evaluation, results.costs, results.exported
     run = options.output / "run"
     parts: Any = fused.fusion_report
-    return content.Report(
+    return page.Report(
         title="smt_nano on handwritten digits",
         summary="Scale-aware modulation in the early stages, self-attention in the late ones: trained from scratch on "
         f"1,257 real handwritten digits in {results.training_seconds:.0f} seconds, and tested on "
         f"{len(evaluation.labels)} that it never saw.",
         figures=_figures(results),
-        epochs=content.epochs_from_log(map(json.loads, (run / "log.jsonl").read_text().splitlines())),
-        confusion=content.Confusion(tuple(class_names), tuple(map(tuple, evaluation.confusion.tolist()))),
-        gallery=gallery,
-        gallery_note=f"{_mistakes(gallery)}, then the first image of each class that is right.",
-        stages=tuple(content.StageRow(r.name, r.output_shape[1:], r.parameters, r.macs) for r in costs.rows),
-        latency=tuple(content.LatencyRow(r.name, r.median_ms, r.p10_ms, r.p90_ms) for r in results.latencies),
+        metrics=METRICS,
+        epochs=page.epochs_from_log(map(json.loads, (run / "log.jsonl").read_text().splitlines())),
+        confusion=page.Confusion(tuple(class_names), tuple(map(tuple, evaluation.confusion.tolist()))),
+        gallery=shown[0],
+        gallery_note=shown[1],
+        stages=tuple(page.StageRow(r.name, r.output_shape[1:], r.parameters, r.macs) for r in costs.rows),
+        latency=tuple(page.LatencyRow(r.name, r.median_ms, r.p10_ms, r.p90_ms) for r in results.latencies),
         latency_note=f"One image of {exported.checks[0].input_shape[-1]} pixels on {torch.get_num_threads()} threads, "
         f"{_REPEATS} calls each: eager and fused in turn, then ONNX Runtime, whose threads would disturb theirs.",
-        parity=content.Parity(
+        parity=page.Parity(
             exported.path,
             exported.tolerance,
-            tuple(content.ParityRow(check.input_shape, check.relative_error) for check in exported.checks),
+            tuple(page.ParityRow(check.input_shape, check.relative_error) for check in exported.checks),
         ),
-        fusion=tuple(content.FusionRow(part.name, f"{part.kind}: {part.form}") for part in parts),
+        fusion=tuple(page.FusionRow(part.name, f"{part.kind}: {part.form}") for part in parts),
         environment=describe_environment(),
         commands=_next_commands(run),
     )
 
 
-def _mistakes(gallery: tuple[content.GalleryItem, ...]) -> str:
-    mistakes = sum(not item.is_right for item in gallery)
-    return {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
-
-
-def _figures(results: Results) -> tuple[content.Figure, ...]:
+def _figures(results: Results) -> tuple[page.Figure, ...]:
     accuracy = results.evaluation.top1
     low, high = results.evaluation.top1_interval
     size = results.exported.checks[0].input_shape[-1]
     eager, *_, runtime = results.latencies
     return (
-        content.Figure(
+        page.Figure(
             "Test accuracy",
             f"{accuracy:.2f} %",
             f"95 % interval {low:.1f}–{high:.1f}" if accuracy >= TARGET else f"below the {TARGET} % it should reach",
             is_warning=accuracy < TARGET,
         ),
-        content.Figure("Parameters", short_count(results.costs.parameters)),
-        content.Figure("MACs", short_count(results.costs.macs), f"one image, {size} × {size} pixels"),
-        content.Figure("Training", f"{results.training_seconds:.0f} s", f"{results.config.schedule.epochs} epochs"),
-        content.Figure("ONNX Runtime", f"{eager.median_ms / runtime.median_ms:.1f} ×", "as fast as eager PyTorch"),
-        content.Figure(
+        page.Figure("Parameters", short_count(results.costs.parameters)),
+        page.Figure("MACs", short_count(results.costs.macs), f"one image, {size} × {size} pixels"),
+        page.Figure("Training", f"{results.training_seconds:.0f} s", f"{results.config.schedule.epochs} epochs"),
+        page.Figure("ONNX Runtime", f"{eager.median_ms / runtime.median_ms:.1f} ×", "as fast as eager PyTorch"),
+        page.Figure(
             "Export error",
             f"{results.exported.max_relative_error:.0e}",
             f"relative; {results.exported.tolerance:.0e} allowed",
@@ -251,15 +251,15 @@ def _figures(results: Results) -> tuple[content.Figure, ...]:
     )
 
 
-def _next_commands(run: Path) -> tuple[content.Command, ...]:
+def _next_commands(run: Path) -> tuple[page.Command, ...]:
     return (
-        content.Command(f"convattn predict {run} IMAGE --top 3", "Ask the model about an image of your own"),
-        content.Command(f"convattn eval {run} --data digits", "Evaluate it again"),
-        content.Command(
+        page.Command(f"convattn predict {run} IMAGE --top 3", "Ask the model about an image of your own"),
+        page.Command(f"convattn eval {run} --data digits", "Evaluate it again"),
+        page.Command(
             "convattn train smt_nano_small_images --data DIR --output runs/mine",
             "Train on your images, in folders DIR/train/CLASS and DIR/val/CLASS",
         ),
-        content.Command("convattn models", "See which other models there are"),
+        page.Command("convattn models", "See which other models there are"),
     )
 
 

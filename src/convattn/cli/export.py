@@ -7,25 +7,20 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from convattn.classification.evaluate import evaluate
-from convattn.classification.labels import in_model_order
 from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say, warn
+from convattn.cli.examine import examine
 from convattn.cli.options.export import Options
-from convattn.data.loader import Samples, evaluation_loader
-from convattn.data.sources import open_evaluation
-from convattn.data.transforms import transforms_for
-from convattn.deploy.export import ExportError, ExportReport, export, resolve
+from convattn.deploy.export import export, resolve
+from convattn.deploy.export_report import ExportError, ExportReport
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
+from convattn.rooms import room_of
 from convattn.saved import open_model
 from convattn.shown import shown
-from convattn.training.unreadable import check_unreadable
+from convattn.sizes import input_shape
 
 __all__ = ["command"]
-
-
-_BATCH = 32  # images, for the accuracy
 
 
 def command(options: Options) -> int:
@@ -34,11 +29,17 @@ def command(options: Options) -> int:
     with notes().status(plain(f"opening {options.model}")) as status:
         model = open_model(options.model, pretrained=options.pretrained)
         if options.image_size is not None:
-            _expect(model, options.image_size)
+            shape = input_shape(model, options.image_size)  # images are prepared for it too
+            model.pretrained_cfg = {**(model.pretrained_cfg or {}), "input_size": shape}  # type: ignore[assignment, dict-item]
         measured: dict[str, Any] = {}
         if options.evaluate is not None:
             max_drop = 0.5 if options.max_drop is None else options.max_drop
-            measured = {"metric": _top1(options.evaluate, model), "max_drop": max_drop}
+            room = room_of(model, options.model)
+            measured = {
+                "metric": _first_metric(options.evaluate, model, options.model),
+                "max_drop": max_drop,
+                "figure": room.metrics[0],
+            }
         try:
             report = export(
                 model,
@@ -84,29 +85,21 @@ def _check_usage(options: Options) -> None:
         raise UsageError(str(error)) from None
 
 
-def _expect(model: nn.Module, image_size: tuple[int, int]) -> None:
-    """Let images be prepared for another size."""
-    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    channels = cfg.get("input_size", (3,))[0]
-    model.pretrained_cfg = {**cfg, "input_size": (channels, *image_size)}  # type: ignore[assignment]
-
-
-def _top1(source: str, model: Any) -> Callable[[nn.Module], float]:
-    """Percent of the labelled images that a module gets right."""
-    size = (model.pretrained_cfg or {}).get("input_size", (3, 32, 32))[1]
-    samples = Samples(in_model_order(open_evaluation(source, size), model), transforms_for(model))
-
+def _first_metric(source: str, model: nn.Module, name: object) -> Callable[[nn.Module], float]:
+    """What a module is worth on images of which the truth is known: the first metric of the model's task."""
+    room = room_of(model, name)
+    data = room.open_evaluation(source, model, room.words.evaluation())
     told: set[str] = set()
 
-    def top1(classifier: nn.Module) -> float:
-        result = evaluate(classifier, evaluation_loader(samples, batch_size=_BATCH))
-        check_unreadable(result.unreadable, len(samples), f"images of {source}")
-        for file in result.unreadable.keys() - told:
-            warn(f"left out: {result.unreadable[file]}")
-        told.update(result.unreadable)
-        return result.top1
+    def metric(other: nn.Module) -> float:
+        examiner = room.examine(model, data, str(name), room.words.evaluation())
+        found = examine(other, room, data, examiner, told=f"images of {source}")
+        for file in found.unreadable.keys() - told:
+            warn(f"left out: {found.unreadable[file]}")
+        told.update(found.unreadable)
+        return found.findings.figures()[room.metrics[0].name]
 
-    return top1
+    return metric
 
 
 def _print(report: ExportReport) -> None:
@@ -128,18 +121,20 @@ def _print(report: ExportReport) -> None:
     cosine = "" if report.least_cosine is None else f", cosine at least {report.least_cosine:g}"
     say(f"{'agrees':<12}largest relative error {report.max_relative_error:.1e}; allowed {report.tolerance:.0e}{cosine}")
     if report.metric is not None:
-        before, after = report.metric.before, report.metric.after
-        say(f"{'top-1':<12}{before:.2f} % before, {after:.2f} % after; may fall by {report.metric.max_drop:g} points")
+        change, metric = report.metric, report.metric.metric
+        figures = f"{metric.text(change.before)} before, {metric.text(change.after)} after"
+        say(f"{metric.title:<12}{figures}; may get worse by {change.max_drop:g}")
 
 
 def _print_checks(report: ExportReport) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("compared on")
-    for title in ("images", "shape", "output", "relative error", "cosine", "same top-1"):
+    titles = list(dict.fromkeys(title for check in report.checks for title in check.agreement))
+    for title in ("images", "shape", "output", "relative error", "cosine", *titles):
         table.add_column(title, justify="right")
     for check in report.checks:
+        shares = [f"{100 * check.agreement[title]:.0f} %" if title in check.agreement else "-" for title in titles]
         for output in check.outputs:
-            agreement = "-" if output.top1_agreement is None else f"{100 * output.top1_agreement:.0f} %"
             table.add_row(
                 shown(check.images),
                 str(check.count),
@@ -147,7 +142,7 @@ def _print_checks(report: ExportReport) -> None:
                 shown(output.name),
                 f"{output.relative_error:.1e}",
                 f"{output.cosine:.6f}",
-                agreement,
+                *shares,
             )
     console().print("", table, "", sep="\n")
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from convattn.backbones.registry import create_model
 from convattn.bench.count import Count, count
+from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, plain, say
 from convattn.data.class_names import own_names
 from convattn.data.preprocessing import PREPROCESSING
@@ -19,6 +20,7 @@ from convattn.deploy.load import describe_exported, exported_suffixes
 from convattn.deploy.metadata import Metadata
 from convattn.saved import open_model, read_metadata
 from convattn.shown import shown
+from convattn.sizes import input_shape
 from convattn.weights.fetch import weights_folder
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
@@ -32,12 +34,12 @@ _FREE = {
 }
 
 
-def show(name: str, image_size: int | None, *, is_place: bool, as_json: bool) -> int:
+def show(name: str, image_size: Sequence[int] | None, *, is_place: bool, as_json: bool) -> int:
     """Print what a model is made of; returns the exit status.
 
     Args:
         name: of a model, or the path of a run folder, a model file or an exported file.
-        image_size: count at this height and width in pixels.
+        image_size: count at this size of images.
         is_place: whether `name` is a path.
         as_json: print JSON.
     """
@@ -75,11 +77,12 @@ def _of_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: int | None, as_json: bool) -> int:
+def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: Sequence[int] | None, as_json: bool) -> int:
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    channels, height, width = cfg["input_size"]
-    channels = getattr(model, "in_chans", channels)
-    height, width = size or height, size or width
+    try:
+        channels, height, width = input_shape(model, size, "--image-size")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     cost = count(model, (channels, height, width))
     found = {
         "name": name,
@@ -131,17 +134,14 @@ def _show_exported(path: Path, as_json: bool) -> int:
 
 
 def _lines_of_exported(known: Metadata) -> Iterator[str]:
-    kinds = {
-        "logits": f"{known.num_classes} classes",
-        "features": "the features in front of a classifier",
-        "pyramid": "the levels of a pyramid",
-        "tensors": "tensors that the file does not explain",
-    }
-    yield f"{known.model} in {known.precision}, gives {kinds[known.outputs]}"
+    gives = f"the levels of a pyramid: {', '.join(known.outputs)}" if known.channels else ", ".join(known.outputs)
+    classes = known.details.get("num_classes")
+    task = f" for {known.task}{f' into {classes:,} classes' if classes else ''}" if known.task else ""
+    yield f"{known.model} in {known.precision}{task}, gives {gives}"
     prepared = asdict(known.preprocessing) if known.preprocessing else None
     yield _input(known.input_size, prepared)
     yield _FREE[known.dynamic].format(batch=known.batch)
-    yield from _classes(known.class_names)
+    yield from _classes(known.details.get("class_names", ()))
     for channels, stride in zip(known.channels, known.reductions, strict=True):
         yield f"level at stride {stride}: {channels} channels"
     versions = ", ".join(f"{package} {version}" for package, version in known.versions.items())

@@ -1,52 +1,72 @@
-"""`convattn predict`: what a model sees in images."""
+"""`convattn predict`: what a model says of images."""
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
-from convattn.cli.console import say, warn
-from convattn.cli.options.predict import Options
-from convattn.data.class_names import class_names
-from convattn.data.images import ImageError, read_image
-from convattn.data.transforms import Transform, transforms_for
-from convattn.saved import open_classifier
+from convattn.atomic import write_atomically
+from convattn.cli.console import notes, say, warn
+from convattn.cli.options.predict import TABLES
+from convattn.prediction import Predicted, predicted
+from convattn.rooms import room_of
+from convattn.saved import open_model
+from convattn.shown import shown
 
 __all__ = ["command"]
 
 
-def command(options: Options) -> int:
+def command(options: Any) -> int:
     """Run `convattn predict` with these options; returns the exit status, 1 if an image could not be read."""
-    model = open_classifier(options.model)
-    transform, names = transforms_for(model), class_names(model)
-    results, failed = [], False
-    for path in options.images:
-        try:
-            predictions = predict(model, transform, names, path, options.top)
-        except ImageError as error:
-            warn(str(error))
+    drawn = options.output is not None and options.output.suffix not in TABLES
+    said, failed = [], False
+    for each in _predicted(options):
+        if each.prediction is None:
+            warn(each.problem)
             failed = True
             continue
-        results.append({"image": path, "predictions": predictions})
-        if not options.json:
-            shown = ", ".join(f"{entry['class']} {100 * entry['probability']:.1f} %" for entry in predictions)
-            say(f"{path}: {shown}")
+        if drawn:
+            _draw(options.output, each)
+        said.append(replace(each, picture=None))  # of thousands of images only what was said is kept
+        if not options.json and options.output is None:
+            say(f"{each.name}: {each.prediction.line()}")
+    found = [{"image": each.name, **each.prediction.as_json()} for each in said if each.prediction is not None]
+    if options.output is not None and not drawn:
+        as_lines = "".join(f"{json.dumps(entry)}\n" for entry in found)
+        write_atomically(options.output, (_csv(said) if options.output.suffix == ".csv" else as_lines).encode())
     if options.json:
-        print(json.dumps(results))
+        print(json.dumps(found))
+    elif options.output is not None:
+        say(str(options.output))
     return 1 if failed else 0
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, transform: Transform, names: Sequence[str] | None, path: str, top: int) -> list[dict]:
-    """The `top` most probable classes of one image file: `class` (its name, or its number as text), `probability` 0..1.
+def _predicted(options: Any) -> Iterator[Predicted]:
+    model = open_model(options.model)
+    room = room_of(model, options.model)
+    asked = {field.name: getattr(options, field.name) for field in fields(room.words.prediction)}
+    return predicted(model, options.images, batch_size=options.batch_size, console=notes(), **asked)
 
-    Raises:
-        ImageError: if the file cannot be read.
-    """
-    probabilities = model(transform(read_image(path))[None]).softmax(dim=1)[0]
-    values, indices = probabilities.topk(min(top, len(probabilities)))
-    return [
-        {"class": str(index) if names is None else names[index], "probability": value}
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+
+def _draw(folder: Path, each: Predicted) -> None:
+    """Write the picture under its own name; where two are called alike, the second gets a number."""
+    assert each.picture is not None and each.prediction is not None
+    buffer = io.BytesIO()
+    each.prediction.draw(each.picture).save(buffer, "JPEG", quality=92)
+    name = Path(each.name).stem
+    path, number = folder / f"{name}.jpg", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.jpg", number + 1
+    write_atomically(path, buffer.getvalue())
+
+
+def _csv(said: Sequence[Predicted]) -> str:
+    rows = [{"image": shown(each.name), **row} for each in said if each.prediction for row in each.prediction.rows()]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

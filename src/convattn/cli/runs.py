@@ -2,11 +2,8 @@
 
 import json
 
-from rich.table import Table
-
-from convattn.cli.console import console, say, warn
+from convattn.cli.console import print_table, say, warn
 from convattn.cli.options.runs import Options
-from convattn.report import content
 from convattn.report.comparison import (
     differing_fields,
     figures_table,
@@ -16,7 +13,6 @@ from convattn.report.comparison import (
     write_comparison,
 )
 from convattn.report.run import RunError
-from convattn.shown import shown
 
 __all__ = ["command"]
 
@@ -38,19 +34,11 @@ def command(options: Options) -> int:
         ]
         print(json.dumps({"runs": rows, "passed_over": problems}, indent=2))
         return 0
-    _print(figures_table(runs), settings_table(runs))
+    print_table(figures_table(runs))
+    if (settings := settings_table(runs)).rows:
+        print()
+        print_table(settings)
     if options.output is not None:
         print()
         say(str(options.output))
     return 0
-
-
-def _print(*tables: content.Table) -> None:
-    """Tables as aligned columns, those without rows left out."""
-    for number, rows in enumerate(each for each in tables if each.rows):
-        table = Table(box=None, pad_edge=False)
-        for index, column in enumerate(rows.columns):
-            table.add_column(column.lower(), justify="right" if index in rows.numbers else "left")
-        for row in rows.rows:
-            table.add_row(*map(shown, row))
-        console().print(*([""] if number else []), table, sep="\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -45,12 +46,35 @@ def _train(config: RunConfig, options: Options) -> int:
     from convattn.training.processes import is_main_process
 
     try:
-        folder = train(config, resume=options.resume is not None, on_epoch=write_run_report)
+        folder = train(config, resume=options.resume is not None, on_validation=write_run_report)
+        if is_main_process():
+            _examine(folder)
     except Interrupted as stop:  # it has said how to go on
         return 128 + stop.signal
     if is_main_process():
         say(str(folder))
     return 0
+
+
+def _examine(folder: Path) -> None:
+    """Add to the run's page what the best model says of each validation image."""
+    import torch
+
+    from convattn.cli.examine import examine
+    from convattn.report.run import write_run_report
+    from convattn.rooms import room
+    from convattn.saved import open_model
+    from convattn.training.output import stored_config
+
+    run = stored_config(folder)
+    model, task = open_model(folder), room(run.task.kind)
+    options = task.words.evaluation()
+    data = task.open_evaluation(run.data.validation or run.data.source, model, options, run)
+    examiner = task.examine(model, data, str(folder), options)
+    device = "cuda" if run.loop.device == "auto" and torch.cuda.is_available() else "cpu"
+    size = run.data.batch_size
+    found = examine(model, task, data, examiner, told="validation images", batch_size=size, device=device)
+    write_run_report(folder, found.findings)
 
 
 def _dry_run(config: RunConfig, options: Options) -> int:
@@ -79,13 +103,14 @@ def _print_recipes(as_json: bool) -> None:
 
 def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"config": asdict(config), **asdict(found), "hours": found.hours}))
+        print(json.dumps({"config": json.loads(config_to_json(config)), **asdict(found), "hours": found.hours}))
         return
     print(config_to_json(config), end="")
     print(f"parameters         {found.parameters:,}")
     print(f"images an epoch    {found.images:,}, {found.updates_per_epoch:,} updates")
     print(
-        f"speed              {found.images_per_second:,.1f} images/s, after {found.epochs} epochs {found.hours:,.2f} h"
+        f"speed              {found.images_per_second:,.1f} images/s; "
+        f"all {found.updates:,} updates in {found.hours:,.2f} h"
     )
     print(f"memory             {found.memory / 2**30:.2f} GiB at the peak, in each process that trains")
     print(f"disk               {found.disk / 2**30:.2f} GiB at the peak")

@@ -1,12 +1,13 @@
 """What the outputs of a classifier mean."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from timm.data import ImageNetInfo
 from torch import nn
 
-__all__ = ["class_names", "own_names"]
+__all__ = ["class_names", "distinct_names", "own_names"]
 
 
 def class_names(model: nn.Module) -> list[str] | None:
@@ -20,6 +21,16 @@ def class_names(model: nn.Module) -> list[str] | None:
     if model.num_classes != 1000:
         return None
     return [text.split(",")[0] for text in ImageNetInfo("imagenet-1k").label_descriptions()]
+
+
+def distinct_names(model: nn.Module) -> list[str] | None:
+    """The same; where several outputs are called alike, each with its number, or its synset if it is ImageNet's."""
+    names = class_names(model)
+    if names is None or len(set(names)) == len(names):
+        return names
+    codes = ImageNetInfo("imagenet-1k").label_names() if own_names(model) is None else range(len(names))
+    count = Counter(names)
+    return [f"{name} ({code})" if count[name] > 1 else name for name, code in zip(names, codes, strict=True)]
 
 
 def own_names(model: nn.Module) -> Sequence[str] | None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from PIL import Image
+from convattn.task import Dataset
 
-__all__ = ["DataError", "DataWarning", "ImageDataset"]
+__all__ = ["DataError", "DataWarning", "ImageDataset", "Labelled"]
 
 
 class DataError(ValueError):
@@ -16,8 +16,8 @@ class DataWarning(UserWarning):
     """What was chosen, mapped or passed over in a data set, in one line."""
 
 
-class ImageDataset(Protocol):
-    """Labelled images, read one at a time."""
+class ImageDataset(Dataset, Protocol):
+    """Images of which each has a class."""
 
     @property
     def classes(self) -> Sequence[str]:
@@ -27,11 +27,15 @@ class ImageDataset(Protocol):
     def labels(self) -> Sequence[int]:
         """One per image, 0 to len(classes) - 1."""
 
-    @property
-    def paths(self) -> Sequence[str]:
-        """One per image: where it is, or a name for it."""
 
-    def __len__(self) -> int: ...
+class Labelled:
+    """A data set that has the labels of all its images at hand."""
 
-    def read(self, index: int) -> Image.Image:
-        """The image at `index`, RGB; raises ImageError if it cannot be read."""
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def target(self, index: int) -> int:
+        """The label of the image at `index`."""
+        return self.labels[index]

@@ -6,7 +6,7 @@ Images are 8×8, 17 levels of grey. Alpaydin and Kaynak, UCI machine learning re
 import numpy as np
 from PIL import Image
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, Labelled
 from convattn.extras import require
 
 __all__ = ["DIGIT_SPLITS", "DigitsDataset", "open_digits"]
@@ -15,7 +15,7 @@ DIGIT_SPLITS = {"train": 0.70, "val": 0.10, "test": 0.20}  # shares, each strati
 _SEED = 0
 
 
-class DigitsDataset:
+class DigitsDataset(Labelled):
     """Digits held in memory, as RGB images.
 
     Args:
@@ -33,9 +33,6 @@ class DigitsDataset:
         self._images = [
             Image.fromarray(image).convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in pixels
         ]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB."""

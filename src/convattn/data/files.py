@@ -7,7 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, DataWarning, Labelled
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
 from convattn.data.stated_labels import StatedLabels, places_of
@@ -37,7 +37,7 @@ class PlainFiles:
         return read_bytes(self.paths[index])
 
 
-class LabelledFiles:
+class LabelledFiles(Labelled):
     """A data set of image files.
 
     Args:
@@ -51,9 +51,6 @@ class LabelledFiles:
         self.paths = files.paths
         self.labels: Sequence[int] = array("i", labels)
         self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB; raises ImageError if it cannot be read."""

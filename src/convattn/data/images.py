@@ -21,6 +21,7 @@ __all__ = [
     "MAX_DECODED",
     "MAX_PIXELS",
     "ImageError",
+    "as_rgb",
     "decode_image",
     "decode_with_mode",
     "pieces",
@@ -173,7 +174,7 @@ def _decode_whole(content: bytes, name: str) -> tuple[Image.Image, str]:
         _check_memory(name, image, is_turned=turn is not None)
         image.load()
         mode = image.mode
-        rgb = _to_rgb(name, image)
+        rgb = as_rgb(name, image)
     return (rgb if turn is None else rgb.transpose(turn)), mode
 
 
@@ -207,7 +208,8 @@ def _bytes_of(mode: str) -> int:
     return 1 if mode in ("1", "L", "P") else 4
 
 
-def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+def as_rgb(name: str, image: Image.Image) -> Image.Image:
+    """A decoded image in mode RGB, as `read_image` makes it; `name` is what errors call it."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(name, image)
     if image.has_transparency_data:

@@ -6,12 +6,12 @@ from typing import overload
 
 from PIL import Image
 
-from convattn.data.dataset import ImageDataset
+from convattn.data.dataset import ImageDataset, Labelled
 
 __all__ = ["JoinedDataset"]
 
 
-class JoinedDataset:
+class JoinedDataset(Labelled):
     """The images of `first`, then those of `second`, under the classes of `first`.
 
     Args:
@@ -24,9 +24,6 @@ class JoinedDataset:
         self.classes = first.classes
         self.labels: Sequence[int] = array("i", [*first.labels, *second.labels])
         self.paths: Sequence[str] = _Chain(first.paths, second.paths)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def read(self, index: int) -> Image.Image:
         """The image at `index`, RGB; raises ImageError if it cannot be read."""

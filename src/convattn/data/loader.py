@@ -1,45 +1,22 @@
-"""Batches of labelled images, from any data set, with the place in the epoch kept for resuming."""
+"""Batches of images and their targets, from any data set, with the place in the epoch kept for resuming."""
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
-from convattn.data.dataset import ImageDataset
 from convattn.data.images import ImageError
-from convattn.data.transforms import Transform
 from convattn.data.workers import worker_options
 from convattn.seeding import derived_seed, random_state, restore_random_state
+from convattn.task import Batch, Dataset, PairTransform, Target
 
-__all__ = ["Batch", "Key", "Sample", "Samples", "SeededSamples", "TrainingLoader", "collate", "evaluation_loader"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images with their labels and files."""
-
-    images: Tensor  # (B, 3, H, W), normalised
-    labels: Tensor  # (B,) int64
-    paths: list[str]  # B names
-    unreadable: dict[str, str] = field(default_factory=dict)  # file -> why; these are not among the B images
-
-    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
-        """The same batch on another device, its images in `memory_format`."""
-        images = self.images.to(device, memory_format=memory_format, non_blocking=True)
-        return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, from which a GPU copies while others work; PyTorch's loader asks."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
-
-    def __len__(self) -> int:
-        return len(self.paths)
+__all__ = ["Collate", "Key", "Sample", "Samples", "SeededSamples", "TrainingLoader", "collate", "evaluation_loader"]
 
 
 @dataclass(frozen=True)
@@ -47,23 +24,26 @@ class Sample:
     """One image as the transform left it; no image where the file could not be read."""
 
     path: str
-    label: int
     image: Tensor | None
+    target: Any = None
+    size: tuple[int, int] = (0, 0)  # height and width of the picture in the file
     problem: str = ""
 
+
+Collate = Callable[[list[Any]], Target]  # the targets of one or more samples as those of a batch
 
 Key = tuple[int, int, int]  # epoch, repeat, index: all that the randomness of a training sample depends on
 
 
-class Samples(Dataset):
+class Samples(torch.utils.data.Dataset):
     """A data set seen through a transform that draws nothing.
 
     Args:
         dataset: the images.
-        transform: from PIL to a tensor.
+        transform: from a picture and its target to a tensor and the target that goes with it.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Transform):
+    def __init__(self, dataset: Dataset, transform: PairTransform):
         self.dataset = dataset
         self.transform = transform
         self._unreadable: dict[int, str] = {}  # not tried again by this process
@@ -72,13 +52,15 @@ class Samples(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        path, label = self.dataset.paths[index], self.dataset.labels[index]
+        path = self.dataset.paths[index]
         if index not in self._unreadable:
             try:
-                return Sample(path, label, self.transform(self.dataset.read(index)))
+                picture = self.dataset.read(index)
+                size = picture.height, picture.width
+                return Sample(path, *self.transform(picture, self.dataset.target(index)), size)
             except ImageError as error:
                 self._unreadable[index] = str(error)
-        return Sample(path, label, None, self._unreadable[index])
+        return Sample(path, None, problem=self._unreadable[index])
 
 
 class SeededSamples(Samples):
@@ -89,11 +71,11 @@ class SeededSamples(Samples):
 
     Args:
         dataset: the images.
-        transform: from PIL to a tensor.
+        transform: as of `Samples`; it may draw from the random states of Python, numpy and torch.
         seed: of the random transforms.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int):
+    def __init__(self, dataset: Dataset, transform: PairTransform, seed: int):
         super().__init__(dataset, transform)
         self.seed = seed
 
@@ -130,6 +112,7 @@ class TrainingLoader:
         rank: this process's number among those that train together.
         replicas: how many they are.
         device: where the batches will go.
+        targets: makes the targets of a batch out of those of its images.
     """
 
     def __init__(
@@ -137,6 +120,7 @@ class TrainingLoader:
         samples: SeededSamples,
         batch_size: int,
         *,
+        targets: Collate = default_collate,
         workers: int = 0,
         seed: int = 0,
         repeats: int = 1,
@@ -149,7 +133,7 @@ class TrainingLoader:
         self._loader = torch.utils.data.DataLoader(
             samples,
             batch_sampler=self._order,
-            collate_fn=partial(collate, fill=True),
+            collate_fn=partial(collate, fill=True, targets=targets),
             persistent_workers=workers > 0,
             **worker_options(workers, device),
         )
@@ -184,6 +168,7 @@ def evaluation_loader(
     samples: Samples,
     batch_size: int,
     *,
+    targets: Collate = default_collate,
     workers: int = 0,
     rank: int = 0,
     replicas: int = 1,
@@ -197,12 +182,12 @@ def evaluation_loader(
         samples,
         batch_size,
         sampler=range(rank, len(samples), replicas),
-        collate_fn=partial(collate, fill=False),
+        collate_fn=partial(collate, fill=False, targets=targets),
         **worker_options(workers, device),
     )
 
 
-def collate(samples: Sequence[Sample], *, fill: bool) -> Batch:
+def collate(samples: Sequence[Sample], *, fill: bool, targets: Collate = default_collate) -> Batch:
     """Stack samples; an unreadable one is left out, or with `fill` replaced by a readable one of the same batch.
 
     A batch without any readable image is empty.
@@ -215,7 +200,8 @@ def collate(samples: Sequence[Sample], *, fill: bool) -> Batch:
     images = [sample.image for sample in readable if sample.image is not None]
     return Batch(
         default_collate(images) if images else torch.empty(0),  # in a worker right into shared memory, without a copy
-        torch.tensor([sample.label for sample in readable]),
+        targets([sample.target for sample in readable]) if readable else torch.empty(0),
         [sample.path for sample in readable],
         unreadable,
+        [sample.size for sample in readable],
     )

@@ -10,6 +10,7 @@ from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path
 from convattn.data.files import Files, LabelledFiles, PlainFiles, listing
 from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
+from convattn.data.held_out import hold_out, share_of
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
 from convattn.data.member import Member
 from convattn.data.names import Names
@@ -39,17 +40,24 @@ def open_training(
     *,
     validation: str | Path | None = None,
     validation_labels: str | Path | None = None,
+    seed: int = 0,
 ) -> tuple[ImageDataset | None, ImageDataset]:
     """The images of a training run: those to train on, None for a pipe, and those to validate on.
 
     Args:
-        source, image_size, validation, validation_labels: as `open_data` takes them.
+        source, image_size, validation, validation_labels: as `open_data` takes them. `validation` may be a share
+            instead, such as 0.2: so much is held out of the training images (`hold_out`), or of class folders alone.
+        seed: of what is held out.
 
     Raises:
         DataError: if a run could not be trained on them.
     """
-    train = None
-    if not is_stream(source):
+    train: ImageDataset | None = None
+    held_out: ImageDataset
+    share = share_of(validation)
+    if share is not None:
+        train, held_out = hold_out(_whole(source), share, seed)
+    elif not is_stream(source):
         train = open_data(source, "train", image_size)
         held_out = open_data(
             source,
@@ -116,6 +124,16 @@ def open_test(source: str | Path, classes: Sequence[str]) -> ImageDataset | None
         return None
     found = find_split(place.path, "test")
     return None if found is None else _open(found, classes=classes)
+
+
+def _whole(source: str | Path) -> LabelledFiles:
+    """What images are to be held out of: the split `train`, or a source that is no more than class folders."""
+    if is_stream(source) or str(source) == "digits":
+        raise DataError(f"{source}: has validation images of its own, or cannot be cut; leave data.validation out")
+    place = _place(source)
+    if place.tars or not place.path.is_dir():
+        return _open(place)
+    return _open(find_split(place.path, "train") or place)
 
 
 def has_splits(source: str | Path) -> bool:
@@ -289,8 +307,15 @@ def _split_of(source: str | Path, split: str) -> Place:
             )
     if found is None:
         wanted = " or ".join((split, *([_OTHERWISE[split]] if split in _OTHERWISE else [])))
-        raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}")
+        raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}{_or_hold_out(place)}")
     return found
+
+
+def _or_hold_out(place: Place) -> str:
+    """What else can be done where there are images to train on and none to validate on."""
+    if find_split(place.path, "train") is None and not class_folders(place.path):
+        return ""
+    return "; or hold some of the images out: --data.validation 0.2"
 
 
 def _beside(folder: Path) -> str:

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, Labelled
 from convattn.data.file_names import is_shard_name
 from convattn.data.images import ImageError, read_image
 from convattn.data.known_classes import KnownClasses, LabelError
-from convattn.data.loader import Batch, SeededSamples, collate
+from convattn.data.loader import SeededSamples, collate
 from convattn.data.shards import grouped, image_suffix, label_in, label_parts
 from convattn.data.tars import members_of, problem_with
-from convattn.data.transforms import Transform
 from convattn.data.workers import worker_options
 from convattn.extras import require
+from convattn.task import Batch, PairTransform
 
 __all__ = ["StreamLoader"]
 
@@ -41,7 +41,7 @@ class StreamLoader:
 
     Args:
         source: `pipe:COMMAND {0000..0146}.tar` or paths of shards; braces stand for as many, `::` parts several.
-        transform: from PIL to a tensor.
+        transform: from a picture and its label to a tensor and the label.
         classes: the classes in the order of the labels; a label is a number or one of these.
         batch_size: images in a batch of one process.
         images: that make an epoch; shards in a pipe cannot be counted. None is an error that says so.
@@ -59,7 +59,7 @@ class StreamLoader:
     def __init__(
         self,
         source: str,
-        transform: Transform,
+        transform: PairTransform,
         classes: Sequence[str],
         batch_size: int,
         *,
@@ -105,7 +105,7 @@ class _Sample:
     problem: str = ""  # why it is not to be used
 
 
-class _Held:
+class _Held(Labelled):
     """Samples in memory as a data set."""
 
     def __init__(self, samples: Sequence[_Sample], classes: Sequence[str]):
@@ -113,9 +113,6 @@ class _Held:
         self.labels = [sample.label for sample in samples]
         self.paths = [sample.name for sample in samples]
         self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
 
     def read(self, index: int) -> Image.Image:
         sample = self._samples[index]
@@ -144,7 +141,7 @@ class _Reader:
         self,
         shards: Sequence[str],
         classes: Sequence[str],
-        transform: Transform,
+        transform: PairTransform,
         batch_size: int,
         seed: int,
         rank: int,

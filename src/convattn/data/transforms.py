@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_modes_mapping
 
 from convattn.data.augmentation import Augmentation
 
-__all__ = ["Transform", "training_transform", "transforms_for"]
+__all__ = ["PictureAlone", "Transform", "training_transform", "transforms_for"]
 
 _LONGEST = 16  # times the short side: what is longer is not resized whole
 _SUPPORT = 3  # pixels to either side that the widest filter reaches, Lanczos
@@ -78,6 +78,20 @@ def transforms_for(model: nn.Module) -> Transform:
     if config["crop_mode"] in ("border", "squash"):
         return Compose([_Shortened(config), resize, crop, *rest])
     return Compose([_Middle(resize, crop), *rest])
+
+
+class PictureAlone:
+    """A transform of pictures, for pairs of which only the picture changes: the target stays as it is.
+
+    Args:
+        transform: from PIL to a tensor.
+    """
+
+    def __init__(self, transform: Transform):
+        self.transform = transform
+
+    def __call__(self, picture: Image.Image, target: Any) -> tuple[Tensor, Any]:
+        return self.transform(picture), target
 
 
 class _Middle:

@@ -144,7 +144,7 @@ class _Search:
         return FirstDifference("file", worst, before, self.probes)
 
     def _is_fine(self, point: Point) -> bool:
-        return OutputCheck("", point.relative_error, point.cosine, None).meets(self.tolerance)
+        return OutputCheck("", point.relative_error, point.cosine).meets(self.tolerance)
 
     def _probe(self, cut: "_Cut", folder: Path) -> tuple[list[Point], bool]:
         """The values at a cut in both networks, that of its own operation first; and whether all agree."""
@@ -237,7 +237,7 @@ def _in_inference_form(model: nn.Module, fused: nn.Module, images: Tensor, toler
         if name in want and output.shape == want[name].shape
         for check in compare_outputs([output], [want[name]])
     ]
-    fine = [OutputCheck("", point.relative_error, point.cosine, None).meets(tolerance) for point in points]
+    fine = [OutputCheck("", point.relative_error, point.cosine).meets(tolerance) for point in points]
     # What was merged into a layer makes that layer's own output another one, and agrees again behind it.
     first = max((index + 1 for index, is_fine in enumerate(fine) if is_fine), default=0)
     if first == len(points):

@@ -1,6 +1,6 @@
 """The gate: the outputs of an exported file beside those of the eager model, and what counts as agreement."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.inputs import random_images
-from convattn.deploy.runtimes.runtime import Precision, Run, output_names
+from convattn.deploy.runtimes.runtime import OpenedFile, Precision, as_list, is_pyramid, output_names
 
 __all__ = [
     "TOLERANCES",
+    "Agreement",
     "Comparison",
     "OutputCheck",
     "ParityCheck",
     "Tolerance",
     "Trial",
-    "as_list",
     "compare",
     "compare_outputs",
     "eager",
@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 Kind = Literal["photographs", "random"]
+
+# What the file gives and what the model gives -> how often both say the same, 0 to 1 by title; see `TaskRoom`.
+Agreement = Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,6 @@ class OutputCheck:
     name: str  # see `output_names`
     relative_error: float  # max|exported - eager| / max|eager|
     cosine: float  # the least over the images
-    top1_agreement: float | None  # share of images with the same largest logit; None for what is not a row of logits
 
     def meets(self, tolerance: Tolerance) -> bool:
         """Whether this is agreement."""
@@ -73,6 +75,7 @@ class ParityCheck:
     outputs: tuple[OutputCheck, ...]
     relative_error: float  # the worst of the outputs
     cosine: float  # the worst of the outputs
+    agreement: dict[str, float]  # how often both say the same, in terms of the model's task; nothing without one
 
     def meets(self, tolerance: Tolerance) -> bool:
         """Whether all outputs agree."""
@@ -123,15 +126,18 @@ def trials(dynamic: Dynamic, shape: tuple[int, int, int], photographs: Tensor) -
     return [*tried, *others, traced[1], others[0]]
 
 
-def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator[Comparison]:
+def compare(
+    model: nn.Module, exported: OpenedFile, tried: Sequence[Trial], agreement: Agreement | None = None
+) -> Iterator[Comparison]:
     """One check a trial, in order.
 
     Args:
         model: in evaluation mode; images (B, C, H, W) -> a tensor or several.
         exported: the file as a function.
+        agreement: of the model's task.
     """
     for trial in tried:
-        found = [(compare_outputs(exported(images), _outputs(model, images)), images) for images in trial.batches]
+        found = [_compared(exported(images), _outputs(model, images), model, agreement) for images in trial.batches]
         outputs = tuple(_together(parts) for parts in zip(*(outputs for outputs, _ in found), strict=True))
         check = ParityCheck(
             images=trial.images,
@@ -140,8 +146,10 @@ def compare(model: nn.Module, exported: Run, tried: Sequence[Trial]) -> Iterator
             outputs=outputs,
             relative_error=max(output.relative_error for output in outputs),
             cosine=min(output.cosine for output in outputs),
+            agreement=_mean([shares for _, shares in found]),
         )
-        yield Comparison(check, max(found, key=lambda each: max(output.relative_error for output in each[0]))[1])
+        worst = [max(output.relative_error for output in outputs) for outputs, _ in found]
+        yield Comparison(check, trial.batches[worst.index(max(worst))])
 
 
 def eager(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -149,34 +157,32 @@ def eager(model: nn.Module, images: Tensor) -> list[Tensor]:
     return as_list(_outputs(model, images))
 
 
-def as_list(outputs: Any) -> list[Tensor]:
-    """One tensor or several as a list.
-
-    Raises:
-        TypeError: if it is anything else.
-    """
-    listed = [outputs] if isinstance(outputs, Tensor) else list(outputs) if isinstance(outputs, list | tuple) else []
-    if not listed or not all(isinstance(output, Tensor) for output in listed):
-        raise TypeError(f"the model gives {type(outputs).__name__}; what can be exported gives a tensor or several")
-    return listed
-
-
-def compare_outputs(got: Sequence[Tensor], want: Tensor | Sequence[Tensor]) -> list[OutputCheck]:
+def compare_outputs(got: Sequence[Tensor], want: Any, of_several: str = "output") -> list[OutputCheck]:
     """One check an output.
 
     Args:
         got: what the file gives, in order.
-        want: what the model gives, its only tensor or its levels.
+        want: what the model gives.
+        of_several: as `output_names` takes it.
 
     Raises:
         ValueError: if their number differs.
         TypeError: as `as_list`.
     """
-    listed, has_logits = as_list(want), isinstance(want, Tensor)
+    listed = as_list(want)
     if len(got) != len(listed):
         raise ValueError(f"the file gives {len(got)} outputs and the model {len(listed)}")
-    checked = zip(output_names(want), got, listed, strict=True)
-    return [_check(name, *pair, has_logits=has_logits) for name, *pair in checked]
+    return [_check(*three) for three in zip(output_names(want, of_several), got, listed, strict=True)]
+
+
+def _compared(
+    got: list[Tensor], want: Any, model: nn.Module, agreement: Agreement | None
+) -> tuple[list[OutputCheck], dict[str, float]]:
+    checks = compare_outputs(got, want, "level" if is_pyramid(model) else "output")
+    listed = as_list(want)
+    if agreement is None or any(one.shape != other.shape for one, other in zip(got, listed, strict=True)):
+        return checks, {}
+    return checks, agreement(got, listed)
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Any:
@@ -184,14 +190,11 @@ def _outputs(model: nn.Module, images: Tensor) -> Any:
         return model(images)
 
 
-def _check(name: str, got: Tensor, want: Tensor, *, has_logits: bool) -> OutputCheck:
+def _check(name: str, got: Tensor, want: Tensor) -> OutputCheck:
     if got.shape != want.shape:
-        return OutputCheck(name, float("inf"), -1.0, None)
+        return OutputCheck(name, float("inf"), -1.0)
     got, want = got.double(), want.double()
-    top1 = None
-    if has_logits and want.ndim == 2 and want.shape[1] > 1:
-        top1 = (got.argmax(1) == want.argmax(1)).double().mean().item()
-    return OutputCheck(name, relative_error(got, want), _cosine(got, want), top1)
+    return OutputCheck(name, relative_error(got, want), _cosine(got, want))
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -215,13 +218,13 @@ def _cosine(got: Tensor, want: Tensor) -> float:
 
 def _together(parts: Sequence[OutputCheck]) -> OutputCheck:
     """The same output on several batches of one size."""
-    agreements = [part.top1_agreement for part in parts if part.top1_agreement is not None]
-    return OutputCheck(
-        parts[0].name,
-        max(part.relative_error for part in parts),
-        min(part.cosine for part in parts),
-        sum(agreements) / len(agreements) if agreements else None,
-    )
+    return OutputCheck(parts[0].name, max(part.relative_error for part in parts), min(part.cosine for part in parts))
+
+
+def _mean(shares: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of several batches of one size, by title."""
+    titles = [title for title in shares[0] if all(title in each for each in shares)]
+    return {title: sum(each[title] for each in shares) / len(shares) for title in titles}
 
 
 def _in_batches(images: Tensor, batch: int) -> tuple[Tensor, ...]:

@@ -7,10 +7,10 @@ import torch
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from convattn.deploy.formats import FORMATS
+from convattn.deploy.formats import formats
 from convattn.deploy.metadata import Metadata, NoMetadata, read
 from convattn.deploy.runtimes import pt2_archive
-from convattn.deploy.runtimes.runtime import Run, UnreadableFile, output_names
+from convattn.deploy.runtimes.runtime import OpenedFile, UnreadableFile
 from convattn.shown import shown
 
 __all__ = ["ExportedModel", "describe_exported", "exported_suffixes", "load_exported"]
@@ -21,15 +21,15 @@ def load_exported(path: str | Path) -> "ExportedModel":
 
     The format is found from the suffix, that of a `.pt2` file from what is in it. What the file says of itself is
     checked against its contents before it is run. A file of another origin runs too if it takes images and nothing
-    else; asked for its preprocessing or its classes, it says that it does not know.
+    else; asked for its preprocessing or its task, it says that it does not know.
 
     A `.pt2` file can run code of whoever wrote it as it is opened: an exported program brings Python source and may
     bring pickles, an AOTInductor package is machine code, and the checksum is no signature. Open those of people you
     trust; ONNX and OpenVINO files are data.
 
     Returns:
-        A model: images (B, C, H, W) -> logits (B, classes), or the list of levels (B, C', H', W') of a pyramid,
-        float32. `transforms_for`, `class_names` and the evaluation take it like any other.
+        A model: images (B, C, H, W) -> what the exported model gave, one tensor, a list or a dict of them, float32.
+        `transforms_for` and the commands take it like any other; what its task says of it are attributes.
 
     Raises:
         UnreadableFile: if the file is missing, of an unknown suffix, damaged, changed since its export, or described in
@@ -39,7 +39,7 @@ def load_exported(path: str | Path) -> "ExportedModel":
     """
     path = Path(path)
     format, metadata = describe_exported(path)
-    return ExportedModel(path, format, FORMATS[format].open_file(path), metadata)
+    return ExportedModel(path, format, formats()[format].open_file(path), metadata)
 
 
 def describe_exported(path: Path) -> tuple[str, Metadata | None]:
@@ -59,7 +59,7 @@ def describe_exported(path: Path) -> tuple[str, Metadata | None]:
 
 def exported_suffixes() -> tuple[str, ...]:
     """The suffixes of files that `load_exported` opens."""
-    return tuple(dict.fromkeys(runtime.SUFFIX for runtime in FORMATS.values()))
+    return tuple(dict.fromkeys(runtime.SUFFIX for runtime in formats().values()))
 
 
 class ExportedModel(nn.Module):
@@ -70,12 +70,12 @@ class ExportedModel(nn.Module):
 
     Args:
         path: the file.
-        format: its name in `FORMATS`.
+        format: its name in `formats()`.
         run: the file as a function.
         metadata: what it says of itself; None for a file of another origin.
     """
 
-    def __init__(self, path: Path, format: str, run: Run, metadata: Metadata | None):
+    def __init__(self, path: Path, format: str, run: OpenedFile, metadata: Metadata | None):
         super().__init__()
         self.path = path
         self.format = format
@@ -83,8 +83,8 @@ class ExportedModel(nn.Module):
         self._run = run
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Images (B, C, H, W) on any device -> logits (B, classes) or a list of levels there, float32.
+    def forward(self, images: Tensor) -> Tensor | list[Tensor] | dict[str, Tensor]:
+        """Images (B, C, H, W) on any device -> what the exported model gave, there; of a tuple a list.
 
         Raises:
             ValueError: if the file does not take images of this shape, naming those that it takes.
@@ -100,27 +100,36 @@ class ExportedModel(nn.Module):
                 f"{self.path}: does not run on images of shape {tuple(images.shape)} ({' '.join(str(error).split())})"
             ) from error
         outputs = [output.to(images.device) for output in outputs]
-        single = len(outputs) == 1 and (self.metadata is None or self.metadata.outputs != "pyramid")
-        return outputs[0] if single else outputs
+        known = self.metadata
+        if known is not None and known.returns == "dict":
+            return dict(zip(known.outputs, outputs, strict=True))
+        is_list = known is not None and known.returns == "list"
+        return outputs[0] if len(outputs) == 1 and not is_list else outputs
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """The input that the model expects and the names of its classes, in timm's words."""
+        """The input that the model expects and what its task says of it, in timm's words."""
         known = self._known()
         if known.preprocessing is None:
             raise ValueError(f"{self.path}: the model that was exported did not say how its images are prepared")
-        cfg = {
+        return {
+            **known.details,
             "architecture": known.model,
             "input_size": known.input_size,
-            "num_classes": known.num_classes,
             **vars(known.preprocessing),
         }
-        return cfg | ({"label_names": known.label_names} if known.label_names else {})
+
+    def __getattr__(self, name: str) -> Any:
+        """The details of the task, beside what every module has."""
+        known = self.__dict__.get("metadata")
+        if known is not None and name in known.details:
+            return known.details[name]
+        return super().__getattr__(name)
 
     @property
-    def num_classes(self) -> int:
-        """Length of the logits; 0 where the outputs are none."""
-        return self._known().num_classes
+    def task_kind(self) -> str | None:
+        """The kind of its task; None of a network without a head."""
+        return self._known().task
 
     @property
     def in_chans(self) -> int:
@@ -133,9 +142,7 @@ class ExportedModel(nn.Module):
         known = self._known()
         levels = [
             dict(num_chs=channels, reduction=reduction, module=name)
-            for name, channels, reduction in zip(
-                output_names(known.channels), known.channels, known.reductions, strict=True
-            )
+            for name, channels, reduction in zip(known.outputs, known.channels, known.reductions, strict=False)
         ]
         return FeatureInfo(levels, tuple(range(len(levels))))
 
@@ -151,7 +158,7 @@ class ExportedModel(nn.Module):
     def _known(self) -> Metadata:
         if self.metadata is None:
             raise ValueError(
-                f"{self.path}: was not written by convattn, so its preprocessing and its classes are unknown; "
+                f"{self.path}: was not written by convattn, so its preprocessing and its task are unknown; "
                 "prepare its input yourself, or export the model with convattn"
             )
         return self.metadata
@@ -172,7 +179,7 @@ class ExportedModel(nn.Module):
             )
 
 
-def _in_batches(run: Run, images: Tensor, batch: int) -> list[Tensor]:
+def _in_batches(run: OpenedFile, images: Tensor, batch: int) -> list[Tensor]:
     """The outputs of a file that takes `batch` images, no more and no fewer."""
     count = len(images)
     missing = -count % batch if count else batch  # of no images the shape of the outputs is learnt from black ones
@@ -188,7 +195,7 @@ def _format(path: Path) -> str:
         raise UnreadableFile(f"{path}: is no regular file")
     if path.suffix == pt2_archive.SUFFIX:
         return pt2_archive.contents(path)
-    for name, runtime in FORMATS.items():
+    for name, runtime in formats().items():
         if path.suffix == runtime.SUFFIX:
             return name
     raise UnreadableFile(f"{path}: no exported file ends in {path.suffix!r}; known: {', '.join(exported_suffixes())}")

@@ -1,19 +1,22 @@
 """What an exported file says of itself: one JSON object, in the place that its format has for such texts.
 
-    {"version": 1, "model": "smt_tiny", "format": "onnx", "precision": "fp32", "dynamic": "batch",
-     "input_size": [3, 224, 224], "batch": null, "outputs": "logits", "num_classes": 1000, "channels": [],
+    {"version": 2, "model": "smt_tiny", "format": "onnx", "precision": "fp32", "dynamic": "batch",
+     "input_size": [3, 224, 224], "batch": null, "outputs": ["output"], "returns": "tensor", "channels": [],
      "reductions": [], "preprocessing": {"mean": […], "std": […], "interpolation": "bicubic", "crop_pct": 0.9,
-     "crop_mode": "center"}, "label_names": [], "class_names": ["tench", …],
+     "crop_mode": "center"}, "task": "classification", "details": {"num_classes": 1000, …},
      "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…", "own_checksum": "…"}
 
+The details are the words of the task's room: what it says of the model here, and checks when the file is read.
+
 The checksum covers all that decides the numbers, and not this text; its own covers the rest of the text, that checksum
-included. Neither is a signature. Files of earlier versions have no `own_checksum`: they open with a warning.
+included. Neither is a signature. The first files of version 1 have no `own_checksum`: they open with a warning.
 """
 
 import dataclasses
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -21,28 +24,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from timm.data import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 
-from convattn.data.class_names import class_names, own_names
 from convattn.data.preprocessing import are, check_preprocessing, short
 from convattn.deploy.dynamic import Dynamic
-from convattn.deploy.formats import FORMATS
-from convattn.deploy.runtimes.runtime import Precision, UnreadableFile
+from convattn.deploy.formats import formats
+from convattn.deploy.runtimes.runtime import Precision, UnreadableFile, is_pyramid, output_names
+from convattn.deploy.version_1 import in_version_2
+from convattn.rooms import KINDS, kind_of, room
 
-__all__ = ["Metadata", "NoMetadata", "Outputs", "Preprocessing", "describe", "read", "seal"]
+__all__ = ["Metadata", "NoMetadata", "Preprocessing", "describe", "read", "seal"]
 
-VERSION = 1
+VERSION = 2
 _OWN = "own_checksum"
 
-Outputs = Literal["logits", "features", "pyramid", "tensors"]  # of a classifier, one without head, levels, anything
-
-_LIBRARIES = {  # packages beside torch that write and run a format
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "nncf"),
-    "core_ml": ("coremltools",),
-    "executorch": ("executorch",),
-    "tensor_rt": ("onnx", "onnxscript", "tensorrt"),
-}
+Returns = Literal["tensor", "list", "dict"]
 
 
 class NoMetadata(UnreadableFile):
@@ -73,19 +69,20 @@ class Metadata:
     """Channels, height and width of the images; those of the trace where height and width are free."""
     batch: int | None
     """The only batch size that the file takes; None where it is free."""
-    outputs: Outputs
-    num_classes: int
-    """Length of the logits; 0 where there are none."""
+    outputs: tuple[str, ...]
+    """Their names in order."""
+    returns: Returns | None
+    """In what the model gives them; None where a file of version 1 does not tell."""
     channels: tuple[int, ...]
     """Of each level of a pyramid."""
     reductions: tuple[int, ...]
     """The stride of each level of a pyramid."""
     preprocessing: Preprocessing | None
     """None if the model did not say."""
-    label_names: tuple[str, ...]
-    """Names of the classes as the training data called them; empty if the model has none of its own."""
-    class_names: tuple[str, ...]
-    """The same for people, ImageNet's too; empty if nothing is known."""
+    task: str | None
+    """The kind of its room; None of a network without a head."""
+    details: dict[str, Any]
+    """What the room says of it."""
     versions: dict[str, str]
     """Of this package, torch and the runtime's libraries."""
     opset: int | None
@@ -101,6 +98,7 @@ class Metadata:
 
 def describe(
     model: nn.Module,
+    outputs: Any,
     *,
     input_size: tuple[int, int, int],
     precision: Precision,
@@ -112,18 +110,16 @@ def describe(
 
     Args:
         model: the model that is exported, or its fused form.
+        outputs: what it gives for such images.
         input_size: (channels, height, width) of the images that it is traced on.
         precision: of the file.
         dynamic: what the file leaves free.
-        format: a name in `FORMATS`.
+        format: a name in `formats()`.
         batch: how many images it is traced on; the file takes no other number where `dynamic` is "none".
     """
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    channels, reductions = _levels(model)
-    num_classes = 0 if channels else getattr(model, "num_classes", None)
-    outputs: Outputs = (
-        "pyramid" if channels else "tensors" if num_classes is None else "logits" if num_classes else "features"
-    )
+    info: Any = model.feature_info if is_pyramid(model) else None
+    kind = None if info else kind_of(model)
     return Metadata(
         model=(getattr(model, "built_as", None) or {}).get("name") or cfg.get("architecture") or type(model).__name__,
         format=format,
@@ -131,21 +127,21 @@ def describe(
         dynamic=dynamic,
         input_size=input_size,
         batch=batch if dynamic == "none" else None,
-        outputs=outputs,
-        num_classes=num_classes or 0,
-        channels=channels,
-        reductions=reductions,
+        outputs=output_names(outputs, "level" if info else "output"),
+        returns="tensor" if isinstance(outputs, Tensor) else "dict" if isinstance(outputs, Mapping) else "list",
+        channels=tuple(info.channels()) if info else (),
+        reductions=tuple(info.reduction()) if info else (),
         preprocessing=_preprocessing(cfg) if cfg else None,
-        label_names=tuple((own_names(model) or ()) if num_classes else ()),
-        class_names=tuple((class_names(model) or ()) if num_classes else ()),
+        task=kind,
+        details=_details(kind, room(kind).describe(model)) if kind else {},
         versions=_versions(format),
-        opset=getattr(FORMATS[format], "OPSET", None),
+        opset=getattr(formats()[format], "OPSET", None),
     )
 
 
 def seal(format: str, path: Path, metadata: Metadata) -> None:
     """Write `metadata` into the file at `path`, with the checksum of what the file holds."""
-    runtime = FORMATS[format]
+    runtime = formats()[format]
     runtime.write_metadata(path, dataclasses.replace(metadata, checksum=runtime.digest(path)).to_json())
 
 
@@ -157,7 +153,7 @@ def read(format: str, path: Path) -> Metadata:
         UnreadableFile: if it cannot be read, or the text is damaged, of another version, or belongs to other contents.
         MissingExtra: if the library of the format is not installed.
     """
-    runtime = FORMATS[format]
+    runtime = formats()[format]
     text = runtime.read_metadata(path)
     if text is None:
         raise NoMetadata(
@@ -184,12 +180,11 @@ def read(format: str, path: Path) -> Metadata:
     return metadata
 
 
-def _levels(model: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and reductions of what a `features_only` model returns; nothing for any other model."""
-    info: Any = getattr(model, "feature_info", None)
-    if not callable(getattr(info, "channels", None)):  # a classifier has a plain list
-        return (), ()
-    return tuple(info.channels()), tuple(info.reduction())
+def _details(kind: str, described: Any) -> dict[str, Any]:
+    """As they are read, whoever says so."""
+    if not isinstance(described, Mapping):
+        raise TypeError(f"details {short(described)} are no texts and numbers by name")
+    return dict(room(kind).check_description(described))
 
 
 def _preprocessing(cfg: dict[str, Any]) -> Preprocessing:
@@ -204,7 +199,7 @@ def _preprocessing(cfg: dict[str, Any]) -> Preprocessing:
 
 def _versions(format: str) -> dict[str, str]:
     versions = {}
-    for package in ("convattn", "torch", "timm", *_LIBRARIES.get(format, ())):
+    for package in ("convattn", "torch", "timm", *formats()[format].LIBRARIES):
         try:
             versions[package] = installed_version(package)
         except PackageNotFoundError:  # a file can be written without what runs it
@@ -225,17 +220,22 @@ def _entry(path: Path, text: str) -> dict[str, Any]:
         entry = None
     if not isinstance(entry, dict) or "version" not in entry:
         raise UnreadableFile(f"{path}: its description is damaged; export it again")
-    if entry["version"] != VERSION:
+    if entry["version"] not in (1, VERSION):
         raise UnreadableFile(
-            f"{path}: its description has version {short(entry['version'])} and this convattn reads {VERSION}; "
+            f"{path}: its description has version {short(entry['version'])} and this convattn reads up to {VERSION}; "
             "update convattn or export the file again"
         )
     return entry
 
 
 def _parse(path: Path, entry: dict[str, Any]) -> Metadata:
+    kind = entry.get("task")
+    if isinstance(kind, str) and kind not in KINDS:
+        raise UnreadableFile(
+            f"{path}: its task {short(kind)} is unknown to this version; known are {', '.join(KINDS)}; update convattn"
+        )
     try:
-        return _from_entry(entry)
+        return _from_entry(in_version_2(entry) if entry["version"] == 1 else entry)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UnreadableFile(
             f"{path}: its description is damaged ({type(error).__name__}: {error}); export it again"
@@ -264,22 +264,24 @@ def _from_entry(entry: dict[str, Any]) -> Metadata:
         dynamic=_one_of(entry["dynamic"], Dynamic),
         input_size=(channels, height, width),
         batch=None if entry["batch"] is None else _whole(entry["batch"], 1),
-        outputs=_one_of(entry["outputs"], Outputs),
-        num_classes=_whole(entry["num_classes"], 0),
+        outputs=tuple(map(_text, entry["outputs"])),
+        returns=None if entry["returns"] is None else _one_of(entry["returns"], Returns),
         channels=tuple(_whole(width, 1) for width in entry["channels"]),
         reductions=tuple(_whole(stride, 1) for stride in entry["reductions"]),
         preprocessing=preprocessing,
-        label_names=tuple(map(_text, entry["label_names"])),
-        class_names=tuple(map(_text, entry["class_names"])),
+        task=None if entry["task"] is None else _text(entry["task"]),
+        details={} if entry["task"] is None else _details(entry["task"], entry["details"]),
         versions={_text(name): _text(number) for name, number in entry["versions"].items()},
         opset=None if entry["opset"] is None else _whole(entry["opset"], 1),
         checksum=_text(entry["checksum"]),
     )
-    for names in (metadata.label_names, metadata.class_names):
-        if names and len(names) != metadata.num_classes:
-            raise ValueError(f"{len(names)} names of {metadata.num_classes} classes")
-    if len(metadata.channels) != len(metadata.reductions) or bool(metadata.channels) != (metadata.outputs == "pyramid"):
-        raise ValueError(f"{metadata.outputs} with channels {metadata.channels} and reductions {metadata.reductions}")
+    names, levels = metadata.outputs, metadata.channels
+    if len(set(names)) < len(names) or (metadata.returns is not None and not names):
+        raise ValueError(f"outputs {short(names)} are not one name each")
+    if metadata.returns == "tensor" and len(names) != 1:
+        raise ValueError(f"one tensor with {len(names)} names")
+    if len(levels) != len(metadata.reductions) or (levels and len(names) != len(levels)):
+        raise ValueError(f"{short(names)} with channels {levels} and reductions {metadata.reductions}")
     return metadata
 
 

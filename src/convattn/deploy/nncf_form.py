@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convattn.deploy.quiet import quiet
+from convattn.deploy.muted import muted
 from convattn.extras import require
 
 __all__ = ["MOVES", "WEIGHTED", "compiled", "computed", "nncf_quantised", "with_forks_biased"]
@@ -83,7 +83,7 @@ def nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...],
     names = [*kept, *_products_of_maps(graph)]
     kinds = {node.get_type_name() for node in graph.get_ops()} - WEIGHTED - MOVES
     in_float = nncf.IgnoredScope(types=sorted(kinds), names=names, validate=False)
-    with quiet():
+    with muted():
         quantised = nncf.quantize(
             graph,
             nncf.Dataset(batches),

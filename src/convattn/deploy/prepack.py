@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
 from convattn.deploy.gate import relative_error
 from convattn.ops.linear import Linear2d
@@ -48,6 +49,7 @@ def prepack(model: nn.Module, images: Tensor) -> nn.Module:
     packed = copied(model).eval().requires_grad_(False)
     shapes, want = _run(packed, images)
     packed = _packed(packed, shapes)
+    _teach_counter()
     rounds_coarsely = any(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
     _check(packed, images, want, 0.1 if rounds_coarsely else 1e-3)
     return packed
@@ -108,6 +110,25 @@ def _check(packed: nn.Module, images: Tensor, want: Any, tolerance: float) -> No
         )
 
 
+def _teach_counter() -> None:
+    """Tell torch's `FlopCounterMode` what the kernels do; it would count 0 for those that it does not know."""
+    formulas: dict[Any, Any] = {
+        torch.ops.mkldnn._linear_pointwise: _linear_flops,
+        torch.ops.mkldnn._convolution_pointwise: _convolution_flops,
+    }
+    for kernel, formula in formulas.items():
+        if kernel not in flop_registry:
+            register_flop_formula(kernel)(formula)
+
+
+def _linear_flops(rows: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * rows.numel() * weight[0]
+
+
+def _convolution_flops(images: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return conv_flop_count(list(images), list(weight), list(out_shape))
+
+
 def _is_packable(module: nn.Module) -> bool:
     if hung_on(module):  # what hangs on a layer is part of what it computes
         return False
@@ -136,7 +157,7 @@ class _Packed(nn.Module):
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
         raise ValueError(
-            "a prepacked model runs only; to copy, fuse, prepack or export, take the model that it was made from"
+            "a prepacked model runs only; to copy, count, fuse, prepack or export, take the model that it was made from"
         )
 
 

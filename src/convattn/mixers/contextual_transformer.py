@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.ops.chain import as_linear, fold_chain
+from convattn.ops.fold import as_linear, fold_chain
 from convattn.ops.linear import Linear2d
 from convattn.ops.local_aggregation import LocalAggregation, aggregate_planes
 

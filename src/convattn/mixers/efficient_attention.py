@@ -18,7 +18,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from convattn.ops.attention import map_attention, map_tokens
-from convattn.ops.fold_norm import fold_norms_linear
+from convattn.ops.fold import fold_norms_linear
 from convattn.ops.linear import Linear2d
 
 __all__ = ["TOKEN_POOLS", "EfficientAttention", "TokenPool"]

@@ -8,13 +8,10 @@ al., 2022, arXiv 2207.05501. Reference code: github.com/bytedance/Next-ViT (Apac
 In spite of the name there is no attention in it: the paper reads a trained kernel as the weights of a local attention.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
-from convattn.ops.fold_norm import fold_conv_norm
-from convattn.ops.linear import Linear2d
+from convattn.ops.fold import fold_chain
 
 __all__ = ["MultiHeadConvolutionalAttention"]
 
@@ -58,5 +55,4 @@ class MultiHeadConvolutionalAttention(nn.Module):
     @torch.no_grad()
     def fused(self) -> nn.Module:
         """The inference form: batch norm folded into the grouped convolution, the projection as a linear layer."""
-        conv = fold_conv_norm(self.group_conv3x3, self.norm)
-        return nn.Sequential(*conv, deepcopy(self.act), Linear2d.from_conv1x1(self.projection))
+        return fold_chain(nn.Sequential(self.group_conv3x3, self.norm, self.act, self.projection))

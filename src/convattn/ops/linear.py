@@ -8,14 +8,14 @@ from timm.layers import register_notrace_module
 from torch import Size, Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["Linear2d", "is_of_linear"]
+__all__ = ["Linear2d", "LinearConv2d", "is_of_linear"]
 
 _VECTOR = 16  # float32 values in the widest register; oneDNN computes an incomplete last block of outputs whole
 _WORTH_IT = 10_000_000  # multiply-adds from which oneDNN's faster kernel pays for its slower start
 
 
 @register_notrace_module
-class Linear2d(nn.Conv2d):
+class LinearConv2d(nn.Conv2d):  # some counters (torchinfo) take for a convolution what has "Conv" in its name
     """A 1×1 convolution as one matrix product: (B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
 
     A channels-last map is read as it lies, and the result is channels-last whatever came in, so a network built from
@@ -111,6 +111,9 @@ class Linear2d(nn.Conv2d):
         """The same of an ordinary 1×1 convolution (no padding, ungrouped); its weights are copied."""
         assert conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0), conv
         return _filled(cls(conv.in_channels, conv.out_channels, bias=conv.bias is not None), conv)
+
+
+Linear2d = LinearConv2d
 
 
 def is_of_linear(shape: Size, convolution: Size) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
@@ -59,9 +60,6 @@ def _advanced(model: str) -> RunConfig:
             source="imagenet",
             batch_size=row.batch_size,
             workers=8,
-            augmentation=Augmentation(auto_augment=RAND_AUGMENT),
-            mixup=0.8,
-            cutmix=1.0,
         ),
         optimizer=OptimizerConfig(
             "sgd",  # timm's name for the one with Nesterov's momentum
@@ -73,7 +71,13 @@ def _advanced(model: str) -> RunConfig:
         schedule=ScheduleConfig(
             epochs=350, warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-5, warmup_prefix=False, per_epoch=True
         ),
-        loop=LoopConfig(label_smoothing=0.1, ema_decay=0.9999, ema_warmup=False, accumulation=8),
+        task=ClassificationOptions(
+            augmentation=Augmentation(auto_augment=RAND_AUGMENT),
+            mixup=0.8,
+            cutmix=1.0,
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(ema_decay=0.9999, ema_warmup=False, accumulation=8),
     )
 
 
@@ -109,7 +113,10 @@ def _default(model: str) -> Recipe:
         data=DataConfig(source="imagenet", batch_size=64, workers=8),
         optimizer=OptimizerConfig("sgd", lr=0.1, lr_batch_size=256, weight_decay=1e-4, momentum=0.9),
         schedule=ScheduleConfig(epochs=100, warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-5, per_epoch=True),
-        loop=LoopConfig(label_smoothing=0.1, accumulation=4),
+        task=ClassificationOptions(
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(accumulation=4),
     )
     return recipe(
         f"{model}_imagenet_default",

@@ -1,5 +1,6 @@
 """Recipes of DAS: the paper's for ImageNet-1k, CIFAR-100 and Stanford Dogs."""
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, recipe
 from convattn.training.config import (
@@ -77,14 +78,16 @@ def _cifar100(network: str) -> Recipe:
         data=DataConfig(
             source="cifar100",
             image_size=32,
-            crop_ratio=1.0,
             batch_size=128,
             workers=4,
-            # Moved by up to 4 pixels and mirrored, which the paper does not say and everyone does.
-            augmentation=Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), shift=0.125),
         ),
         optimizer=_sgd(0.1, 5e-4),
         schedule=ScheduleConfig("multistep", epochs=300, milestones=(70, 130, 200, 260), decay_rate=0.2),
+        task=ClassificationOptions(
+            crop_ratio=1.0,
+            # Moved by up to 4 pixels and mirrored, which the paper does not say and everyone does.
+            augmentation=Augmentation(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), shift=0.125),
+        ),
     )
     return recipe(
         f"{network}_das_cifar100",

@@ -1,5 +1,6 @@
 """The recipe for own images: a trained network on a small data set."""
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import Recipe
 from convattn.training.config import (
@@ -27,7 +28,7 @@ def finetune() -> RunConfig:
     Result: none published; this recipe is ours.
     Start from a run of your own by `--model.pretrained-path runs/NAME/best.safetensors`. To train the classifier alone
     throughout: `--loop.freeze-epochs 30`, with a higher `--optimizer.lr`. Where left and right matter:
-    `--data.augmentation.horizontal-flip 0`.
+    `--task.augmentation.horizontal-flip 0`.
     """
     return RunConfig(
         model=ModelConfig("smt_tiny", pretrained=True, drop_path_rate=0.1),
@@ -35,11 +36,15 @@ def finetune() -> RunConfig:
             source="data",
             batch_size=32,
             workers=2,
-            augmentation=Augmentation(crop_area=(0.35, 1.0), auto_augment="rand-m6-mstd0.5-inc1", random_erasing=0.1),
         ),
         optimizer=OptimizerConfig(lr=5e-4, lr_batch_size=None, weight_decay=0.05, layer_decay=0.75, clip_grad=5.0),
         schedule=ScheduleConfig(epochs=30, warmup_epochs=2, min_lr=1e-6),
-        loop=LoopConfig(label_smoothing=0.1, class_weights="balanced", freeze_epochs=1, early_stopping=10),
+        task=ClassificationOptions(
+            augmentation=Augmentation(crop_area=(0.35, 1.0), auto_augment="rand-m6-mstd0.5-inc1", random_erasing=0.1),
+            label_smoothing=0.1,
+            class_weights="balanced",
+        ),
+        loop=LoopConfig(freeze_epochs=1, early_stopping=10),
         output=OutputConfig("runs/finetune"),
     )
 

@@ -1,7 +1,9 @@
 """Recipes of GroupMixFormer: the authors' for ImageNet-1k, and their fine-tuning at 384 pixels."""
 
 from dataclasses import replace
+from typing import Any
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
@@ -40,15 +42,18 @@ def _imagenet(model: str) -> RunConfig:
             source="imagenet",
             batch_size=128,
             workers=8,
-            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
-            mixup=0.8,
-            cutmix=1.0,
         ),
         optimizer=OptimizerConfig(
             lr=5e-4, lr_batch_size=512, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
         ),
         schedule=ScheduleConfig(epochs=300, warmup_epochs=20, warmup_lr=5e-7, min_lr=5e-6, warmup_prefix=False),
-        loop=LoopConfig(precision="bf16", label_smoothing=0.1, accumulation=8),
+        task=ClassificationOptions(
+            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+            mixup=0.8,
+            cutmix=1.0,
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(precision="bf16", accumulation=8),
     )
 
 
@@ -68,10 +73,12 @@ def _from_scratch(model: str) -> Recipe:
 
 def _at_384(model: str) -> Recipe:
     start = _imagenet(model)
+    options: Any = start.task
     config = replace(
         start,
         model=replace(start.model, pretrained=True),
-        data=replace(start.data, image_size=384, crop_ratio=1.0),
+        data=replace(start.data, image_size=384),
+        task=replace(options, crop_ratio=1.0),
         optimizer=replace(start.optimizer, lr=1e-5, lr_batch_size=1024, weight_decay=1e-8),
         schedule=ScheduleConfig(epochs=30, warmup_epochs=5, warmup_lr=1e-8, min_lr=1e-7, warmup_prefix=False),
     )

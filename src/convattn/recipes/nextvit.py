@@ -1,12 +1,13 @@
 """Recipes of Next-ViT: the authors' for ImageNet-1k at 224 and 384 pixels, and pre-training on a teacher's labels."""
 
 from dataclasses import replace
+from typing import Any
 
+from convattn.classification.options import ClassificationOptions, DistillationConfig
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
 from convattn.training.config import (
     DataConfig,
-    DistillationConfig,
     LoopConfig,
     ModelConfig,
     OptimizerConfig,
@@ -30,9 +31,6 @@ def _imagenet(model: str) -> RunConfig:
             source="imagenet",
             batch_size=256,
             workers=8,
-            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
-            mixup=0.8,
-            cutmix=1.0,
         ),
         optimizer=OptimizerConfig(
             lr=2e-3, lr_batch_size=2048, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
@@ -40,7 +38,13 @@ def _imagenet(model: str) -> RunConfig:
         schedule=ScheduleConfig(
             epochs=300, warmup_epochs=20, warmup_lr=1e-6, min_lr=1e-5, warmup_prefix=False, per_epoch=True
         ),
-        loop=LoopConfig(precision="bf16", label_smoothing=0.1, accumulation=8),
+        task=ClassificationOptions(
+            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+            mixup=0.8,
+            cutmix=1.0,
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(precision="bf16", accumulation=8),
     )
 
 
@@ -90,10 +94,14 @@ def _at_384(model: str, first: str = "") -> Recipe:
 
 def _ssld(model: str) -> Recipe:
     start = _imagenet(model)
+    options: Any = start.task
     config = replace(
         start,
-        distillation=DistillationConfig(TEACHER, loss="js", unlabelled="unlabelled"),
-        loop=replace(start.loop, label_smoothing=0.0),
+        task=replace(
+            options,
+            distillation=DistillationConfig(TEACHER, loss="js", unlabelled="unlabelled"),
+            label_smoothing=0.0,
+        ),
     )
     return recipe(
         f"{model}_ssld",
@@ -107,8 +115,8 @@ def _ssld(model: str) -> Recipe:
             "last three as from scratch."
         ),
         notes=(
-            "`--distillation.unlabelled DIR` is any tree of images; by the name of their weights, the authors had six "
-            f"million images in all. Fine-tune with {model}_ssld_imagenet."
+            "`--task.distillation.unlabelled DIR` is any tree of images; by the name of their weights, the authors had "
+            f"six million images in all. Fine-tune with {model}_ssld_imagenet."
         ),
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import Recipe, recipe
 from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
@@ -22,13 +23,16 @@ def small_images(model: str, options: Mapping[str, Any] | None = None) -> RunCon
         data=DataConfig(
             source="data",
             image_size=32,
-            crop_ratio=1.0,
             batch_size=64,
-            augmentation=Augmentation(crop_area=(0.6, 1.0)),
         ),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
         schedule=ScheduleConfig(epochs=4, warmup_epochs=0.5),
-        loop=LoopConfig(label_smoothing=0.1, ema_decay=0.998),
+        task=ClassificationOptions(
+            crop_ratio=1.0,
+            augmentation=Augmentation(crop_area=(0.6, 1.0)),
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(ema_decay=0.998),
     )
 
 

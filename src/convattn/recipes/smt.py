@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, record_of, several_gpus
 from convattn.training.config import (
@@ -33,8 +34,12 @@ def smt_nano_digits() -> RunConfig:
         data=DataConfig(
             source="digits",
             image_size=24,
-            crop_ratio=1.0,
             batch_size=32,
+        ),
+        optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
+        schedule=ScheduleConfig(epochs=16, warmup_epochs=1),
+        task=ClassificationOptions(
+            crop_ratio=1.0,
             augmentation=Augmentation(
                 crop_area=(1.0, 1.0),
                 crop_aspect=(1.0, 1.0),
@@ -43,10 +48,9 @@ def smt_nano_digits() -> RunConfig:
                 shift=0.1,
                 zoom=(0.8, 1.2),
             ),
+            label_smoothing=0.1,
         ),
-        optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
-        schedule=ScheduleConfig(epochs=16, warmup_epochs=1),
-        loop=LoopConfig(label_smoothing=0.1, ema_decay=0.99),
+        loop=LoopConfig(ema_decay=0.99),
         output=OutputConfig("runs/smt_nano_digits"),
     )
 
@@ -58,15 +62,18 @@ def _imagenet(model: str, drop_path: float) -> RunConfig:
             source="imagenet",
             batch_size=128,
             workers=8,
-            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
-            mixup=0.2,
-            cutmix=1.0,
         ),
         optimizer=OptimizerConfig(
             lr=1e-3, lr_batch_size=512, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
         ),
         schedule=ScheduleConfig(epochs=300, warmup_epochs=5, warmup_lr=1e-7, min_lr=1e-6),
-        loop=LoopConfig(precision="bf16", label_smoothing=0.1, accumulation=8),
+        task=ClassificationOptions(
+            augmentation=Augmentation(auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+            mixup=0.2,
+            cutmix=1.0,
+            label_smoothing=0.1,
+        ),
+        loop=LoopConfig(precision="bf16", accumulation=8),
     )
 
 

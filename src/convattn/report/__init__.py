@@ -1,6 +1,6 @@
 """One self-contained HTML page about a model: how it learned, what it confuses, where it looks, what it costs."""
 
-from convattn.report.content import (
+from convattn.page import (
     Command,
     Confusion,
     Epoch,

@@ -58,7 +58,7 @@ def growth_table(growths: Sequence[Growth]) -> FiguresTable:
     rows = []
     for growth in growths:
         unit = " px" if growth.over == "pixels" else ""
-        at = ", ".join(f"{x}" for x in growth.at)
+        at = ", ".join(map(str, growth.at))
         memory = "-" if growth.memory is None else _exponent(growth.memory)
         peaks = ["-" if peak is None else f"{peak / 2**20:.0f}" for peak in growth.peak_bytes]
         name = f"{growth.model}, {growth.runtime}, {growth.precision}"
@@ -139,8 +139,8 @@ def _data(table: BenchmarkTable) -> Mapping[str, Any]:
             "p90_ms": row.latency.p90_ms,
             "p95_ms": row.latency.p95_ms,
             "images_per_second": row.images_per_second,
-            "gmac": row.macs / 1e9,
-            "mparams": row.parameters / 1e6,
+            "gmac": None if row.macs is None else row.macs / 1e9,
+            "mparams": None if row.parameters is None else row.parameters / 1e6,
             "peak_mib": None if row.peak_bytes is None else row.peak_bytes / 2**20,
             "per_mac": table.per_mac(row),
             "top1": row.top1,

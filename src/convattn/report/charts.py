@@ -4,10 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from convattn.report.content import Epoch, RunCurves
+from convattn.page import Axis, Epoch, RunCurves
+from convattn.task import Metric
 
 __all__ = ["Chart", "Line", "comparison_curves", "learning_curves", "run_style", "ticks"]
 
+VALIDATION_LOSS = "val_loss"  # the metric that is drawn beside the training loss
+_PART = "train_loss_"  # begins the name of one of several losses
 _COLOURS = 8  # of runs, in report.css; more runs repeat them with dashes
 
 
@@ -17,7 +20,7 @@ class Series:
 
     name: str
     style: str  # class in report.css
-    points: Sequence[tuple[int, float | None]]  # epoch, value
+    points: Sequence[tuple[int, float | None]]  # epoch or update, value
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Chart:
     """One plot with its axes. Ticks are (percent from the left or the bottom, label)."""
 
     title: str
+    axis: Axis  # what it goes over
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -44,42 +48,95 @@ class Chart:
     @property
     def description(self) -> str:
         """The chart in words, for those who cannot see it."""
-        return f"{self.title} over epochs. " + " ".join(f"{n.name}: last {n.last}, best {n.best}." for n in self.lines)
+        return f"{self.title} over {self.axis}s. " + " ".join(
+            f"{n.name}: last {n.last}, best {n.best}." for n in self.lines
+        )
 
 
-def learning_curves(epochs: Sequence[Epoch]) -> list[Chart]:
-    """The charts of losses, accuracy, learning rate and speed, each only if there is something to show."""
-    losses = [
-        Series("training", "training", [(e.epoch, e.train_loss) for e in epochs]),
-        Series("validation", "validation", [(e.epoch, e.val_loss) for e in epochs]),
-    ]
-    accuracy = [Series("validation", "validation", [(e.epoch, e.top1) for e in epochs])]
-    rate = [Series("of the last update", "training", [(e.epoch, e.lr) for e in epochs])]
-    speed = [Series("training", "training", [(e.epoch, e.images_per_second) for e in epochs])]
-    charts = [
-        _chart("Loss", losses, min, "{:.3f}", floor=0.0),
-        _chart("Accuracy", accuracy, max, "{:.2f} %", unit=" %", ceiling=100.0),
-        _chart("Learning rate", rate, max, "{:.3g}", floor=0.0),
-        _chart("Images per second", speed, max, "{:,.0f}", floor=0.0),
-    ]
+def learning_curves(epochs: Sequence[Epoch], metrics: Sequence[Metric] = (), axis: Axis = "epoch") -> list[Chart]:
+    """The charts of losses, metrics, learning rate and speed, each only if there is something to show.
+
+    Losses of one run share a chart, the training loss's parts too; so do metrics of one unit.
+    """
+
+    def series(name: str, key: str, style: str) -> Series:
+        return Series(name, style, [(_place(epoch, axis), epoch.get(key)) for epoch in epochs])
+
+    parts = dict.fromkeys(key for epoch in epochs for key in epoch.values if key.startswith(_PART))
+    losses = [series("training", "train_loss", "training"), series("validation", VALIDATION_LOSS, "validation")]
+    losses += [series(key.removeprefix(_PART), key, run_style(index + 2)) for index, key in enumerate(parts)]
+    charts = [_chart("Loss", losses, min, "{:.3f}", axis, floor=0.0)]
+    for group in _of_one_unit(metrics):
+        first = group[0]
+        styles = ("validation", *(run_style(index + 2) for index in range(len(group))))
+        lines = [series(each.title, each.name, style) for each, style in zip(group, styles, strict=False)]
+        further = dict.fromkeys(key for epoch in epochs for key in epoch.values if key.endswith(f"/{first.name}"))
+        lines += [series(key.partition("/")[0], key, run_style(len(group) + at + 1)) for at, key in enumerate(further)]
+        charts.append(_metric_chart(first, lines, axis))
+    charts.append(
+        _chart("Learning rate", [series("of the last update", "lr", "training")], max, "{:.3g}", axis, floor=0.0)
+    )
+    speed = [series("training", "images_per_second", "training")]
+    charts.append(_chart("Images per second", speed, max, "{:,.0f}", axis, floor=0.0))
     return [chart for chart in charts if chart is not None]
 
 
 def comparison_curves(runs: Sequence[RunCurves]) -> list[Chart]:
-    """Accuracy, validation loss and training loss of several runs, each chart only if there is something to show."""
+    """The first metric, validation loss and training loss of several runs, each chart only if there is one to show.
 
-    def of_each(key: str) -> list[Series]:
+    Runs of different tasks share no chart of a metric.
+    """
+    axis: Axis = "update" if any(run.axis == "update" for run in runs) else "epoch"
+
+    def of_each(key: str, those: Sequence[tuple[int, RunCurves]]) -> list[Series]:
         return [
-            Series(run.name, run_style(index), [(e.epoch, getattr(e, key)) for e in run.epochs])
-            for index, run in enumerate(runs)
+            Series(run.name, run_style(index), [(_place(epoch, axis), epoch.get(key)) for epoch in run.epochs])
+            for index, run in those
         ]
 
+    everyone = list(enumerate(runs))
+    firsts = {run.metrics[0].name: run.metrics[0] for run in runs if run.metrics}
     charts = [
-        _chart("Accuracy", of_each("top1"), max, "{:.2f} %", unit=" %"),
-        _chart("Validation loss", of_each("val_loss"), min, "{:.3f}"),
-        _chart("Training loss", of_each("train_loss"), min, "{:.3f}"),
+        _metric_chart(
+            metric,
+            of_each(name, [(index, run) for index, run in everyone if run.metrics and run.metrics[0].name == name]),
+            axis,
+            bounded=False,
+        )
+        for name, metric in firsts.items()
+    ]
+    charts += [
+        _chart("Validation loss", of_each(VALIDATION_LOSS, everyone), min, "{:.3f}", axis),
+        _chart("Training loss", of_each("train_loss", everyone), min, "{:.3f}", axis),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _place(epoch: Epoch, axis: Axis) -> int:
+    return epoch.epoch if axis == "epoch" or epoch.step is None else epoch.step
+
+
+def _of_one_unit(metrics: Sequence[Metric]) -> list[list[Metric]]:
+    groups: dict[tuple, list[Metric]] = {}
+    for metric in metrics:
+        if metric.name != VALIDATION_LOSS:
+            groups.setdefault((metric.unit, metric.lowest, metric.highest, metric.greater_is_better), []).append(metric)
+    return list(groups.values())
+
+
+def _metric_chart(metric: Metric, series: Sequence[Series], axis: Axis, *, bounded: bool = True) -> Chart | None:
+    """A chart of a metric; its axis reaches the best that it can be where it is `bounded`."""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return _chart(
+        metric.title,
+        series,
+        max if metric.greater_is_better else min,
+        f"{{:.{metric.digits}f}}{unit}",
+        axis,
+        unit=unit,
+        floor=metric.lowest if bounded and not metric.greater_is_better else None,
+        ceiling=metric.highest if bounded and metric.greater_is_better else None,
+    )
 
 
 def run_style(index: int) -> str:
@@ -102,6 +159,7 @@ def _chart(
     series: Sequence[Series],
     choose_best: Callable[[Sequence[float]], float],
     form: str,
+    axis: Axis,
     unit: str = "",
     floor: float | None = None,
     ceiling: float | None = None,
@@ -127,7 +185,8 @@ def _chart(
 
     return Chart(
         title,
-        tuple(_line(one, across, up, choose_best, form) for one in measured),
+        axis,
+        tuple(_line(one, across, up, choose_best, form, axis) for one in measured),
         tuple((across(x), f"{x:g}") for x in x_ticks),
         tuple((up(y), f"{y:g}{unit}") for y in y_ticks),
     )
@@ -139,6 +198,7 @@ def _line(
     up: Callable[[float], float],
     choose_best: Callable[[Sequence[float]], float],
     form: str,
+    axis: Axis,
 ) -> Line:
     points = [(x, y) for x, y in series.points if y is not None]
     # A zero-length start makes a lone point visible as a dot under a round line cap.
@@ -147,7 +207,7 @@ def _line(
     best = choose_best([y for _, y in points])
     when = next(x for x, y in points if y == best)
     last = form.format(points[-1][1])
-    return Line(series.name, series.style, path, places[-1], last, f"{form.format(best)} in epoch {when}")
+    return Line(series.name, series.style, path, places[-1], last, f"{form.format(best)} in {axis} {when}")
 
 
 def _given(value: float | None) -> list[float]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from convattn.report.content import Figure, Report, RunCurves, Table
+from convattn.page import Figure, Report, RunCurves, Table
+from convattn.report.charts import VALIDATION_LOSS
 from convattn.report.run import RunError, RunFolder, as_text, duration, read_run
 from convattn.report.write import write_report
 
@@ -53,16 +54,16 @@ def differing_fields(runs: Sequence[RunFolder]) -> dict[str, list[Any]]:
 
 def run_row(run: RunFolder) -> dict[str, Any]:
     """The key figures of a run; None for what was not measured."""
-    last = run.epochs[-1] if run.epochs else None
+    last = {} if not run.epochs else run.epochs[-1].values
+    first = run.metrics[0].name
     return {
         "model": run.model,
-        "epochs": len(run.epochs),
+        "task": run.kind,
+        run.unit: run.done,
         "planned": run.planned,
-        "best_top1": run.best.top1 if run.best else None,
+        f"best_{first}": run.best.get(first) if run.best else None,
         "best_epoch": run.best.epoch if run.best else None,
-        "train_loss": last.train_loss if last else None,
-        "val_loss": last.val_loss if last else None,
-        "images_per_second": last.images_per_second if last else None,
+        **{name: last.get(name) for name in ("train_loss", VALIDATION_LOSS, "images_per_second")},
         "hours": run.seconds / 3600,
     }
 
@@ -79,7 +80,7 @@ def comparison_report(runs: dict[str, RunFolder], title: str, problems: Sequence
         title=title,
         summary=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {_time(runs)} in all.",
         figures=tuple(_figures(runs)),
-        runs=tuple(RunCurves(name, run.epochs) for name, run in runs.items()),
+        runs=tuple(RunCurves(name, run.epochs, run.metrics, run.axis) for name, run in runs.items()),
         tables=(
             figures_table(runs),
             settings_table(runs),
@@ -93,12 +94,14 @@ def figures_table(runs: dict[str, RunFolder]) -> Table:
     rows = []
     for name, run in runs.items():
         row = run_row(run)
-        best = "–" if row["best_top1"] is None else f"{row['best_top1']:.2f} % ({row['best_epoch']})"
-        losses = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("train_loss", "val_loss")]
+        best = f"{run.best_text} ({run.best.epoch})" if run.best else "–"
+        losses = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("train_loss", VALIDATION_LOSS)]
         speed = "–" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
-        epochs = f"{row['epochs']} / {row['planned']}"
+        epochs = f"{run.done:,} / {run.planned:,}"
         rows.append((name, row["model"], epochs, best, *losses, speed, f"{row['hours']:.2f}"))
-    columns = ("Run", "Model", "Epochs", "Best top-1 (epoch)", "Train loss", "Val loss", "Images/s", "Hours")
+    titles = {run.metrics[0].title.lower() for run in runs.values()}
+    best_title = f"Best {titles.pop()} (epoch)" if len(titles) == 1 else "Best (epoch)"
+    columns = ("Run", "Model", "Epochs", best_title, "Train loss", "Val loss", "Images/s", "Hours")
     return Table("Figures", columns, tuple(rows), numbers=frozenset(range(2, len(columns))))
 
 
@@ -116,12 +119,17 @@ def write_comparison(path: str | Path, runs: dict[str, RunFolder], title: str, p
 
 
 def _figures(runs: dict[str, RunFolder]) -> list[Figure]:
-    """The three best runs."""
-    measured = [(run.best.top1 or 0.0, run.best.epoch, name) for name, run in runs.items() if run.best]
-    best = sorted(measured, key=lambda entry: -entry[0])[:3]
+    """The three best runs, where all are judged by one metric."""
+    metrics = {run.metrics[0] for run in runs.values()}
+    if len(metrics) != 1:
+        return []
+    first = metrics.pop()
+    measured = [(run.best.get(first.name) or 0.0, run, name) for name, run in runs.items() if run.best]
+    measured.sort(key=lambda entry: entry[0], reverse=first.greater_is_better)
     return [
-        Figure(("Best accuracy", "Second", "Third")[place], f"{top1:.2f} %", f"{name}, epoch {epoch}")
-        for place, (top1, epoch, name) in enumerate(best)
+        Figure((f"Best {first.title}", "Second", "Third")[place], run.best_text, f"{name}, epoch {run.best.epoch}")
+        for place, (_, run, name) in enumerate(measured[:3])
+        if run.best is not None
     ]
 
 

@@ -1,17 +1,20 @@
 """What a run folder says: how far the run is, how well it does, with what; and `report.html` in it."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convattn.report.content import Epoch, Figure, Report, Table, epochs_from_log
+from convattn.page import Axis, Epoch, Figure, Report, Table, epochs_from_log
+from convattn.recipes import RECIPES
+from convattn.report.charts import VALIDATION_LOSS
 from convattn.report.environment import describe_environment
 from convattn.report.write import short_count, write_report
+from convattn.rooms import DEFAULT, words_of
+from convattn.task import Findings, Metric
 from convattn.training.config import RunConfig
-from convattn.training.config_json import read_json
+from convattn.training.config_json import config_to_json, flat, read_json
 from convattn.training.journal import LogError, read_log
 
 __all__ = ["RunError", "RunFolder", "as_text", "duration", "read_run", "write_run_report"]
@@ -38,27 +41,64 @@ class RunFolder:
 
     @property
     def planned(self) -> int:
-        """Epochs that the whole run has."""
-        return self.config["schedule.epochs"]
+        """Epochs, or updates, that the whole run has."""
+        return self.config.get("schedule.updates") or self.config["schedule.epochs"]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of its task; the first is what it is judged by."""
+        return words_of(self.kind).metrics
+
+    @property
+    def kind(self) -> str:
+        """Its task."""
+        return self.config.get("task.kind", DEFAULT)
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch with the highest accuracy, the last of those that tie; None if none was measured."""
-        measured = [epoch for epoch in self.epochs if epoch.top1 is not None]
-        return max(measured, key=lambda epoch: (epoch.top1, epoch.epoch), default=None)
+        """The validation with the best figure, the last of those that tie; None if none was measured."""
+        first, best = self.metrics[0], None
+        for epoch in self.epochs:
+            value = epoch.get(first.name)
+            if value is not None and (best is None or not first.is_better(best.get(first.name) or 0.0, value)):
+                best = epoch
+        return best
+
+    @property
+    def best_text(self) -> str:
+        """Its figure for people."""
+        return self.metrics[0].text(self.best.get(self.metrics[0].name) if self.best else None)
 
     @property
     def seconds(self) -> float:
         """All finished epochs took, validation included."""
-        return sum(epoch.seconds or 0.0 for epoch in self.epochs)
+        return sum(epoch.get("seconds") or 0.0 for epoch in self.epochs)
+
+    @property
+    def done(self) -> int:
+        """Epochs that are done, or updates where the run's length is counted in them."""
+        if not self.epochs:
+            return 0
+        return self.epochs[-1].epoch if self.unit == "epochs" else self.epochs[-1].step or 0
+
+    @property
+    def axis(self) -> Axis:
+        """What its curves go over: updates, where length or validations are counted in them."""
+        counted = ("schedule.updates", "loop.validation_updates")
+        return "update" if any(self.config.get(name) is not None for name in counted) else "epoch"
+
+    @property
+    def unit(self) -> str:
+        """What its length is counted in."""
+        return "epochs" if self.config.get("schedule.updates") is None else "updates"
 
     @property
     def is_over(self) -> bool:
         """Whether no further epoch will come: the plan is done, or there was no better result for long enough."""
-        if len(self.epochs) >= self.planned:
+        if self.done >= self.planned:
             return True
         patience = self.config.get("loop.early_stopping")
-        return bool(patience and self.best and self.epochs[-1].epoch - self.best.epoch >= patience)
+        return bool(patience and self.best and len(self.epochs) - 1 - self.epochs.index(self.best) >= patience)
 
 
 def read_run(folder: str | Path) -> RunFolder:
@@ -72,16 +112,19 @@ def read_run(folder: str | Path) -> RunFolder:
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no run; it holds no {name}")
     try:
-        config = _flat(read_json((folder / "config.json").read_text()))
+        config = flat(read_json((folder / "config.json").read_text()))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / 'config.json'}: damaged ({error})") from None
     # Other versions have other fields; these are what a run is measured by here.
     wanted = {"model.name": _is_text, "schedule.epochs": _is_count, "loop.early_stopping": _is_count_or_none}
+    wanted |= {"schedule.updates": _is_count_or_none}
     wrong = [name for name, fits in wanted.items() if not fits(config.get(name))]
     if wrong:
         raise RunError(f"{folder / 'config.json'}: no configuration of a run; it lacks {' and '.join(wrong)}")
     try:
-        return RunFolder(folder, config, epochs_from_log(read_log(folder)))
+        run = RunFolder(folder, config, epochs_from_log(read_log(folder)))
+        run.metrics  # noqa: B018, an unknown task is told here
+        return run
     except (OSError, LogError) as error:
         raise RunError(f"{folder / 'log.jsonl'}: damaged ({error})") from None
 
@@ -98,13 +141,14 @@ def _is_count_or_none(value: Any) -> bool:
     return value is None or _is_count(value)
 
 
-def write_run_report(folder: str | Path) -> Path:
+def write_run_report(folder: str | Path, findings: Findings | None = None) -> Path:
     """Write `report.html` into a run folder: curves, the best result, what was set, what went wrong.
 
     May be called after every epoch: the page is replaced in one step. The environment is that of the caller.
 
     Args:
         folder: holds `config.json` and `log.jsonl`; `unreadable.txt` and `skipped.jsonl` are shown where they exist.
+        findings: what the best model says of each validation image, once the run is over.
 
     Returns:
         The path of the page.
@@ -115,12 +159,21 @@ def write_run_report(folder: str | Path) -> Path:
     run = read_run(folder)
     skipped_file = run.folder / "skipped.jsonl"
     unreadable, skipped = _lines(run.folder / "unreadable.txt"), _lines(skipped_file)
+    closer = {} if findings is None else findings.page()
     report = Report(
         title=f"{run.model} on {run.config.get('data.source')}",
-        summary=f"Run in {run.folder}, {len(run.epochs)} of {run.planned} epochs.",
+        summary=f"Run in {run.folder}, {run.done:,} of {run.planned:,} {run.unit}.",
         figures=tuple(_figures(run, len(unreadable), len(skipped))),
         epochs=run.epochs,
-        tables=(_configuration_table(run), _unreadable_table(unreadable), _skipped_table(skipped, skipped_file)),
+        metrics=run.metrics,
+        axis=run.axis,
+        tables=(
+            *closer.pop("tables", ()),
+            _configuration_table(run),
+            _unreadable_table(unreadable),
+            _skipped_table(skipped, skipped_file),
+        ),
+        **closer,
         environment=describe_environment(),
     )
     return write_report(run.folder / "report.html", report)
@@ -147,20 +200,26 @@ def duration(seconds: float) -> str:
 def _figures(run: RunFolder, unreadable: int, skipped: int) -> list[Figure]:
     figures = []
     if run.best is not None:
-        figures.append(Figure("Best accuracy", f"{run.best.top1:.2f} %", f"top-1, epoch {run.best.epoch}"))
+        figures.append(Figure(f"Best {run.metrics[0].title}", run.best_text, f"epoch {run.best.epoch}"))
     if run.epochs:
         last = run.epochs[-1]
-        losses = (("validation", last.val_loss), ("training", last.train_loss))
+        losses = (("validation", last.get(VALIDATION_LOSS)), ("training", last.get("train_loss")))
         measured = [(f"{value:.3f}", name) for name, value in losses if value is not None]
         if measured:
             note = ", ".join([measured[0][1], *(f"{value} {name}" for value, name in measured[1:])])
             figures.append(Figure("Last loss", measured[0][0], note))
-    figures.append(Figure("Epochs", f"{len(run.epochs)} / {run.planned}", _outlook(run)))
-    speeds = [epoch.images_per_second for epoch in run.epochs if epoch.images_per_second is not None]
+    figures.append(Figure(run.unit.capitalize(), f"{run.done:,} / {run.planned:,}", _outlook(run)))
+    speeds = [speed for epoch in run.epochs if (speed := epoch.get("images_per_second")) is not None]
     if speeds:
         figures.append(Figure("Images/s", short_count(round(speeds[-1])), "in training, last epoch"))
     if run.seconds:
-        figures.append(Figure("Time", duration(run.seconds), f"{duration(run.seconds / len(run.epochs))} an epoch"))
+        figures.append(
+            Figure(
+                "Time",
+                duration(run.seconds),
+                f"{duration(run.seconds / run.done)} an {run.unit[:-1]}",
+            )
+        )
     for count, what in ((skipped, "Skipped updates"), (unreadable, "Unreadable images")):
         if count:
             figures.append(Figure(what, f"{count:,}", "listed below", is_warning=True))
@@ -168,26 +227,31 @@ def _figures(run: RunFolder, unreadable: int, skipped: int) -> list[Figure]:
 
 
 def _outlook(run: RunFolder) -> str:
-    if len(run.epochs) >= run.planned:
+    if run.done >= run.planned:
         return "done"
     if run.is_over:
-        return f"over: no better result in {run.config['loop.early_stopping']} epochs"
+        return f"over: no better result in {run.config['loop.early_stopping']} validations"
     if not run.seconds:
         return ""
-    return f"about {duration(run.seconds / len(run.epochs) * (run.planned - len(run.epochs)))} to go"
+    return f"about {duration(run.seconds / run.done * (run.planned - run.done))} to go"
 
 
 def _configuration_table(run: RunFolder) -> Table:
-    """The fields that are not as in a plain `RunConfig`."""
-    default = _flat(json.loads(json.dumps(dataclasses.asdict(RunConfig()))))
+    """The fields that are not as the recipe has them; without one, not as in a plain `RunConfig`."""
+    name = run.config.get("recipe")
+    recipe = RECIPES.get(name) if isinstance(name, str) else None
+    start = RunConfig(task=words_of(run.kind).training()) if recipe is None else recipe()
+    default = flat(json.loads(config_to_json(start)))
     changed = [
-        (name, as_text(value), as_text(default.get(name)) if name in default else "–")
-        for name, value in run.config.items()
-        if name != "output.folder" and (name not in default or value != default[name])
+        (field, as_text(value), as_text(default.get(field)) if field in default else "–")
+        for field, value in run.config.items()
+        if field not in ("output.folder", "recipe") and (field not in default or value != default[field])
     ]
-    return Table(
-        "Configuration", ("Field", "Value", "Default"), tuple(changed), note="What is set; the rest is at its default."
-    )
+    if recipe is None:
+        columns, note = ("Field", "Value", "Default"), "What is set; the rest is at its default."
+    else:
+        columns, note = ("Field", "Value", "Recipe"), f"What was changed of the recipe {name}; the rest is as it says."
+    return Table("Configuration", columns, tuple(changed), note=note)
 
 
 def _unreadable_table(reasons: list[str]) -> Table:
@@ -216,14 +280,3 @@ def _note(rows: list, file: str) -> str:
 def _lines(path: Path) -> list[str]:
     """The finished lines of a text file, whose names of files need not be UTF-8; none if there is no such file."""
     return path.read_text("utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names; an empty one stays a value."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

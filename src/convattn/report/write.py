@@ -2,13 +2,14 @@
 
 import base64
 import math
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from convattn.atomic import write_atomically
+from convattn.page import Confusion, Report
 from convattn.report.charts import comparison_curves, learning_curves, run_style
-from convattn.report.content import Confusion, Report
 from convattn.report.templates import open_templates
 
 __all__ = ["render", "write_report"]
@@ -32,7 +33,8 @@ def render(report: Report, written: datetime | None = None) -> str:
     environment.filters.update(data_uri=_data_uri, short=short_count, shape=_shape, thousands=lambda n: f"{n:,}")
     return environment.get_template("report.html").render(
         report=report,
-        charts=learning_curves(report.epochs),
+        charts=learning_curves(report.epochs, report.metrics, report.axis),
+        numbers=_numbers(report),
         comparison=comparison_curves(report.runs),
         legend=[(run.name, run_style(index)) for index, run in enumerate(report.runs) if run.epochs],
         confusion=None if report.confusion is None else _confusion_view(report.confusion),
@@ -41,6 +43,26 @@ def render(report: Report, written: datetime | None = None) -> str:
         total_macs=sum(row.macs for row in report.stages),
         written=(written or datetime.now()).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _numbers(report: Report) -> dict[str, Any]:
+    """Every validation as text: the losses, the metrics of the task, rate and speed."""
+    losses = dict.fromkeys(name for epoch in report.epochs for name in epoch.values if name.startswith("train_loss"))
+    columns: dict[str, tuple[str, Callable[[float], str]]] = {
+        name: (f"Training {name.removeprefix('train_').replace('_', ' ')}", "{:.4f}".format) for name in losses
+    }
+    columns |= {metric.name: (metric.title, metric.text) for metric in report.metrics}
+    columns["lr"] = ("Learning rate", "{:.2e}".format)
+    columns["images_per_second"] = ("Images/s", "{:,.0f}".format)
+    columns["seconds"] = ("Seconds", "{:.1f}".format)
+    rows = [
+        (epoch.epoch, [_cell(epoch.get(name), text) for name, (_, text) in columns.items()]) for epoch in report.epochs
+    ]
+    return {"columns": [title for title, _ in columns.values()], "rows": rows}
+
+
+def _cell(value: float | None, text: Callable[[float], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 def short_count(number: float) -> str:

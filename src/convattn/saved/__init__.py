@@ -5,9 +5,9 @@ from convattn.saved.model_file import (
     build_within,
     check_can_be_saved,
     load_model,
-    open_classifier,
     open_model,
     save_model,
+    stored_kind,
 )
 
 __all__ = [
@@ -16,8 +16,8 @@ __all__ = [
     "check_can_be_saved",
     "label_names",
     "load_model",
-    "open_classifier",
     "open_model",
     "read_metadata",
     "save_model",
+    "stored_kind",
 ]

@@ -18,6 +18,7 @@ beside the weights though no state dict holds them:
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ import safetensors
 
 from convattn.backbones.registry import is_network_option
 from convattn.data.preprocessing import PREPROCESSING, are, check_preprocessing, short
+from convattn.rooms import room
 from convattn.saved.facts import is_plain
 from convattn.weights.read import CheckpointError, check_name
 
@@ -37,6 +39,7 @@ KEY = "convattn"
 
 _LONGEST = 16 * 2**20  # characters of the description
 _LARGEST = 2**16  # of a number in it, where the file does not hold as many weights
+_LARGEST_FLOAT = sys.float_info.max  # an integer may be above every float
 _DEEPEST = 16  # lists in lists
 _ROWS = {"kind": str, "place": str, "mixer": str, "init": str, "layout": str, "options": dict, "channels": int}
 _ROWS |= {"name": str, "names": list}  # and the types of what is in it
@@ -104,6 +107,8 @@ def check_description(described: Mapping[str, Any], weights: int) -> None:
     Raises:
         ValueError: naming the entry, its value and what is taken.
     """
+    if described.get("task") is not None:
+        room(str(described["task"]))
     if not isinstance(described["name"], str):
         raise ValueError(f"name {described['name']!r} must be a text")
     for entry, kind in (("options", dict), ("pretrained_cfg", dict), ("surgery", list), ("metrics", dict)):
@@ -118,7 +123,7 @@ def check_description(described: Mapping[str, Any], weights: int) -> None:
         if isinstance(entry, dict):
             _check_entry(entry, row, max(weights, _LARGEST))
     for name, value in described.get("metrics", {}).items():
-        if type(value) not in (int, float):
+        if type(value) not in (int, float) or _LARGEST_FLOAT < abs(value) < math.inf:
             raise ValueError(f"metric {name}={short(value)} must be a number")
     classes = described.get("num_classes", 0)
     if type(classes) is not int or classes < 0:
@@ -148,7 +153,7 @@ def _check_sizes(value: Any, what: str, largest: int, depth: int = 0) -> None:
     if isinstance(value, dict | list):
         for entry in value.values() if isinstance(value, dict) else value:
             _check_sizes(entry, what, largest, depth + 1)
-    elif isinstance(value, int | float) and math.isfinite(value) and abs(value) > largest:
+    elif isinstance(value, int | float) and largest < abs(value) < math.inf:
         raise ValueError(f"{what} has {short(value)}, more than a network of the size of this file's weights can have")
 
 

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from convattn.atomic import write_atomically
 from convattn.backbones.registry import create_model
 from convattn.deploy.load import exported_suffixes, load_exported
+from convattn.deploy.runtimes.runtime import CannotRunHere, UnreadableFile
+from convattn.extras import MissingExtra
+from convattn.rooms import kind_of
 from convattn.saved.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
 from convattn.saved.rebuild import Misfit, find_recipe, with_weights
 from convattn.weights.read import CheckpointError
 
-__all__ = ["build_within", "check_can_be_saved", "load_model", "open_classifier", "open_model", "save_model"]
+__all__ = ["build_within", "check_can_be_saved", "load_model", "open_model", "save_model", "stored_kind"]
 
 _BEST = "best.safetensors"  # the model file of a run folder
 
@@ -86,17 +89,17 @@ def load_model(path: str | Path) -> nn.Module:
     return model.eval()
 
 
-def build_within(name: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def build_within(built_as: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """The model of a description from another kind of file, bounded by the weights beside it as that of a model file.
 
     Args:
-        name, options: as of `create_model`.
+        built_as: of the model: its name and options, and its task where that builds it.
         tensors: its weights.
 
     Raises:
         ValueError: if an option describes no network, or one that the weights do not fill. As `create_model` otherwise.
     """
-    described = json.loads(json.dumps({"name": name, "options": dict(options), "pretrained_cfg": {}}))
+    described = {**built_as, "pretrained_cfg": {}}
     check_description(described, sum(tensor.numel() for tensor in tensors.values()))
     return with_weights(described, tensors)
 
@@ -128,16 +131,15 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
     return model
 
 
-def open_classifier(source: str | Path) -> nn.Module:
-    """A model that has classes, from wherever it is (`open_model`), in eval mode.
-
-    Raises:
-        ValueError: if it has none, being a backbone alone or a pyramid. As `open_model` otherwise.
-    """
-    model = open_model(source)
-    if not model.num_classes:
-        raise ValueError(f"{source}: outputs no classes; take a model with a classifier")
-    return model
+def stored_kind(source: str) -> str | None:
+    """The task of the model that a run folder, a model file or an exported file holds; None for anything else."""
+    path = Path(source)
+    try:
+        if path.suffix in exported_suffixes() and path.exists():
+            return kind_of(load_exported(path))
+        return read_metadata(_model_file(path)).get("task") if path.exists() else None
+    except (CheckpointError, UnreadableFile, CannotRunHere, MissingExtra, ValueError, OSError):  # told as it is opened
+        return None
 
 
 def _check_kind(model: Any) -> None:

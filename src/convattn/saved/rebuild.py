@@ -1,6 +1,7 @@
 """From a recipe to a model, and from a model to the recipe that builds it: compared, so that nothing is forgotten.
 
-A recipe is the part of a file's description that builds: `name`, `options`, `surgery`.
+A recipe is the part of a file's description that builds: `task` where a task has its own builder, `name`, `options`,
+`surgery`.
 """
 
 import functools
@@ -19,11 +20,12 @@ from torch.nn.modules.module import (
 )
 
 from convattn.backbones.registry import create_model
+from convattn.rooms import room
 from convattn.saved.description import as_tuple
 from convattn.saved.facts import Difference, ModelFacts, differences, facts_of, may_replace
 from convattn.surgery import replay
 
-__all__ = ["Misfit", "build", "find_recipe", "with_weights"]
+__all__ = ["Misfit", "build", "find_recipe", "network", "with_weights"]
 
 _LARGEST_TABLES = 2**30  # bytes of buffers that no file holds
 _BY_HAND = ("set", "tie", "buffers")  # kinds of rows that are not of `convattn.surgery`
@@ -53,7 +55,7 @@ def find_recipe(model: Any) -> tuple[dict[str, Any], dict[str, Tensor], list[Dif
     dtype = _common_dtype(model.state_dict().values())
     best: tuple[dict[str, Any], list[Difference], ModelFacts] | None = None
     for options in _candidates(model):
-        recipe = {"name": model.built_as["name"], "options": options, "surgery": getattr(model, "surgery", [])}
+        recipe = {**model.built_as, "options": options, "surgery": getattr(model, "surgery", [])}
         try:
             built = _facts_of_built(json.dumps(recipe), bool(has.buffers or has.hidden), dtype)
         except Exception:
@@ -81,7 +83,7 @@ def build(recipe: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: if a row of the surgery does not fit the model; and whatever `create_model` raises.
     """
-    model = create_model(recipe["name"], **{key: as_tuple(value) for key, value in recipe["options"].items()})
+    model = network(recipe)
     rows = recipe.get("surgery", ())
     inserted = [_with_tuples(row) for row in rows if not isinstance(row, dict) or row.get("kind") not in _BY_HAND]
     model = replay(model, inserted)
@@ -91,6 +93,12 @@ def build(recipe: Mapping[str, Any]) -> nn.Module:
         elif row["kind"] == "tie":
             _tie(model, [row["names"]])
     return model
+
+
+def network(built_as: Mapping[str, Any]) -> nn.Module:
+    """The network of a model's `built_as` as JSON gives it back, with fresh weights; of its task's own builder."""
+    create = room(built_as["task"]).create if built_as.get("task") else create_model
+    return create(built_as["name"], **{key: as_tuple(value) for key, value in built_as["options"].items()})
 
 
 def with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -1,11 +1,12 @@
 """Attach, replace, detach: each gives a new model whose `surgery` says what was put where."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from convattn.mixers.registry import check_mixer
+from convattn.sizes import Size
 from convattn.surgery.attachment import Init, attach_at, detach_from
 from convattn.surgery.attentions import project_tokens
 from convattn.surgery.places import Place, Where, find_places
@@ -21,7 +22,7 @@ def attach(
     where: Where = "stages",
     init: Init = "identity",
     *,
-    input_size: Sequence[int] | None = None,
+    input_size: Size | None = None,
     **options: Any,
 ) -> nn.Module:
     """A copy of `model` with a block behind each of its stages, blocks, or modules of your choice.
@@ -40,7 +41,8 @@ def attach(
             (its repeated units), "qkv" (the projections inside the attentions of timm's PVTv2 and Swin), names of
             modules, or a choice `(name, module) -> bool`.
         init: "identity": outputs equal `model`'s at the start, for pretrained weights; "paper": as its authors start.
-        input_size: (channels, height, width) to trace `model` with, where it does not say what it takes.
+        input_size: to trace `model` with, where it does not say what it takes: a side, (height, width) or (channels,
+            height, width).
         **options: of the mixer.
 
     Returns:

@@ -9,6 +9,7 @@ from torch import nn
 
 from convattn.mixers.registry import is_gate_module
 from convattn.nearest import nearest
+from convattn.sizes import Size
 from convattn.surgery.attentions import plain_class, projected_maps
 from convattn.surgery.trace import Call, greedy_containers, trace
 from convattn.walk import names_of
@@ -27,7 +28,7 @@ class Place:
     layout: str  # "NCHW", "NHWC" or "tokens"
 
 
-def find_places(model: nn.Module, where: Where, input_size: Sequence[int] | None = None) -> list[Place]:
+def find_places(model: nn.Module, where: Where, input_size: Size | None = None) -> list[Place]:
     """The modules that `where` means, each running once and giving a map.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convattn.sizes import Size, input_shape
 from convattn.surgery.attentions import project_maps
 from convattn.walk import probe
 
@@ -61,7 +62,7 @@ class Call:
         return self.shape[at], self.shape[at + 1]
 
 
-def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str, Call]:
+def trace(model: nn.Module, input_size: Size | None = None) -> dict[str, Call]:
     """Run a copy of `model` on the meta device and record every module that returned, by its first name.
 
     Other people's hooks are not called. Projections inside the attentions that `surgery.attentions` knows are recorded
@@ -69,7 +70,8 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
 
     Args:
         model: any model of images; it is left as it is.
-        input_size: (channels, height, width); by default what the model says it takes, else the usual sizes are tried.
+        input_size: a side, (height, width) or (channels, height, width); by default what the model says it takes, else
+            the usual sizes are tried.
 
     Returns:
         Dotted name -> what the module did, in the order in which the modules returned.
@@ -77,15 +79,13 @@ def trace(model: nn.Module, input_size: Sequence[int] | None = None) -> dict[str
     Raises:
         ValueError: if the model runs on none of the sizes.
     """
-    if input_size is not None and not _is_size(input_size):
-        raise ValueError(f"input_size {input_size!r} must be (channels, height, width), each 1 or more")
     return _run_at(probe(model), model, input_size)
 
 
-def _run_at(network: nn.Module, model: nn.Module, input_size: Sequence[int] | None) -> dict[str, Call]:
+def _run_at(network: nn.Module, model: nn.Module, input_size: Size | None) -> dict[str, Call]:
     project_maps(network)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    tried = [tuple(input_size)] if input_size is not None else _sizes(model)
+    tried = [input_shape(model, input_size)] if input_size is not None else _sizes(model)
     failure = ""
     for size in tried:
         try:
@@ -95,7 +95,7 @@ def _run_at(network: nn.Module, model: nn.Module, input_size: Sequence[int] | No
     sizes = ", ".join(" x ".join(map(str, size)) for size in tried)
     raise ValueError(
         f"{type(model).__name__} does not run on an image of {sizes} ({failure}); "
-        "give input_size=(channels, height, width)"
+        "give input_size: a side, (height, width) or (channels, height, width)"
     )
 
 
@@ -110,7 +110,7 @@ class _Spy(nn.Module):
         return self.handed_on
 
 
-def greedy_containers(model: nn.Module, names: Sequence[str], input_size: Sequence[int] | None = None) -> list[str]:
+def greedy_containers(model: nn.Module, names: Sequence[str], input_size: Size | None = None) -> list[str]:
     """Those of the named modules that compute with whatever is registered in them, as a DenseNet's blocks do.
 
     Containers that call their children in turn only hand a value on through one more.
@@ -195,11 +195,6 @@ def _sizes(model: nn.Module) -> list[tuple[int, ...]]:
     if fixed is not None:
         own.insert(0, (channels, *fixed))
     return own + [(channels, *size) for size in _USUAL_SIZES]
-
-
-def _is_size(input_size: Any) -> bool:
-    is_triple = isinstance(input_size, Sequence) and len(input_size) == 3
-    return is_triple and all(isinstance(side, int) and side > 0 for side in input_size)
 
 
 def _aspect_error(size: Sequence[int], image_size: tuple[int, int]) -> float:

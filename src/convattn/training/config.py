@@ -3,7 +3,6 @@
 The text below a field is what `convattn train --help` shows for it.
 """
 
-import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,35 +10,22 @@ from typing import Any, Literal
 
 import tyro
 
-from convattn.data.augmentation import Augmentation
 from convattn.library_words import are_trusted
 from convattn.nearest import nearest
+from convattn.rooms import words_of
+from convattn.task import ConfigError, TaskOptions, check, check_finite
 
 __all__ = [
     "ConfigError",
     "DataConfig",
-    "DistillationConfig",
     "LoopConfig",
     "ModelConfig",
     "OptimizerConfig",
     "OutputConfig",
     "RunConfig",
     "ScheduleConfig",
+    "name_and_source",
 ]
-
-
-class ConfigError(ValueError):
-    """A configuration that makes no sense, or names a field that does not exist."""
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-def _check_finite(part: str, **values: float | None) -> None:
-    for name, value in values.items():
-        _check(value is None or not math.isinf(value), f"{part}.{name} {value} must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -65,12 +51,12 @@ class ModelConfig:
     """Further keywords of `create_model`."""
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.head_rows is None or self.pretrained_path is not None,
             "model.head_rows has no effect without model.pretrained_path",
         )
         for name in ("drop_rate", "drop_path_rate"):
-            _check(0 <= getattr(self, name) < 1, f"model.{name} {getattr(self, name)} must be at least 0 and below 1")
+            check(0 <= getattr(self, name) < 1, f"model.{name} {getattr(self, name)} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -78,71 +64,43 @@ class DataConfig:
     """What it is trained on."""
 
     source: str = "digits"
-    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE, another layout of the data page, or `digits`."""
+    """Where the images are: a folder in a layout of the data page, or `digits`."""
     validation: str | None = None
-    """Where the validation images are, if not in `source`."""
-    validation_labels: str | None = None
-    """Label file of a flat validation folder, such as ImageNet's."""
+    """Where the validation images are, if not in `source`; or the share of those there to hold out, as 0.2."""
     epoch_images: int | None = None
     """Images that make an epoch, for shards that are read through a pipe and cannot be counted."""
+    evaluations: tuple[str, ...] = ()
+    """Further images to evaluate on at each validation, as NAME=SOURCE; see the training page."""
     repeats: int = 1
     """Variants of each image that share an update (repeated augmentation); an epoch then shows so many times fewer."""
     image_size: int | None = None
     """Side of the square input, pixels; the model's own (224 for most) by default."""
-    crop_ratio: float | None = None
-    """In validation: side of the crop over the side of the resized image; the model's own by default."""
     batch_size: int = 64
     """Images in a batch, on each device."""
     workers: int = 0
     """Processes that load images; 0 loads in the training process."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """How training images are varied."""
-    mixup: float = 0.0
-    """Alpha of mixup, which blends pairs of images; 0 for none."""
-    cutmix: float = 0.0
-    """Alpha of cutmix, which pastes a rectangle of one image into another; 0 for none."""
-    mix_probability: float = 1.0
-    """Share of the batches that are mixed."""
-    cutmix_probability: float = 0.5
-    """Share of the mixed batches that are cut, where both are on."""
-    mix_epochs: int | None = None
-    """Stop mixing after so many epochs; never by default."""
 
     def __post_init__(self) -> None:
-        _check(self.image_size is None or self.image_size >= 4, f"data.image_size {self.image_size} must be 4 or more")
-        _check(
-            self.crop_ratio is None or 0 < self.crop_ratio <= 1,
-            f"data.crop_ratio {self.crop_ratio} must be above 0, at most 1",
-        )
-        _check(self.batch_size >= 1, f"data.batch_size {self.batch_size} must be 1 or more")
-        _check(self.repeats >= 1, f"data.repeats {self.repeats} must be 1 or more")
-        _check(
+        check(self.image_size is None or self.image_size >= 4, f"data.image_size {self.image_size} must be 4 or more")
+        check(self.batch_size >= 1, f"data.batch_size {self.batch_size} must be 1 or more")
+        check(self.repeats >= 1, f"data.repeats {self.repeats} must be 1 or more")
+        check(
             self.epoch_images is None or self.epoch_images >= 1,
             f"data.epoch_images {self.epoch_images} must be 1 or more",
         )
-        _check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
-        _check_finite("data", mixup=self.mixup, cutmix=self.cutmix)
-        for name in ("mixup", "cutmix"):
-            _check(getattr(self, name) >= 0, f"data.{name} {getattr(self, name)} must be 0 or more")
-        for name in ("mix_probability", "cutmix_probability"):
-            _check(0 <= getattr(self, name) <= 1, f"data.{name} {getattr(self, name)} must be between 0 and 1")
-        _check(
-            self.mix_epochs is None or self.mix_epochs >= 1,
-            f"data.mix_epochs {self.mix_epochs} must be 1 or more; for no mixing set data.mixup and data.cutmix to 0",
-        )
-        mixes = self.mixup > 0 or self.cutmix > 0
-        _check(
-            not mixes or self.batch_size % 2 == 0,
-            f"data.batch_size {self.batch_size} must be even with mixup or cutmix; use {self.batch_size + 1}",
-        )
-        _check(
-            mixes or (self.mix_probability == 1 and self.mix_epochs is None),
-            "data.mix_probability and data.mix_epochs have no effect without data.mixup or data.cutmix",
-        )
-        _check(
-            (self.mixup > 0 and self.cutmix > 0) or self.cutmix_probability == 0.5,
-            "data.cutmix_probability has no effect unless both data.mixup and data.cutmix are on",
-        )
+        check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
+        names = [name_and_source(evaluation)[0] for evaluation in self.evaluations]
+        check(len(set(names)) == len(names), f"data.evaluations {', '.join(names)}: each needs a name of its own")
+
+
+def name_and_source(evaluation: str) -> tuple[str, str]:
+    """The two parts of one of `data.evaluations`."""
+    name, equals, source = evaluation.partition("=")
+    check(
+        bool(equals and source) and name.isidentifier(),
+        f"data.evaluations {evaluation!r} must be NAME=SOURCE, as in robust=photos/blurred",
+    )
+    return name, source
 
 
 @dataclass(frozen=True)
@@ -173,25 +131,25 @@ class OptimizerConfig:
     """Largest norm of the gradient; not clipped by default."""
 
     def __post_init__(self) -> None:
-        _check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
-        _check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
-        _check(
+        check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
+        check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
+        check(
             self.lr_batch_size is None or self.lr_batch_size >= 1,
             f"optimizer.lr_batch_size {self.lr_batch_size} must be 1 or more",
         )
-        _check(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must be 0 or more")
-        _check(self.clip_grad is None or self.clip_grad > 0, f"optimizer.clip_grad {self.clip_grad} must be above 0")
-        _check(
+        check(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must be 0 or more")
+        check(self.clip_grad is None or self.clip_grad > 0, f"optimizer.clip_grad {self.clip_grad} must be above 0")
+        check(
             self.layer_decay is None or 0 < self.layer_decay <= 1,
             f"optimizer.layer_decay {self.layer_decay} must be above 0, at most 1",
         )
-        _check(self.eps is None or self.eps >= 0, f"optimizer.eps {self.eps} must be 0 or more")
+        check(self.eps is None or self.eps >= 0, f"optimizer.eps {self.eps} must be 0 or more")
         for name, values in (("betas", self.betas or ()), ("momentum", (self.momentum or 0.0,))):
-            _check(
+            check(
                 all(0 <= value < 1 for value in values),
                 f"optimizer.{name} {', '.join(map(str, values))} must be at least 0 and below 1",
             )
-        _check(
+        check(
             not (self.decay_all and self.no_decay),
             "optimizer.no_decay has no effect with optimizer.decay_all; drop one",
         )
@@ -208,10 +166,10 @@ class OptimizerConfig:
         from timm.optim import get_optimizer_info, list_optimizers
 
         names = list_optimizers()
-        _check(self.name in names, f"optimizer.name {self.name!r} is unknown; {nearest(self.name, names)}")
+        check(self.name in names, f"optimizer.name {self.name!r} is unknown; {nearest(self.name, names)}")
         info = get_optimizer_info(self.name)
         for name, value in own.items():
-            _check(
+            check(
                 value is None or getattr(info, f"has_{name}"),
                 f"optimizer.{name} has no effect on {self.name}, which has none",
             )
@@ -225,6 +183,8 @@ class ScheduleConfig:
     """Its shape behind the warm-up."""
     epochs: int = 30
     """Passes over the training images, warm-up included."""
+    updates: int | None = None
+    """Length of the run in updates; counts instead of `epochs`."""
     warmup_epochs: float = 0
     """The learning rate rises linearly over so many epochs first."""
     warmup_updates: int | None = None
@@ -236,76 +196,48 @@ class ScheduleConfig:
     warmup_prefix: bool = True
     """The shape spans the epochs behind the warm-up; otherwise all of them, and the warm-up covers its start."""
     milestones: tuple[int, ...] = ()
-    """Of multistep: after these epochs the learning rate falls."""
+    """Of multistep: the learning rate falls after these epochs; updates, if the run's length is counted in them."""
     decay_rate: float | None = None
     """Of multistep: what it is multiplied with then, 0.1 by default."""
     per_epoch: bool = False
     """The learning rate stays the same within an epoch; otherwise it moves at every update."""
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"schedule.epochs {self.epochs} must be 1 or more")
-        _check(
-            0 <= self.warmup_epochs < self.epochs,
+        check(self.epochs >= 1, f"schedule.epochs {self.epochs} must be 1 or more")
+        check(self.updates is None or self.updates >= 1, f"schedule.updates {self.updates} must be 1 or more")
+        length, unit = (self.epochs, "epochs") if self.updates is None else (self.updates, "updates")
+        check(
+            self.warmup_epochs >= 0 and (self.updates is not None or self.warmup_epochs < self.epochs),
             f"schedule.warmup_epochs {self.warmup_epochs} must be at least 0 and below the {self.epochs} epochs",
         )
-        _check(
+        check(
             self.warmup_updates is None or (self.warmup_updates >= 0 and self.warmup_epochs == 0),
             f"schedule.warmup_updates {self.warmup_updates} must be 0 or more, with schedule.warmup_epochs 0",
         )
-        _check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr)
+        check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr)
         for name in ("warmup_lr", "min_lr"):
-            _check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
-        _check(
+            check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
+        check(
             self.name not in ("constant", "multistep") or self.min_lr == 0,
             f"schedule.min_lr has no effect on the {self.name} schedule; leave it 0",
         )
         multistep = self.name == "multistep"
-        _check(
+        check(
             multistep == bool(self.milestones),
             "schedule.milestones and schedule.name multistep belong together",
         )
-        _check(
-            list(self.milestones) == sorted(set(self.milestones))
-            and all(0 < at < self.epochs for at in self.milestones),
-            f"schedule.milestones {self.milestones} must rise and lie between 0 and the {self.epochs} epochs",
+        check(
+            list(self.milestones) == sorted(set(self.milestones)) and all(0 < at < length for at in self.milestones),
+            f"schedule.milestones {self.milestones} must rise and lie between 0 and the {length} {unit}",
         )
-        _check(
+        check(
             self.decay_rate is None or (multistep and 0 < self.decay_rate < 1),
             f"schedule.decay_rate {self.decay_rate} must be between 0 and 1, with schedule.name multistep",
         )
 
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """A teacher, whose outputs the model learns from."""
-
-    teacher: str | None = None
-    """A run folder, a model file or a model's name; none by default."""
-    loss: Literal["js", "soft", "hard"] = "soft"
-    """Jensen-Shannon divergence, cross entropy with the teacher's distribution, or with its most probable class."""
-    temperature: float = 1.0
-    """Softens both distributions of `soft`; its loss is scaled by the square."""
-    weight: float = 1.0
-    """Share of this loss; the rest is that of the labels."""
-    unlabelled: str | None = None
-    """A folder of images without labels to learn from too, laid out in any way; needs weight 1."""
-
-    def __post_init__(self) -> None:
-        alone = (self.loss, self.temperature, self.weight) == ("soft", 1.0, 1.0)
-        _check(
-            self.teacher is not None or alone, "the fields of distillation have no effect without distillation.teacher"
-        )
-        _check(0 < self.weight <= 1, f"distillation.weight {self.weight} must be above 0, at most 1")
-        _check_finite("distillation", temperature=self.temperature)
-        _check(self.temperature > 0, f"distillation.temperature {self.temperature} must be above 0")
-        _check(
-            self.temperature == 1 or self.loss == "soft",
-            f"distillation.temperature has no effect on the loss {self.loss}; leave it 1",
-        )
-        _check(
-            self.unlabelled is None or (self.teacher is not None and self.weight == 1),
-            "distillation.unlabelled needs distillation.teacher and distillation.weight 1",
-        )
+    def length(self, updates_per_epoch: int) -> int:
+        """Updates of the whole run."""
+        return self.epochs * updates_per_epoch if self.updates is None else self.updates
 
 
 @dataclass(frozen=True)
@@ -318,8 +250,6 @@ class LoopConfig:
     """`auto` takes the GPU if there is one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward and backward pass (autocast); fp16 scales the loss and needs a GPU."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then what is validated and kept; none by default."""
     ema_warmup: bool = True
@@ -334,28 +264,27 @@ class LoopConfig:
     """Take batch statistics over all processes."""
     sharding: Literal["none", "fsdp"] = "none"
     """`fsdp` spreads weights, gradients and optimiser over the processes; otherwise each holds all."""
-    class_weights: Literal["equal", "balanced"] = "equal"
-    """`balanced` weighs an image by the inverse frequency of its class."""
     freeze_epochs: int = 0
-    """Train the classifier alone for so many epochs first."""
+    """Train the head alone for so many epochs first."""
+    validation_epochs: int = 1
+    """Validate, log and keep the best model after every so many epochs, and at the end."""
+    validation_updates: int | None = None
+    """The same, counted in updates; counts instead of `validation_epochs`."""
     early_stopping: int | None = None
-    """Stop after so many epochs without a better result; never by default."""
+    """Stop after so many validations without a better result; never by default."""
     max_skipped: int = 10
     """Stop after so many updates in a row that were skipped because loss or gradient was not finite."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.seed < 2**32, f"loop.seed {self.seed} must be between 0 and {2**32 - 1}")
-        _check(
-            0 <= self.label_smoothing < 1, f"loop.label_smoothing {self.label_smoothing} must be at least 0, below 1"
-        )
-        _check(
+        check(0 <= self.seed < 2**32, f"loop.seed {self.seed} must be between 0 and {2**32 - 1}")
+        check(
             self.ema_decay is None or 0 < self.ema_decay < 1, f"loop.ema_decay {self.ema_decay} must be between 0 and 1"
         )
-        for name in ("accumulation", "early_stopping", "max_skipped"):
+        for name in ("accumulation", "validation_epochs", "validation_updates", "early_stopping", "max_skipped"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"loop.{name} {value} must be 1 or more")
-        _check(self.freeze_epochs >= 0, f"loop.freeze_epochs {self.freeze_epochs} must be 0 or more")
-        _check(
+            check(value is None or value >= 1, f"loop.{name} {value} must be 1 or more")
+        check(self.freeze_epochs >= 0, f"loop.freeze_epochs {self.freeze_epochs} must be 0 or more")
+        check(
             not (self.sharding == "fsdp" and self.precision == "fp16"),
             "loop.sharding fsdp does not scale losses; use loop.precision bf16 instead of fp16",
         )
@@ -373,11 +302,13 @@ class OutputConfig:
     """Write a checkpoint after so many updates too, not only after an epoch."""
     tensorboard: bool = True
     """Write TensorBoard events beside the JSON-lines log."""
+    trackers: tuple[str, ...] = ()
+    """Send the log on to these too, by Accelerate's names: wandb, mlflow, comet_ml, …; each needs its own package."""
 
     def __post_init__(self) -> None:
         for name in ("keep_checkpoints", "checkpoint_updates"):
             value = getattr(self, name)
-            _check(value is None or value >= 1, f"output.{name} {value} must be 1 or more")
+            check(value is None or value >= 1, f"output.{name} {value} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -388,12 +319,15 @@ class RunConfig:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    distillation: DistillationConfig = DistillationConfig()
+    task: TaskOptions = field(default_factory=lambda: words_of().training())
     loop: LoopConfig = LoopConfig()
     output: OutputConfig = OutputConfig()
+    recipe: typing.Annotated[str | None, tyro.conf.Suppress] = None
+    """The recipe that was started from, for the report."""
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.schedule.min_lr <= self.optimizer.lr,
             f"schedule.min_lr {self.schedule.min_lr} must be at most optimizer.lr {self.optimizer.lr}, which it ends",
         )
+        self.task.check(self)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from convattn.nearest import nearest
-from convattn.training.config import ConfigError, RunConfig
+from convattn.rooms import DEFAULT, KINDS, words_of
+from convattn.task import ConfigError, TaskOptions
+from convattn.training.config import RunConfig
 
-__all__ = ["config_from_json", "config_to_json", "read_json"]
+__all__ = ["config_from_json", "config_to_json", "flat", "read_json"]
 
 _LONGEST = 2**24  # bytes of a configuration, which has some 3,000
 _DEEPEST = 100  # lists and objects inside one another; a configuration has four
@@ -18,7 +20,9 @@ _DEEPEST = 100  # lists and objects inside one another; a configuration has four
 
 def config_to_json(config: RunConfig) -> str:
     """Every field of the configuration, indented."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    content = dataclasses.asdict(config)
+    content["task"] = {"kind": config.task.kind, **content["task"]}
+    return json.dumps(content, indent=2) + "\n"
 
 
 def config_from_json(text: str) -> RunConfig:
@@ -29,7 +33,8 @@ def config_from_json(text: str) -> RunConfig:
             or out of range.
     """
     try:
-        return _build(RunConfig, read_json(text), "")
+        content = _with_task(read_json(text))
+        return _build(RunConfig, content, "")
     except ConfigError:
         raise
     except RecursionError:
@@ -58,6 +63,30 @@ def read_json(text: str | bytes) -> Any:
     raise ValueError("nested too deep")
 
 
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names; an empty one stays a value."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _with_task(content: Any) -> Any:
+    """A configuration of an earlier version with its fields where they are now."""
+    if not isinstance(content, dict) or "task" in content:
+        return content
+    content = {part: dict(fields) if isinstance(fields, dict) else fields for part, fields in content.items()}
+    for old, new in words_of().training.moved.items():
+        part, _, name = old.rpartition(".")
+        fields = content.get(part) if part else content
+        if isinstance(fields, dict) and name in fields:
+            content.setdefault("task", {})[new] = fields.pop(name)
+    return content
+
+
 def _parts(content: Any) -> Iterable[Any]:
     if isinstance(content, dict):
         return content.values()
@@ -73,7 +102,13 @@ def _build(kind: Any, content: Any, prefix: str) -> Any:
         raise ConfigError(
             f"{prefix.rstrip('.') or 'configuration'} {_shortened(content)} must be an object with fields"
         )
-    hints = typing.get_type_hints(kind)
+    if kind is TaskOptions:
+        content = dict(content)
+        named = content.pop("kind", DEFAULT)
+        if named not in KINDS:
+            raise ConfigError(f"{prefix}kind {_shortened(named)} is unknown; {nearest(str(named), KINDS)}")
+        kind = words_of(named).training
+    hints = {field.name: typing.get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
     for name in content:
         if name not in hints:
             raise ConfigError(f"unknown field {prefix}{name}; {nearest(name, hints)}")

@@ -1,4 +1,4 @@
-"""The log of a run: `log.jsonl`, one JSON object an epoch, and TensorBoard events beside it."""
+"""The log of a run: `log.jsonl`, one JSON object a validation, and TensorBoard events beside it."""
 
 import json
 import math
@@ -28,30 +28,32 @@ class Journal:
 
     Args:
         folder: the run folder.
-        epoch: epochs done so far; entries behind it, left by a run that went on past its last checkpoint, are removed.
+        validations: done so far; entries behind them, left by a run that went on past its last checkpoint, are removed.
         tensorboard: write TensorBoard events to `folder/tensorboard` too.
     """
 
-    def __init__(self, folder: Path, *, epoch: int = 0, tensorboard: bool = True):
+    def __init__(self, folder: Path, *, validations: int = 0, tensorboard: bool = True):
         self._path = folder / _FILE
-        entries = [entry for entry in read_log(folder) if entry["epoch"] <= epoch]
+        entries = read_log(folder)[:validations]
+        self._number = validations
         write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         self._writer = None
         self._events = folder / _EVENTS
         if tensorboard:
             writer = require("torch.utils.tensorboard", "train").SummaryWriter
             with self._naming_events():
-                self._writer = writer(str(self._events), purge_step=epoch + 1 if epoch else None)
+                self._writer = writer(str(self._events), purge_step=validations + 1 if validations else None)
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Add one epoch; `entry` has `epoch`, from 1, and figures. One that is not finite becomes null."""
+        """Add a validation; `entry` has `epoch`, from 1, `step` and figures. One that is not finite becomes null."""
         entry = {name: value if math.isfinite(value) else None for name, value in entry.items()}
         append_line(self._path, json.dumps(entry))
+        self._number += 1
         if self._writer is not None:
             with self._naming_events():
                 for name, value in entry.items():
                     if name != "epoch" and value is not None:
-                        self._writer.add_scalar(name, value, entry["epoch"])
+                        self._writer.add_scalar(name, value, self._number)
                 self._writer.flush()
 
     def close(self) -> None:

@@ -1,37 +1,43 @@
 """The one training loop. The task gives the loss and the metrics; Accelerate gives device, precision and processes.
 
-epoch:  [ batch, …, batch ] -> loss, backward -> clip -> optimiser, schedule, moving average      (one update)
+round:  [ batch, …, batch ] -> losses, backward -> clip -> optimiser, schedule, moving average      (one update)
         -> metrics on the validation images -> log, best.safetensors, last.safetensors, checkpoint
+
+A round ends after an epoch, or where the configuration puts the validations.
 """
 
 import itertools
+import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from convattn.data.loader import Batch
 from convattn.data.workers import starting_workers
+from convattn.evaluation import measure
 from convattn.saved import save_model
 from convattn.seeding import random_state
+from convattn.task import Batch, Meter
 from convattn.training.checkpoint import checkpoint_folders, remove_unfinished
 from convattn.training.config import RunConfig
+from convattn.training.config_json import config_to_json, flat
 from convattn.training.failure import EndTogether
 from convattn.training.journal import Journal
 from convattn.training.lock import FolderLock
 from convattn.training.memory import peak_memory
-from convattn.training.output import check_output, holds_run, store_config
+from convattn.training.output import check_held_out, check_output, holds_run, store_config, store_held_out
 from convattn.training.places import with_absolute_paths
 from convattn.training.processes import Processes, without_settings
 from convattn.training.progress import TrainingDisplay
-from convattn.training.run import Run
+from convattn.training.run import UNSPLIT, Run
 from convattn.training.signals import StopRequest
 from convattn.training.skipped import Skipped, record_skipped
-from convattn.training.unreadable import UnreadableError, check_unreadable, lost_classes
+from convattn.training.trackers import Trackers
+from convattn.training.unreadable import UnreadableError, check_unreadable
 from convattn.training.update import Update, update
 
 __all__ = ["Interrupted", "TrainingError", "train"]
@@ -64,7 +70,8 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
-    on_epoch: Callable[[Path], object] | None = None,
+    on_validation: Callable[[Path], object] | None = None,
+    on_log: Callable[[Mapping[str, float]], object] | None = None,
 ) -> Path:
     """Train a model as `config` says, and write everything into its output folder.
 
@@ -76,7 +83,8 @@ def train(
         resume: go on from the newest whole checkpoint in the output folder, or from the beginning if none was written
             yet. The run ends as it would have without the interruption: bit for bit on the CPU.
         console: where progress goes; standard error by default.
-        on_epoch: called with the run folder after each epoch, in the main process.
+        on_validation: called with the run folder after each validation, in the main process.
+        on_log: called with each entry of the log, in the main process: for trackers that Accelerate does not know.
 
     Returns:
         The run folder, with `best.safetensors`, `last.safetensors`, `log.jsonl`, `config.json`, `checkpoints/` and
@@ -100,13 +108,15 @@ def train(
             resume = resume or (processes.restarted and processes.from_main(holds_run(folder)))
             notes += check_output(config, resume=resume) if processes.is_main else []
             run = Run(config, folder, processes)
-            with _Loop(run, stop, lock, console, on_epoch) as loop:
+            with _Loop(run, stop, lock, console, on_validation, on_log) as loop:
                 for note in [*notes, *run.notes, *run.data.remarks()]:
                     loop.display.note(note)
                 if resume:
                     run.restore(loop.display.note)
+                check_held_out(folder, config, run.data.validation)
                 if processes.is_main:
                     remove_unfinished(folder)
+                    store_held_out(config, run.data.validation)
                     store_config(config)  # not before it is known that the run can go on with it
                 if lock.problem is not None:
                     loop.display.note(f"warning: {lock.problem}")
@@ -123,14 +133,17 @@ class _Loop:
         stop: StopRequest,
         lock: FolderLock,
         console: Console | None,
-        on_epoch: Callable[[Path], object] | None,
+        on_validation: Callable[[Path], object] | None,
+        on_log: Callable[[Mapping[str, float]], object] | None,
     ):
-        self.run, self.stop, self.lock, self.on_epoch = run, stop, lock, on_epoch
-        epochs = run.config.schedule.epochs
+        self.run, self.stop, self.lock = run, stop, lock
+        self.on_validation, self.on_log = on_validation, on_log
+        epochs = None if run.config.schedule.updates else run.config.schedule.epochs
         if not run.processes.is_main:
             console = Console(quiet=True)
-        self.display = TrainingDisplay(epochs * run.updates_per_epoch, epochs, console)
+        self.display = TrainingDisplay(run.updates, epochs, console)
         self.journal: Journal | None = None
+        self.trackers: Trackers | None = None
         self.left_out: dict[str, str] = {}  # validation images that cannot be read, and why
         self.told: set[str] = set()  # of these
 
@@ -140,64 +153,71 @@ class _Loop:
 
     def __exit__(self, *error: object) -> None:
         self.display.__exit__(None, None, None)
-        if self.journal is not None:
-            self.journal.close()
+        for log in (self.journal, self.trackers):
+            if log is not None:
+                log.close()
 
     def train(self) -> None:
         run = self.run
         if run.processes.is_main:
-            self.journal = Journal(run.folder, epoch=run.counters.epoch, tensorboard=run.config.output.tensorboard)
+            self.journal = Journal(
+                run.folder, validations=run.counters.validations, tensorboard=run.config.output.tensorboard
+            )
+            settings = flat(json.loads(config_to_json(run.config)))
+            self.trackers = Trackers(run.config.output.trackers, run.folder, settings, self.display.note)
         self.display.start(run.counters.step)
         if run.counters.step == 0:
             self._look_at_validation()
-        while run.counters.epoch < run.config.schedule.epochs and not self._has_stalled():
-            self._epoch()
+        while run.counters.validated < run.updates and not self._has_stalled():
+            self._round()
         self.display.note(f"done: {run.folder / 'best.safetensors'}")
 
     def _has_stalled(self) -> bool:
         patience, counters = self.run.config.loop.early_stopping, self.run.counters
-        stalled = patience is not None and counters.epoch - counters.best_epoch >= patience
+        stalled = patience is not None and counters.validations - counters.best_validation >= patience
         if stalled:
-            self.display.note(f"no better result in {patience} epochs: stopped early after epoch {counters.epoch}")
+            self.display.note(f"no better result in {patience} validations: stopped early after epoch {counters.epoch}")
         return stalled
 
-    def _epoch(self) -> None:
+    def _round(self) -> None:
         run, start = self.run, time.perf_counter()
-        run.start_epoch()
-        images_per_second = self._updates()
-        if run.counters.skipped_in_a_row and not run.counters.images:
-            raise TrainingError(f"every update of epoch {run.counters.epoch + 1} was skipped; {self._advice()}")
+        images_per_second = self._updates(run.next_validation)
+        counters = run.counters
+        if counters.skipped_in_a_row and not counters.images:
+            raise TrainingError(f"every update since step {counters.validated} was skipped; {self._advice()}")
         model = run.result_model()
         metrics = self._validate(model)
         self._log(metrics, images_per_second, time.perf_counter() - start)
-        self._finish_epoch(model, metrics)
+        self._finish_round(model, metrics)
         stop = bool(run.processes.total([self.stop.received])[0])
-        if stop and run.counters.epoch < run.config.schedule.epochs:
+        if stop and counters.validated < run.updates:
             self._raise_interrupted()
 
-    def _updates(self) -> float:
-        """The updates that the epoch still lacks; returns the images per second."""
+    def _updates(self, until: int) -> float:
+        """The updates up to that number; returns the images per second."""
         run, counters, start = self.run, self.run.counters, time.perf_counter()
         images_before, every = counters.images, run.config.output.checkpoint_updates
         speed = 0.0
-        for group in self._groups():
-            if self.stop.received and run.processes.count == 1:  # it may have ended what prints the images, too
-                self._interrupt()
-            done = self._update(group)
-            speed = (counters.images - images_before) / (time.perf_counter() - start)
-            memory = peak_memory(run.processes.device)
-            self.display.update(counters, loss=done.loss, lr=run.lr, images_per_second=speed, memory=memory)
-            if done.stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
-                self._interrupt()
-            if every is not None and counters.updates % every == 0 and counters.updates < run.updates_per_epoch:
-                self._save()
+        run.end_epoch()  # of which a stop left only the validation to do
+        while counters.step < until:
+            run.start_epoch()
+            for group in itertools.islice(self._groups(), until - counters.step):
+                if self.stop.received and run.processes.count == 1:  # it may have ended what prints the images, too
+                    self._interrupt()
+                done = self._update(group)
+                speed = (counters.images - images_before) / (time.perf_counter() - start)
+                memory = peak_memory(run.processes.device)
+                self.display.update(counters, loss=done.loss, lr=run.lr, images_per_second=speed, memory=memory)
+                if done.stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
+                    self._interrupt()
+                if every is not None and counters.updates % every == 0 and counters.updates < run.updates_per_epoch:
+                    self._save()
+            run.end_epoch()
         return speed
 
     def _groups(self) -> Iterator[list[Batch]]:
         """The batches of one update at a time; the last group of an epoch may be smaller."""
         run = self.run
-        if run.counters.updates >= run.updates_per_epoch:
-            return
         accumulation = run.config.loop.accumulation
         with starting_workers():
             batches = run.data.train_loader.batches(run.counters.epoch, skip=run.counters.updates * accumulation)
@@ -233,17 +253,10 @@ class _Loop:
         self._tell_left_out()
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
-        run = self.run
+        run, meter = self.run, self.run.task.meter()
         try:
-            metrics = run.task.metrics(
-                model,
-                self._validation_batches(),
-                run.processes.device,
-                autocast=run.processes.accelerator.autocast,
-                memory_format=run.memory_format,
-                total=run.processes.total,
-                on_batch=self._seen_of_validation(),
-            )
+            self._measure(model, self._validation_batches(), meter, self._seen_of_validation())
+            further = self._evaluate_further(model)
         except _StopDuringValidation:
             self._interrupt()
             raise
@@ -252,10 +265,44 @@ class _Loop:
         except UnreadableError:
             run.save()  # the epoch is not lost
             raise
+        metrics = meter.result(run.processes.together(meter.parts()))
         for name, value in metrics.items():
             if not math.isfinite(value):  # the weights have overflowed; no checkpoint is written of them
                 raise TrainingError(f"{name} is {value} after step {run.counters.step}; {self._advice()}")
-        return metrics
+        return metrics | further
+
+    def _evaluate_further(self, model: nn.Module) -> dict[str, float]:
+        """The figures on further images, which have no say in what is kept; NAME/METRIC."""
+        run, figures = self.run, dict[str, float]()
+        for evaluation in run.data.evaluations:
+            meter, unreadable = evaluation.meter(), dict[str, str]()
+            self._measure(model, _recorded(evaluation.loader, unreadable), meter, self._heed_stop)
+            found_by_all = dict(run.processes.gather([*unreadable.items()]))
+            for reason in sorted(set(found_by_all.values()) - self.told):
+                self.display.note(f"left out of {evaluation.name}: {reason}")
+                self.told.add(reason)
+            check_unreadable(found_by_all, evaluation.images, f"images of {evaluation.name}")
+            found = meter.result(run.processes.together(meter.parts()))
+            figures |= {f"{evaluation.name}/{name}": value for name, value in found.items()}
+        return figures
+
+    def _heed_stop(self, images: int) -> None:
+        if self.stop.received and self.run.processes.count == 1:
+            raise _StopDuringValidation
+
+    def _measure(
+        self, model: nn.Module, batches: Iterator[Batch], meter: Meter, on_batch: Callable[[int], None] | None
+    ) -> None:
+        run = self.run
+        measure(
+            model,
+            batches,
+            meter,
+            run.processes.device,
+            autocast=run.processes.accelerator.autocast,
+            memory_format=run.memory_format,
+            on_batch=on_batch,
+        )
 
     def _seen_of_validation(self) -> Callable[[int], None]:
         """To be called with the number of images after each batch: shows it, and leaves where a stop was asked for."""
@@ -266,18 +313,13 @@ class _Loop:
             nonlocal seen
             seen += images * run.processes.count
             self.display.validating(min(seen, total), total)
-            if self.stop.received and run.processes.count == 1:
-                raise _StopDuringValidation
+            self._heed_stop(images)
 
         return on_batch
 
     def _validation_batches(self) -> Iterator[Batch]:
         """The validation images of this process; those that cannot be read are left out."""
-        with starting_workers():
-            batches = iter(self.run.data.validation_loader)
-        for batch in batches:
-            self.left_out.update(batch.unreadable)
-            yield batch
+        return _recorded(self.run.data.validation_loader, self.left_out)
 
     def _tell_left_out(self) -> None:
         """Name the validation images that no process can read, and the classes that go with them, once each.
@@ -294,16 +336,19 @@ class _Loop:
         config = run.config.data
         where = f"validation images of {config.validation or config.source}"
         check_unreadable(self.left_out, len(data), where)
-        for name in lost_classes(data, self.left_out) if new else ():
-            self.display.note(f"class {name!r} is not validated: none of its validation images can be read")
+        for line in run.room.left_out(data, self.left_out) if new else ():
+            self.display.note(f"validation: {line}")
         self.told |= new
 
     def _log(self, metrics: dict[str, float], images_per_second: float, seconds: float) -> None:
         run, counters = self.run, self.run.counters
+        means = {name: total / counters.images for name, total in counters.loss_sums.items() if counters.images}
+        parts = {f"train_loss_{name}": mean for name, mean in means.items() if len(means) > 1 and UNSPLIT not in means}
         entry = {
-            "epoch": counters.epoch + 1,
+            "epoch": counters.epoch + (counters.updates > 0),
             "step": counters.step,
-            "train_loss": counters.loss_sum / counters.images if counters.images else math.nan,
+            "train_loss": sum(means.values()) if means else math.nan,
+            **parts,
             **metrics,
             "lr": run.lr,
             "skipped": counters.skipped,
@@ -314,24 +359,28 @@ class _Loop:
         self.lock.check()
         if self.journal is not None:
             self.journal.write(entry)
-        self.display.epoch_done(entry)
+        if self.trackers is not None:
+            self.trackers.write(entry)
+        if run.processes.is_main and self.on_log is not None:
+            self.on_log(entry)
+        self.display.validated(entry, [*parts, *metrics], counters.step - counters.validated)
 
-    def _finish_epoch(self, model: nn.Module, metrics: dict[str, float]) -> None:
+    def _finish_round(self, model: nn.Module, metrics: dict[str, float]) -> None:
         run, counters = self.run, self.run.counters
-        counters.epoch += 1
-        counters.updates = counters.images = 0
-        counters.loss_sum = 0.0
-        result = metrics[run.task.best_metric]
-        if counters.best is None or result > counters.best:
-            counters.best, counters.best_epoch = result, counters.epoch
+        counters.validated, counters.validations = counters.step, counters.validations + 1
+        counters.images, counters.loss_sums = 0, {}
+        first = run.room.metrics[0]
+        result = metrics[first.name]
+        if counters.best is None or first.is_better(result, counters.best):
+            counters.best, counters.best_validation = result, counters.validations
         self.lock.check()
         if run.processes.is_main:
             if result == counters.best:  # of equals the last, which has learnt for longer
                 save_model(model, run.folder / "best.safetensors", metrics=metrics)
             save_model(model, run.folder / "last.safetensors", metrics=metrics)
         self._save()
-        if run.processes.is_main and self.on_epoch is not None:
-            self.on_epoch(run.folder)
+        if run.processes.is_main and self.on_validation is not None:
+            self.on_validation(run.folder)
 
     def _save(self) -> None:
         self.lock.check()
@@ -360,3 +409,12 @@ class _Loop:
         checkpoints = checkpoint_folders(self.run.folder)
         last = f"last good checkpoint: {checkpoints[0]}" if checkpoints else "no checkpoint was written yet"
         return f"{last}; lower optimizer.lr, or set optimizer.clip_grad"
+
+
+def _recorded(loader: Iterable[Batch], unreadable: dict[str, str]) -> Iterator[Batch]:
+    """The batches of a loader; what cannot be read is written down on the way."""
+    with starting_workers():
+        batches = iter(loader)
+    for batch in batches:
+        unreadable.update(batch.unreadable)
+        yield batch

@@ -4,23 +4,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 from convattn.atomic import unfinished, write_atomically
+from convattn.data.held_out import share_of
 from convattn.shown import is_utf8, shown
-from convattn.training.config import ConfigError, RunConfig
-from convattn.training.config_json import config_from_json, config_to_json
+from convattn.task import ConfigError, Dataset
+from convattn.training.config import RunConfig
+from convattn.training.config_json import config_from_json, config_to_json, flat
 from convattn.training.lock import LOCK_NAME
-from convattn.training.places import DATA_PLACES, PLACES, field_of, is_relative, with_absolute_paths
+from convattn.training.places import data_places, field_of, is_relative, places, with_absolute_paths
 
-__all__ = ["check_output", "check_place", "holds_run", "store_config", "stored_config"]
+__all__ = [
+    "check_held_out",
+    "check_output",
+    "check_place",
+    "holds_run",
+    "store_config",
+    "store_held_out",
+    "stored_config",
+]
 
 _CONFIG = "config.json"
+_HELD_OUT = "validation.txt"
 
 # What may change when a run goes on, and what then no longer holds.
 _CHANGEABLE = {
     "data.source": "it must be the same images in another place",
     "data.validation": "it must be the same images in another place",
-    "data.validation_labels": "it must be the same labels in another place",
-    "distillation.unlabelled": "it must be the same images in another place",
-    "distillation.teacher": "it must be the same teacher in another place",
     "data.batch_size": "the order of the images stays, their number in an update changes",
     "data.workers": "",
     "loop.accumulation": "the order of the images stays, their number in an update changes",
@@ -34,6 +42,7 @@ _CHANGEABLE = {
     "output.keep_checkpoints": "",
     "output.checkpoint_updates": "",
     "output.tensorboard": "",
+    "output.trackers": "",
 }
 
 
@@ -55,7 +64,7 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
         )
     if resume:
         notes = _changes(config, stored_config(folder), folder)
-        for name in DATA_PLACES:
+        for name in data_places(config):
             check_place(name, field_of(config, name), f"--{name.replace('_', '-')}")
         return notes
     if folder.is_dir() and set(folder.iterdir()) - {*unfinished(folder), folder / LOCK_NAME}:
@@ -68,6 +77,34 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
 def store_config(config: RunConfig) -> None:
     """Write the configuration into its output folder; raises OSError if that cannot be written."""
     write_atomically(Path(config.output.folder) / _CONFIG, config_to_json(config).encode())
+
+
+def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None:
+    """Whether the images that a run holds out are those that it began with, which its folder lists.
+
+    Raises:
+        ConfigError: if they are others, since files came or went.
+    """
+    listed = folder / _HELD_OUT
+    if share_of(config.data.validation) is None or not listed.is_file():
+        return
+    before, now = set(listed.read_text("utf-8", "surrogateescape").splitlines()), set(_names(validation))
+    if before != now:
+        raise ConfigError(
+            f"{config.data.source}: the images have changed: {len(before - now)} of the {len(before)} that the run "
+            f"holds out ({listed}) would be trained on; restore them, or begin a new run"
+        )
+
+
+def store_held_out(config: RunConfig, validation: Dataset) -> None:
+    """List the images that a run holds out in its folder; raises OSError if that cannot be written."""
+    if share_of(config.data.validation) is not None:
+        text = "".join(f"{name}\n" for name in _names(validation))
+        write_atomically(Path(config.output.folder) / _HELD_OUT, text.encode("utf-8", "surrogateescape"))
+
+
+def _names(validation: Dataset) -> list[str]:
+    return [path.replace("\n", " ") for path in validation.paths]
 
 
 def holds_run(folder: Path) -> bool:
@@ -107,20 +144,23 @@ def check_place(name: str, value: str | None, option: str) -> None:
 def _changes(config: RunConfig, stored: RunConfig, folder: Path) -> list[str]:
     notes = [
         f"{name} {value!r}, stored without its folder, is taken from here: {field_of(config, name)}"
-        for name in PLACES
-        if name != "output.folder" and (value := field_of(stored, name)) is not None and is_relative(name, value)
+        for name in places(stored)
+        if name != "output.folder"
+        and (value := field_of(stored, name)) is not None
+        and is_relative(stored, name, value)
     ]
-    for part, fields in asdict(with_absolute_paths(stored)).items():
-        for name, value in fields.items():
-            given = asdict(config)[part][name]
-            if given == value:
-                continue
-            consequence = _CHANGEABLE.get(f"{part}.{name}")
-            if consequence is None:
-                raise ConfigError(
-                    f"{folder}: was started with {part}.{name} {value!r}, not {given!r}; resume as it was, or change "
-                    f"only {', '.join(field for field, effect in _CHANGEABLE.items() if effect)}"
-                )
-            if consequence:
-                notes.append(f"{part}.{name} is now {given!r}, was {value!r}: {consequence}")
+    changeable = _CHANGEABLE | {f"task.{name}": "it must be the same in another place" for name in stored.task.places}
+    now = flat(asdict(config))
+    for name, value in flat(asdict(with_absolute_paths(stored))).items():
+        given = now.get(name)
+        if given == value:
+            continue
+        consequence = changeable.get(name)
+        if consequence is None:
+            raise ConfigError(
+                f"{folder}: was started with {name} {value!r}, not {given!r}; resume as it was, or change "
+                f"only {', '.join(field for field, effect in changeable.items() if effect)}"
+            )
+        if consequence:
+            notes.append(f"{name} is now {given!r}, was {value!r}: {consequence}")
     return notes

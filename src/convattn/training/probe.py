@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from convattn.data.dataset import DataError
+from convattn.evaluation import measure
 from convattn.saved import save_model
 from convattn.training.config import RunConfig
 from convattn.training.memory import peak_memory
@@ -32,7 +33,7 @@ class Probe:
     parameters: int
     images: int  # of an epoch, all processes together
     updates_per_epoch: int
-    epochs: int
+    updates: int  # of the whole run
     images_per_second: float  # of training, loading included, all processes together
     memory: int  # bytes at the peak, of this process or its GPU, without loading workers
     disk: int  # bytes: checkpoints kept, one being written, best and last model
@@ -41,7 +42,7 @@ class Probe:
     @property
     def hours(self) -> float:
         """Of training, without validation."""
-        return self.images * self.epochs / self.images_per_second / 3600
+        return self.images * self.updates / self.updates_per_epoch / self.images_per_second / 3600
 
 
 def probe(config: RunConfig) -> Probe:
@@ -65,9 +66,10 @@ def _probe(config: RunConfig, processes: Processes) -> Probe:
         model = run.result_model()
         batch = next(iter(run.data.validation_loader))
         if len(batch):
-            run.task.metrics(
+            measure(
                 model,
                 [batch],
+                run.task.meter(),
                 processes.device,
                 autocast=processes.accelerator.autocast,
                 memory_format=run.memory_format,
@@ -82,7 +84,7 @@ def _probe(config: RunConfig, processes: Processes) -> Probe:
             parameters=sum(p.numel() for p in run.bare_model.parameters()),
             images=run.data.train_loader.images,
             updates_per_epoch=run.updates_per_epoch,
-            epochs=config.schedule.epochs,
+            updates=run.updates,
             images_per_second=images_per_second,
             memory=peak_memory(processes.device),
             disk=checkpoint * (config.output.keep_checkpoints + 1) + 2 * written,

@@ -1,7 +1,7 @@
 """The processes that train together: who this one is, and how they agree. Alone, all of it is trivial."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from convattn.extras import require
-from convattn.training.config import ConfigError, LoopConfig
+from convattn.task import ConfigError
+from convattn.training.config import LoopConfig
 
 __all__ = ["Processes", "end_processes", "is_main_process", "without_settings"]
 
@@ -75,6 +76,13 @@ class Processes:
         if self.count > 1:
             torch.distributed.all_reduce(values)
         return values
+
+    def together(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """What the meters of all processes have: tensors summed, lists joined."""
+        return {
+            name: self.summed(part.to(self.device)) if isinstance(part, Tensor) else self.gather(part)
+            for name, part in parts.items()
+        }
 
     def gather(self, items: list) -> list:
         """The items of all processes, in order of their ranks."""

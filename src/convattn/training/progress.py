@@ -1,6 +1,6 @@
 """What a person sees while training runs: a live bar on a terminal, one line an epoch elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -12,7 +12,6 @@ from convattn.shown import shown
 
 __all__ = ["TrainingDisplay"]
 
-_NOT_METRICS = {"epoch", "step", "train_loss", "lr", "images_per_second", "seconds", "memory_gib", "skipped"}
 _ESTIMATE_SECONDS = 600  # the time left goes by the speed of so many; an update may take a minute
 
 
@@ -28,13 +27,13 @@ class TrainingDisplay:
 
     Args:
         updates: of the whole run.
-        epochs: of the whole run.
+        epochs: of the whole run; None where its length is counted in updates.
         console: where to write; standard error by default, so that results can be piped.
     """
 
-    def __init__(self, updates: int, epochs: int, console: Console | None = None):
+    def __init__(self, updates: int, epochs: int | None, console: Console | None = None):
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self._epochs = epochs
+        self._updates, self._epochs = updates, epochs
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -67,23 +66,34 @@ class TrainingDisplay:
     def update(self, counters: Place, *, loss: float, lr: float, images_per_second: float, memory: int) -> None:
         """After an update; `memory` in bytes."""
         figures = f"loss {loss:.3f} · lr {lr:.1e} · {images_per_second:,.0f} images/s · {memory / 2**30:.1f} GiB"
-        description = f"epoch {counters.epoch + 1}/{self._epochs}"
+        description = self._place(counters.epoch + 1, counters.step)
         self._progress.update(self._task, completed=counters.step, description=description, figures=figures)
 
     def validating(self, images: int, total: int) -> None:
         """While validation runs."""
         self._progress.update(self._task, figures=f"validating {images:,}/{total:,}")
 
-    def epoch_done(self, entry: Mapping[str, Any]) -> None:
-        """One line for the record; `entry` is that of the log, with whatever metrics the task has."""
-        metrics = " · ".join(f"{name} {value:.4g}" for name, value in entry.items() if name not in _NOT_METRICS)
+    def validated(self, entry: Mapping[str, Any], figures: Sequence[str], updates: int) -> None:
+        """One line for the record.
+
+        Args:
+            entry: that of the log.
+            figures: the names in it of losses and metrics to show.
+            updates: done since the validation before.
+        """
+        shown_figures = " · ".join(f"{name} {entry[name]:.4g}" for name in figures)
         skipped = f" · {entry['skipped']} updates skipped" if entry["skipped"] else ""
-        left = timedelta(seconds=round((self._epochs - entry["epoch"]) * entry["seconds"]))
+        left = timedelta(seconds=round((self._updates - entry["step"]) / max(1, updates) * entry["seconds"]))
         self.note(
-            f"epoch {entry['epoch']}/{self._epochs} · loss {entry['train_loss']:.4g} · {metrics} · "
+            f"{self._place(entry['epoch'], entry['step'])} · loss {entry['train_loss']:.4g} · {shown_figures} · "
             f"lr {entry['lr']:.1e} · {entry['images_per_second']:,.0f} images/s · {entry['memory_gib']:.1f} GiB · "
             f"{entry['seconds']:.1f} s, {left} left{skipped}"
         )
+
+    def _place(self, epoch: int, step: int) -> str:
+        if self._epochs is None:
+            return f"update {step:,}/{self._updates:,}"
+        return f"epoch {min(epoch, self._epochs)}/{self._epochs}"
 
     def note(self, text: str) -> None:
         """A line that stays."""

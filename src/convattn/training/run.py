@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import nn
 
 from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
+from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
+from convattn.task import ConfigError
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (
@@ -21,7 +23,6 @@ from convattn.training.build import (
     build_model_and_data,
     build_optimizer,
     build_schedule,
-    build_task,
 )
 from convattn.training.checkpoint import (
     Checkpoint,
@@ -30,14 +31,16 @@ from convattn.training.checkpoint import (
     reshape_moments,
     save_checkpoint,
 )
-from convattn.training.config import ConfigError, RunConfig
+from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json
 from convattn.training.processes import Processes
 from convattn.training.unreadable import UnreadableImages
 from convattn.walk import copied
 from convattn.weights.read import CheckpointError
 
-__all__ = ["Counters", "Run"]
+__all__ = ["UNSPLIT", "Counters", "Run"]
+
+UNSPLIT = "unsplit"  # the name of a sum over all losses, in checkpoints of before they had names
 
 _ORDER = "hashed"  # how an epoch's order of images follows from seed and epoch; checkpoints of before do not say
 
@@ -46,21 +49,42 @@ _ORDER = "hashed"  # how an epoch's order of images follows from seed and epoch;
 class Counters:
     """Where a run stands; all of it is in the checkpoint."""
 
-    epoch: int = 0  # epochs finished, validation included
+    epoch: int = 0  # epochs whose updates are done
     updates: int = 0  # done in the epoch under way
     step: int = 0  # updates done in all, skipped ones included
-    images: int = 0  # trained on in the epoch under way, by all processes
-    loss_sum: float = 0.0  # over those images
-    best: float | None = None  # of the task's metric
-    best_epoch: int = 0  # when it was reached, from 1
+    validated: int = 0  # of these, those before the last validation
+    validations: int = 0  # done in all
+    images: int = 0  # trained on since the last validation, by all processes
+    loss_sums: dict[str, float] = field(default_factory=dict)  # over those images, by the losses' names
+    best: float | None = None  # of the task's first metric
+    best_validation: int = 0  # when it was reached, from 1
     skipped: int = 0  # updates skipped in all
     skipped_in_a_row: int = 0
 
-    def check(self) -> None:
-        """Raise TypeError for what no run counts to: these were read from a file."""
+    @classmethod
+    def of(cls, state: Mapping[str, Any], updates_per_epoch: int) -> "Counters":
+        """Those of a checkpoint, also of one from before validations were counted: there each epoch ended in one.
+
+        Raises:
+            TypeError: for what no run counts to.
+        """
+        counted = dict(state["counters"])
+        if "validations" not in counted:
+            total = counted.pop("loss_sum")
+            counted |= dict(best_validation=counted.pop("best_epoch"), validations=counted["epoch"])
+            counted |= dict(validated=counted["epoch"] * updates_per_epoch, loss_sums={UNSPLIT: total} if total else {})
+            if state["epoch_trained"]:
+                counted |= dict(epoch=counted["epoch"] + 1, updates=0)
+        counters = cls(**counted)
+        counters._check()
+        return counters
+
+    def _check(self) -> None:
         for name, value in asdict(self).items():
-            if name in ("loss_sum", "best"):
-                fits = isinstance(value, float | int) or (name == "best" and value is None)
+            if name == "loss_sums":
+                fits = isinstance(value, dict) and all(isinstance(each, float | int) for each in value.values())
+            elif name == "best":
+                fits = isinstance(value, float | int) or value is None
             else:
                 fits = type(value) is int and 0 <= value < 2**62
             if not fits:
@@ -89,7 +113,10 @@ class Run:
             if not processes.is_main:  # one of them tells what is odd about data and weights
                 warnings.simplefilter("ignore")
             self.data, model = self._build(config)
-            self.task = build_task(config, self.data, processes.device, self.notes.append)
+            self.room = room(config.task.kind)
+            self.task = self.room.build(
+                config, model, self.data.train, self.data.validation, processes.device, self.notes.append
+            )
         # The same weights everywhere, but each its own noise.
         seed_everything(derived_seed("noise", loop.seed, processes.rank))
         model = model.to(processes.device)
@@ -133,6 +160,22 @@ class Run:
         return self.config.data.batch_size * self.config.loop.accumulation * self.processes.count
 
     @property
+    def updates(self) -> int:
+        """Of the whole run."""
+        return self.config.schedule.length(self.updates_per_epoch)
+
+    @property
+    def next_validation(self) -> int:
+        """The number of updates behind which the next validation is due."""
+        every = self._between_validations
+        return min((self.counters.validated // every + 1) * every, self.updates)
+
+    @property
+    def _between_validations(self) -> int:
+        loop = self.config.loop
+        return loop.validation_updates or loop.validation_epochs * self.updates_per_epoch
+
+    @property
     def _readers(self) -> list[int] | None:
         """What the order of a pipe's images depends on: processes, and workers that read in each."""
         data = self.config.data
@@ -153,7 +196,12 @@ class Run:
         self.model.train()
         if frozen:  # batch statistics stay as they are too
             self.bare_model.eval()
-            self._classifier.train()
+            self.task.head(self.bare_model).train()
+
+    def end_epoch(self) -> None:
+        """Begin to count the next epoch's updates where those of this one are done."""
+        if self.counters.updates >= self.updates_per_epoch:
+            self.counters.epoch, self.counters.updates = self.counters.epoch + 1, 0
 
     def result_model(self) -> nn.Module:
         """What is validated and kept, the same in every process: the moving average where there is one."""
@@ -184,7 +232,6 @@ class Run:
                 "images_per_update": self.images_per_update,
                 "readers": self._readers,
                 "order": _ORDER,
-                "epoch_trained": self.counters.updates >= self.updates_per_epoch,  # and not validated yet
                 "optimizer": None if shards else self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "random": random_states,
@@ -258,8 +305,8 @@ class Run:
 
     def _restore_from(self, checkpoint: Checkpoint, note: Callable[[str], None]) -> bool:
         """Take up all that is in a checkpoint; returns whether every random state could be, on this device."""
-        state, counters = checkpoint.state, Counters(**checkpoint.state["counters"])
-        counters.check()
+        state = checkpoint.state
+        counters = Counters.of(state, self.updates_per_epoch)
         if type(state["images"]) is not int:
             raise TypeError(f"images is {state['images']!r}")
         if state["images"] != self.data.train_loader.images:
@@ -267,7 +314,7 @@ class Run:
                 f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
                 "when the run was stopped; restore the data or start a new run"
             )
-        within = counters.updates > 0 and not state["epoch_trained"]
+        within = 0 < counters.updates < self.updates_per_epoch
         if state["readers"] != self._readers and within:
             raise ConfigError(
                 f"{self.config.data.source}: within an epoch a pipe is resumed by as many processes and data.workers "
@@ -299,17 +346,20 @@ class Run:
         before, now = state["images_per_update"], self.images_per_update
         if before == now:
             return counters
+        if self.config.schedule.updates is not None or self.config.loop.validation_updates is not None:
+            raise ConfigError(
+                f"a run that counts its length or its validations in updates takes {before} images for each "
+                f"(data.batch_size x loop.accumulation x processes), as before, not {now}"
+            )
         images = counters.updates * before
-        if state["epoch_trained"]:
-            counters.updates = self.updates_per_epoch
-        elif images % now == 0:
-            counters.updates = images // now
-        else:
+        if images % now:
             raise ConfigError(
                 f"the epoch under way stands at image {images:,}, which is no multiple of an update's {now} "
                 f"(data.batch_size x loop.accumulation x processes); take a divisor of {before}"
             )
+        counters.updates = images // now
         counters.step = counters.epoch * self.updates_per_epoch + counters.updates
+        counters.validated = counters.validations * self._between_validations
         return counters
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
@@ -337,15 +387,11 @@ class Run:
         """(Un)freeze, and let Accelerate wrap the model for the parameters that learn now."""
         if self.config.loop.freeze_epochs:
             self.bare_model.requires_grad_(not frozen)
-            self._classifier.requires_grad_(True)
+            self.task.head(self.bare_model).requires_grad_(True)
         if self.config.loop.sharding == "none":
             accelerator = self.processes.accelerator
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=True)
             self.model = accelerator.prepare_model(bare)
-
-    @property
-    def _classifier(self) -> nn.Module:
-        return self.bare_model.get_classifier()  # type: ignore[operator]
 
     @property
     def _inner(self) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ skipped/step_00000012.rank0.pt   batches, weights, random state and configuratio
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import append_line, write_atomically
-from convattn.classification.teacher import Student
-from convattn.data.loader import Batch
+from convattn.rooms import room
 from convattn.saved import build_within
 from convattn.seeding import restore_random_state
-from convattn.training.build import build_task_for, options_of
+from convattn.task import Batch
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
-from convattn.training.places import reaches_out
+from convattn.training.places import field_of, model_fields, reaches_out
 from convattn.training.run import Run
 from convattn.training.update import GRADIENT
 from convattn.weights.read import CheckpointError
@@ -29,7 +28,7 @@ from convattn.weights.read import CheckpointError
 __all__ = ["Skipped", "record_skipped", "replay_skipped"]
 
 _LOG, _FOLDER, _KEEP = "skipped.jsonl", "skipped", 3
-_PARTS = {"config", "classes", "student", "class_weights", "epoch", "model", "random", "batches"}
+_PARTS = {"config", "built_as", "state", "epoch", "model", "random", "batches"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,12 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
         append_line(run.folder / _LOG, json.dumps({"step": step, "reason": reason, "ranks": ranks, "paths": paths}))
     content = {
         "config": config_to_json(run.config),
-        "classes": run.task.num_classes,
-        "student": asdict(run.data.student),
-        "class_weights": None if run.task.class_weights is None else run.task.class_weights.cpu(),
+        "built_as": json.dumps(run.bare_model.built_as),
+        "state": run.task.state(),
         "epoch": run.counters.epoch,
         "model": run.bare_model.state_dict() if run.config.loop.sharding == "none" else None,
         "random": random,
-        "batches": [{"images": batch.images, "labels": batch.labels, "paths": batch.paths} for batch in group],
+        "batches": [{"images": batch.images, "targets": batch.targets, "paths": batch.paths} for batch in group],
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -91,13 +89,17 @@ def replay_skipped(path: Path) -> Iterator[str]:
             do not fill.
     """
     content = _read(path)
-    notes: list[str] = []  # told when the run began
     try:
         config = _config(content)
-        model = _model(config, content)
-        task = build_task_for(config, Student(**content["student"]), content["class_weights"], note=notes.append)
+        model = build_within(json.loads(content["built_as"]), content["model"]).train()
+        if config.model.grad_checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
+        task = room(config.task.kind).rebuild(config, model, content["state"])
+        if content["epoch"] < config.loop.freeze_epochs:
+            model.eval().requires_grad_(False)
+            task.head(model).train().requires_grad_(True)
         task.start_epoch(content["epoch"])
-        batches = [Batch(entry["images"].float(), entry["labels"], entry["paths"]) for entry in content["batches"]]
+        batches = [Batch(entry["images"].float(), entry["targets"], entry["paths"]) for entry in content["batches"]]
         restore_random_state({**content["random"], "cuda": []})
     except Exception as error:  # anything at all may stand in a file
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -108,8 +110,11 @@ def replay_skipped(path: Path) -> Iterator[str]:
             continue
         if not batch.images.isfinite().all():
             yield f"the images themselves are not finite: {', '.join(batch.paths)}"
-        loss = task.loss(model, batch)
-        yield f"loss {float(loss.detach()):.6g} on {', '.join(batch.paths)}"
+        losses = task.losses(model, batch)
+        loss = torch.stack([*losses.values()]).sum()
+        each = ", ".join(f"{name} {float(part.detach()):.6g}" for name, part in losses.items())
+        parts = f" ({each})" if len(losses) > 1 else ""
+        yield f"loss {float(loss.detach()):.6g}{parts} on {', '.join(batch.paths)}"
         loss.backward()
     if first:
         yield f"first output that is not finite: {first[0]}"
@@ -125,23 +130,11 @@ def replay_skipped(path: Path) -> Iterator[str]:
 
 def _config(content: dict[str, Any]) -> RunConfig:
     config = config_from_json(content["config"])
-    for name, value in (("model.name", config.model.name), ("distillation.teacher", config.distillation.teacher)):
-        if value is not None and reaches_out(name, value):
+    for name in model_fields(config):
+        value = field_of(config, name)
+        if value is not None and reaches_out(config, name, value):
             raise ValueError(f"its {name} would fetch {value!r}")
     return config
-
-
-def _model(config: RunConfig, content: dict[str, Any]) -> nn.Module:
-    """The model as it was in training, its backbone frozen in the epochs that ask for it."""
-    options = {**options_of(config.model), "num_classes": content["classes"]}
-    model = build_within(config.model.name, options, content["model"]).train()
-    if config.model.grad_checkpointing:
-        model.set_grad_checkpointing()  # type: ignore[operator]
-    if content["epoch"] < config.loop.freeze_epochs:
-        model.eval().requires_grad_(False)
-        classifier: nn.Module = model.get_classifier()  # type: ignore[operator]
-        classifier.train().requires_grad_(True)
-    return model
 
 
 def _watch(model: nn.Module) -> list[str]:

@@ -1,14 +1,13 @@
 """Images that cannot be read: set aside by name, up to a limit."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from convattn.atomic import append_line
 from convattn.data.check import UNREADABLE_LIMIT
-from convattn.data.dataset import ImageDataset
 from convattn.shown import shown
 
-__all__ = ["UnreadableError", "UnreadableImages", "check_unreadable", "lost_classes"]
+__all__ = ["UnreadableError", "UnreadableImages", "check_unreadable"]
 
 _NAMED = 8  # files in a message
 
@@ -35,15 +34,6 @@ def check_unreadable(unreadable: Mapping[str, str], images: int, told: str) -> N
             f"{len(unreadable)} of {images} {told} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
             f"repair or remove them: {named}{more}"
         )
-
-
-def lost_classes(dataset: ImageDataset, unreadable: Collection[str]) -> list[str]:
-    """The classes of a data set of which no image is left without the files in `unreadable`."""
-    if not unreadable:
-        return []
-    pairs = zip(dataset.paths, dataset.labels, strict=True)
-    left = {label for path, label in pairs if path not in unreadable}
-    return [dataset.classes[label] for label in sorted(set(dataset.labels) - left)]
 
 
 class UnreadableImages:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convattn.data.loader import Batch
+from convattn.task import Batch, ConfigError
 from convattn.training.batch_norm import measures_nothing
-from convattn.training.config import ConfigError
 from convattn.training.run import Run
 
 __all__ = ["GRADIENT", "OutOfMemory", "Update", "update"]
@@ -26,7 +25,7 @@ class OutOfMemory(ValueError):
 class Update:
     """What an update came to."""
 
-    loss: float  # mean over its images, of all processes
+    loss: float  # mean over its images, of all processes; the sum of the task's losses
     images: int  # of all processes
     problem: str | None  # what was not finite in this process
     skipped: bool  # because something was not finite in some process
@@ -63,10 +62,10 @@ def update(run: Run, group: list[Batch], *, stop: bool = False) -> Update:
 
 def _update(run: Run, group: list[Batch], stop: bool) -> Update:
     run.statistics.keep()
-    loss = _backward(run, group)
+    losses = _backward(run, group)
     learning = [p for p in run.bare_model.parameters() if p.requires_grad]
     norm = run.processes.gradient_norm(learning, run.config.optimizer.clip_grad)
-    seen = _Seen.of(run, loss, norm, sum(map(len, group)), stop)
+    seen = _Seen.of(run, losses, norm, sum(map(len, group)), stop)
     total = int(seen.total)
     if seen.bad:
         _forget(run)
@@ -74,45 +73,48 @@ def _update(run: Run, group: list[Batch], stop: bool) -> Update:
     elif total:
         run.optimizer.step()
     run.optimizer.zero_grad()
-    _count(run, seen.loss_sum, total, bool(seen.bad))
-    problem = _problem(seen)
-    return Update(seen.loss_sum / total if total else math.nan, total, problem, bool(seen.bad), bool(seen.stops))
+    _count(run, seen.loss_sums, total, bool(seen.bad))
+    loss = sum(seen.loss_sums.values()) / total if total else math.nan
+    return Update(loss, total, _problem(seen), bool(seen.bad), bool(seen.stops))
 
 
-def _backward(run: Run, group: list[Batch]) -> Tensor:
-    """Add up the gradients; returns the mean loss of this process, on the device."""
+def _backward(run: Run, group: list[Batch]) -> dict[str, Tensor]:
+    """Add up the gradients; returns the mean losses of this process, on the device."""
     device, full = run.processes.device, sum(len(batch) > 0 for batch in group)
-    losses = [torch.zeros((), device=device)]
+    means: dict[str, Tensor] = {}
     for index, batch in enumerate(group):
         last = index == len(group) - 1
         with nullcontext() if last else run.processes.no_sync(run.model):
-            if not len(batch):
-                _nothing(run)
-                continue
-            batch = batch.to(device, run.memory_format)
-            with run.processes.accelerator.autocast():
-                loss = run.task.loss(run.model, batch) / full
-            run.processes.accelerator.backward(loss)
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
+            if len(batch):
+                batch = batch.to(device, run.memory_format)
+                with run.processes.accelerator.autocast():
+                    losses = {name: loss / full for name, loss in run.task.losses(run.model, batch).items()}
+                run.processes.accelerator.backward(sum(losses.values()))
+            else:
+                losses = _nothing(run)
+        for name, loss in losses.items():
+            means[name] = means[name] + loss.detach() if name in means else loss.detach()
+    return means
 
 
-def _nothing(run: Run) -> None:
-    """Take part in what the processes exchange in a pass with nothing to add, so that none waits for ever.
+def _nothing(run: Run) -> dict[str, Tensor]:
+    """Take part in what the processes exchange in a pass with nothing to add, so that none waits for ever; zeros.
 
     In every pass: synchronised norms and sharded weights exchange in each, and not only gradients in the last.
     """
-    if run.processes.count > 1:
-        blank = torch.zeros(2, 3, *run.data.image_size, device=run.processes.device)
-        with measures_nothing(run.bare_model):  # a black image is none of the data
-            run.processes.accelerator.backward(0 * run.model(blank).sum())
+    if run.processes.count == 1:
+        return {}
+    with measures_nothing(run.bare_model):  # a black image is none of the data
+        losses = run.task.losses(run.model, run.task.blank(run.processes.device))
+        run.processes.accelerator.backward(0 * sum(losses.values()))
+    return {name: torch.zeros_like(loss) for name, loss in losses.items()}
 
 
 @dataclass(frozen=True)
 class _Seen:
     """What an update needs to know of its figures. They come from the device together: it is waited for once."""
 
-    loss_sum: float  # of all processes, as the next three
+    loss_sums: dict[str, float]  # of all processes, as the next three
     total: float  # images
     bad: float  # processes in which something is not finite
     stops: float  # processes that were asked to stop
@@ -122,18 +124,18 @@ class _Seen:
     largest: float  # of batch norm's statistics
 
     @classmethod
-    def of(cls, run: Run, loss: Tensor, norm: Tensor, images: int, stop: bool) -> "_Seen":
+    def of(cls, run: Run, losses: dict[str, Tensor], norm: Tensor, images: int, stop: bool) -> "_Seen":
         scaler, largest = run.processes.accelerator.scaler, run.statistics.largest()
-        one = torch.ones((), dtype=torch.float64, device=loss.device)
+        one = torch.ones((), dtype=torch.float64, device=norm.device)
         # Its scale on the device: above 1 it skips by itself and scales less.
         may_overflow = 0 * one if scaler is None else (scaler.scale(one.float()) > 1).double()
-        own = torch.stack(
-            [loss.double(), norm.double(), may_overflow, 0 * one if largest is None else largest.double()]
-        )
+        means = torch.stack([loss.double() for loss in losses.values()]) if losses else one.new_zeros(0)
+        own = torch.stack([means.sum(), norm.double(), may_overflow, 0 * one if largest is None else largest.double()])
         loss, norm, may_overflow, largest = own
         fine = loss.isfinite() & (norm.isfinite() | (may_overflow > 0)) & largest.isfinite()
-        both = torch.stack([loss * images, images * one, (~fine).double(), float(stop) * one])
-        return cls(*torch.cat([run.processes.summed(both), own]).tolist())
+        shared = torch.cat([means * images, torch.stack([images * one, (~fine).double(), float(stop) * one])])
+        figures = torch.cat([run.processes.summed(shared), own]).tolist()
+        return cls(dict(zip(losses, figures, strict=False)), *figures[len(losses) :])
 
 
 def _problem(seen: _Seen) -> str | None:
@@ -152,7 +154,7 @@ def _forget(run: Run) -> None:
         scaler.update(scaler.get_scale())
 
 
-def _count(run: Run, loss_sum: float, images: int, skipped: bool) -> None:
+def _count(run: Run, loss_sums: dict[str, float], images: int, skipped: bool) -> None:
     counters = run.counters
     counters.step += 1
     counters.updates += 1
@@ -163,7 +165,8 @@ def _count(run: Run, loss_sum: float, images: int, skipped: bool) -> None:
         return
     counters.skipped_in_a_row = 0
     counters.images += images
-    counters.loss_sum += loss_sum
+    for name, loss_sum in loss_sums.items():
+        counters.loss_sums[name] = counters.loss_sums.get(name, 0.0) + loss_sum
     if run.ema is not None:
         run.ema.update(run.bare_model, counters.step)
 
@@ -197,11 +200,11 @@ def _out_of_memory(run: Run, group: list[Batch]) -> OutOfMemory:
     if run.processes.count > 1 and (loop.sharding != "none" or loop.sync_batch_norm):
         return OutOfMemory(f"{told}; lower it, and raise loop.accumulation by as much")  # none can try it alone
     images = data.batch_size * loop.accumulation
-    mixes = bool(data.mixup or data.cutmix)  # images in pairs
-    sizes = [size for size in range(data.batch_size - 1, 1, -1) if images % size == 0 and not (mixes and size % 2)]
+    step = run.config.task.batch_multiple
+    sizes = [size for size in range(data.batch_size - 1, 1, -1) if images % size == 0 and size % step == 0]
     batch = max(group, key=len)
     for size in sizes:
-        if _fits(run, Batch(batch.images[:size], batch.labels[:size], batch.paths[:size])):
+        if _fits(run, batch.first(size)):
             setting = f"--data.batch-size {size} --loop.accumulation {images // size}"
             return OutOfMemory(f"{told}; {size} fits: {setting} makes the same updates, with --resume too")
     return OutOfMemory(f"{told}; no smaller one fits: set model.grad_checkpointing, or take a smaller model or image")
@@ -216,8 +219,8 @@ def _fits(run: Run, batch: Batch) -> bool:
     try:
         for _ in range(2):  # the second time beside the gradients of the first, as with accumulation
             with run.processes.accelerator.autocast():
-                loss = run.task.loss(run.bare_model, batch.to(run.processes.device, run.memory_format))
-            loss.backward()
+                losses = run.task.losses(run.bare_model, batch.to(run.processes.device, run.memory_format))
+            sum(losses.values()).backward()  # type: ignore[union-attr]
         run.optimizer.optimizer.step()  # past a scaler
     except (RuntimeError, MemoryError):  # oneDNN without memory cannot "create a primitive", and does not say why
         return False

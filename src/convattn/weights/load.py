@@ -128,6 +128,8 @@ def _convert(
     pyramid: bool,
 ) -> tuple[Conversion, list[str]]:
     """What of a file fits, with the outputs of its head that were asked for, and what there is to say."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise CheckpointError(f"{source}: the model is on the meta device, which holds no weights; build it on another")
     part = find_weights(content, shapes_by_name(model), source)
     head, place = _head_beside(part, model, classifiers) if head_rows != FRESH else ({}, "")
     state, notes = to_our_names(part.state, model) | head, part.notes

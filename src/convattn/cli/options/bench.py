@@ -13,13 +13,15 @@ __all__ = ["Options", "read"]
 
 _DESCRIPTION = """Time models side by side: latency, images/s, peak memory, and time per multiply-add over a reference.
 
-Weights are random: speed does not depend on them. Accuracies are the authors' published figures. Runtimes:
-{runtimes}. What cannot be had is named with the reason, and the rest is measured.
+Models that are named have random weights: speed does not depend on them. An exported file is timed as it is.
+Accuracies are the authors' published figures. Runtimes: {runtimes}. What cannot be had is
+named with the reason, and the rest is measured.
 
 Examples:
     convattn bench smt_tiny nextvit_small
     convattn bench smt_tiny --against timm:swin_tiny_patch4_window7_224 --runtime eager,fused,onnxruntime --threads 2
     convattn bench smt_tiny cotnet_50 --precision fp32,bf16 --batch 1,8 --html bench.html
+    convattn bench runs/photos photos.onnx smt_nano
     convattn bench groupmixformer_tiny --runtime prepacked --profile
     convattn bench groupmixformer_tiny resnet50_das --runtime fused --growth --json
 """
@@ -28,7 +30,7 @@ Examples:
 @dataclass(frozen=True)
 class Options:
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME...")]
-    """Models by name; `timm:NAME` for timm's."""
+    """Models by name (`timm:NAME` for timm's), run folders, model files, exported files."""
     against: tuple[str, ...] = ()
     """More models beside them, which are not profiled."""
     runtime: str = "eager,fused,prepacked"
@@ -38,7 +40,8 @@ class Options:
     batch: str | None = None
     """Images per call, with commas; 1, or with --growth 1,4,16,64."""
     size: str | None = None
-    """Heights and widths in pixels, with commas; 224, or with --growth 224,384,512,768,1024."""
+    """Of the images, with commas: a side in pixels, or HEIGHTxWIDTH. By default what the first file takes, 224 if all
+    are names, or with --growth 224,384,512,768,1024."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where PyTorch's runtimes run."""
     threads: int | None = None
@@ -68,6 +71,6 @@ def read(args: Sequence[str]) -> Options:
 
 
 def _description() -> str:
-    from convattn.bench.runtimes import RUNTIMES  # with torch: who can run files is asked of those who do
+    from convattn.bench.runtimes import runtime_names  # with torch: who can run files is asked of those who do
 
-    return _DESCRIPTION.format(runtimes=", ".join(RUNTIMES))
+    return _DESCRIPTION.format(runtimes=", ".join(runtime_names()))

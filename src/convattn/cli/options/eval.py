@@ -3,20 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
 from convattn.cli.options.files import IMAGES, MODEL
+from convattn.cli.options.of_task import parse_for_task
 
 __all__ = ["Options", "read"]
 
-_DESCRIPTION = """Evaluate a model on labelled images, prepared as its weights expect: size, crop, interpolation.
+_DESCRIPTION = """Evaluate a model on images of which the truth is known, prepared as its weights expect.
 
 Examples:
     convattn eval runs/pictures
-    convattn eval runs/pictures --data pictures/test --per-class
+    convattn eval runs/pictures --data pictures/test --per-class --output test.html
     convattn eval smt_tiny --data imagenet --batch-size 64 --workers 8
     convattn eval smt_large.in22k_ft_in1k_384 --data imagenet --real-labels real.json --precision bf16
     convattn eval timm:resnet50 --data imagenet/val --json
@@ -32,12 +33,6 @@ _DATA = (
 class Options:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help=MODEL)]
     data: Annotated[str | None, tyro.conf.arg(help=_DATA)] = None
-    labels: Path | None = None
-    """Label file of images without class folders."""
-    real_labels: Path | None = None
-    """ImageNet's reassessed labels: the file real.json of ReaL, or `timm` for the copy that comes with timm."""
-    per_class: bool = False
-    """Show each class: how many of its images are right, and what it is most often taken for."""
     batch_size: int = 32
     """Images in a batch."""
     workers: int = 0
@@ -46,13 +41,17 @@ class Options:
     """Of the model; bf16 by autocast. An exported file has the precision that it was written in."""
     device: Literal["auto", "cpu"] = "auto"
     """`auto` takes the GPU if there is one."""
+    output: Path | None = None
+    """Write a page (.html) with every class, what is taken for what, and the mistakes."""
     json: bool = False
     """Print one JSON object."""
 
 
-def read(args: Sequence[str]) -> Options:
-    """The options of these words; raises UsageError for what is wrong with them."""
-    options = parse(Options, args, command="eval", description=_DESCRIPTION)
+def read(args: Sequence[str]) -> Any:
+    """The options of these words, with those of the model's task; raises UsageError for what is wrong with them."""
+    options = parse_for_task(Options, "evaluation", args, command="eval", description=_DESCRIPTION)
+    if options.output is not None and options.output.suffix != ".html":
+        raise UsageError(f"--output {options.output} must end in .html")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
     if options.workers < 0:

@@ -15,7 +15,8 @@ __all__ = ["Options", "read"]
 _DESCRIPTION = """Write a model to a file for another runtime, read it back and compare the numbers.
 
 The format follows the suffix, or --format. The file is kept only if it agrees with the model: outputs on photographs
-and on random numbers at every size that it promises to take, and, with --evaluate, the accuracy on labelled images.
+and on random numbers at every size that it promises to take, and, with --evaluate, its figure on images whose
+truth is known.
 
 Examples:
     convattn export runs/photos photos.onnx
@@ -43,8 +44,8 @@ class Options:
     """For int8: folder of images like those to come."""
     pretrained: bool = False
     """Load the authors' weights when MODEL is a name."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to trace and check at; by default what the model's weights expect."""
+    image_size: tuple[int, ...] | None = None
+    """Side, HEIGHT WIDTH or CHANNELS HEIGHT WIDTH to trace and check at; by default what the weights expect."""
     dynamic: Literal["none", "batch", "all"] | None = None
     """What may change when the file is used: nothing, the batch size, or batch, height and width. By default the batch
     size where the format can leave it free."""
@@ -53,9 +54,9 @@ class Options:
     tolerance: float | None = None
     """Largest relative error that counts as agreement; by default that of the precision, see the export page."""
     evaluate: str | None = None
-    """Labelled images, in any layout that `convattn eval` takes: top-1 of the model and of the file."""
+    """Images as `convattn eval` takes them: the first metric (top-1 of a classifier) of the model and of the file."""
     max_drop: float | None = None
-    """With --evaluate: by how many percentage points top-1 may fall; 0.5 by default."""
+    """With --evaluate: by how much that metric may get worse, in its unit; 0.5 by default."""
     json: bool = False
     """Print the report as JSON, also of a file that was not kept."""
 

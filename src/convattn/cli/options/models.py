@@ -65,8 +65,9 @@ class Options:
     """What comes first: highest accuracy, fewest parameters, shortest time. Latency is timed here and now, briefly."""
     runtime: Annotated[str | None, tyro.conf.arg(metavar="RUNTIME")] = None
     """What `--sort latency` runs them in: eager unless given, fused, prepacked, compile, onnxruntime, openvino, …"""
-    image_size: Annotated[int | None, tyro.conf.arg(metavar="PIXELS")] = None
-    """Count one model at this height and width; by default what its weights expect."""
+    image_size: tuple[int, ...] | None = None
+    """Count one model at this side, HEIGHT WIDTH or CHANNELS HEIGHT WIDTH in pixels; by default what its weights
+    expect."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -90,8 +91,6 @@ def read(args: Sequence[str]) -> Options:
     options = parse(Options, args, command="models", description=_DESCRIPTION)
     if not options.name:
         raise UsageError("the name is empty; give a pattern, a name or a file, or nothing for all models")
-    if options.image_size is not None and options.image_size < 1:
-        raise UsageError(f"image-size {options.image_size} must be 1 or more")
     if options.is_for_lists and options.image_size is not None:
         raise UsageError("--image-size counts one model; name one, or leave it out")
     if options.runtime is not None and options.sort != "latency":

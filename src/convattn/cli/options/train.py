@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.console import warn
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
-from convattn.training.config import ConfigError, RunConfig
+from convattn.task import ConfigError
+from convattn.training.config import RunConfig
 
 __all__ = ["Options", "read", "run_config"]
 
@@ -46,7 +48,7 @@ class Options:
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
     """Name of a recipe; --list shows them."""
     data: str | None = None
-    """Short for --data.source: folder with train/CLASS/IMAGE and val/CLASS/IMAGE, or `digits`."""
+    """Short for --data.source: folder of images in a layout of the data page, or `digits`."""
     output: Path | None = None
     """Short for --output.folder: folder for everything the run writes, empty or new."""
     resume: Path | None = None
@@ -123,10 +125,26 @@ def _folder_to_resume(args: Sequence[str]) -> Path | None:
 def _defaults(recipe: str) -> Options:
     if recipe not in RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
-    return Options(recipe=recipe, config=RECIPES[recipe]())
+    return Options(recipe=recipe, config=replace(RECIPES[recipe](), recipe=recipe))
+
+
+def _with_moved(args: Sequence[str], config: RunConfig) -> list[str]:
+    """Options of earlier versions under their names of now, with a line about each."""
+    moved = {f"--{old}".replace("_", "-"): f"--task.{new}".replace("_", "-") for old, new in config.task.moved.items()}
+    words = []
+    for word in args:
+        flag, equals, _ = word.replace("_", "-").partition("=") if word.startswith("--") else (word, "", "")
+        old = next((name for name in moved if flag == name or flag.startswith(f"{name}.")), None)
+        if old is not None:
+            new = moved[old] + flag[len(old) :]
+            warn(f"{flag} is called {new} now")
+            word = f"{new}{equals}{word.partition('=')[2]}"
+        words.append(word)
+    return words
 
 
 def _parse_for(args: Sequence[str], default: Options) -> Options:
+    args = _with_moved(args, default.config)
     options = parse(Options, args, command="train", description=_DESCRIPTION, default=default, common=_COMMON)
     given, before = options.config, default.config
     for short, long, value, usual in (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
-from convattn.deploy.quiet import quiet
+from convattn.deploy.muted import muted
 from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.pt2_archive import (
     SUFFIX,
@@ -30,10 +30,11 @@ from convattn.deploy.runtimes.pt2_archive import (
     read_metadata,
     write_metadata,
 )
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile, as_list
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -45,6 +46,7 @@ __all__ = [
     "write_metadata",
 ]
 
+LIBRARIES: tuple[str, ...] = ()
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
@@ -71,7 +73,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     shape = list(request.images.shape)
     free = free_axes(request.dynamic)
     note = json.dumps([None if axis in free else size for axis, size in enumerate(shape)])
-    with quiet(), torch.no_grad():  # where gradients are on, Inductor does not freeze
+    with muted(), torch.no_grad():  # where gradients are on, Inductor does not freeze
         program = torch.export.export(
             cast(model, request.precision), (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic)
         )
@@ -80,7 +82,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         )
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The library as a function, on as many threads as PyTorch uses.
 
     Raises:
@@ -104,8 +106,7 @@ def open_file(path: Path) -> Run:
                 takes = ", ".join("any" if size is None else str(size) for size in expected)
                 raise ValueError(f"{path}: takes images of shape ({takes}), not {tuple(images.shape)}")
         with torch.no_grad():  # what is behind the file may learn
-            outputs = model(images.contiguous())
-        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+            return as_list(model(images.contiguous()))
 
     return run
 

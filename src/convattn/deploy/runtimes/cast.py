@@ -1,5 +1,7 @@
 """A model that computes in 16 bits between float32 images and outputs, for formats that store it as it computes."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ class _Cast(nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
 
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, images: Tensor) -> Tensor | list[Tensor] | dict[str, Tensor]:
         outputs = self.model(images.to(self.dtype))
+        if isinstance(outputs, Mapping):
+            return {name: output.float() for name, output in outputs.items()}
         return outputs.float() if isinstance(outputs, Tensor) else [output.float() for output in outputs]

@@ -18,15 +18,23 @@ from torch.export import Dim
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
-from convattn.deploy.quiet import quiet
+from convattn.deploy.muted import muted
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.runtimes.runtime import (
+    CannotRunHere,
+    OpenedFile,
+    Precision,
+    Request,
+    UnreadableFile,
+    names_of_outputs,
+)
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
@@ -40,6 +48,7 @@ __all__ = [
 ]
 
 SUFFIX = SUFFIXES["core_ml"]
+LIBRARIES: tuple[str, ...] = ("coremltools",)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
 
@@ -55,7 +64,7 @@ def form(model: nn.Module) -> nn.Module:
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
-    """Write `model` as an ML program with input `images`, outputs `output` or `level_0`, `level_1`, …, all float32.
+    """Write `model` as an ML program with input `images`, outputs as `output_names` says, all float32.
 
     In fp16 weights and arithmetic are half precision, which is what Apple's neural engine takes. With a free batch the
     package takes 1 to `MAX_BATCH` images.
@@ -65,14 +74,13 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     """
     converter = _coremltools()
     model = form(model).to(memory_format=torch.contiguous_format)
-    with torch.inference_mode():
-        names = output_names(model(request.images))
+    names = names_of_outputs(model, request.images)
     free = ({0: Dim("batch", min=1, max=MAX_BATCH)},) if request.dynamic == "batch" else None
     shape = tuple(request.images.shape)
     batch = converter.RangeDim(1, MAX_BATCH, shape[0]) if request.dynamic == "batch" else shape[0]
     precision = converter.precision.FLOAT16 if request.precision == "fp16" else converter.precision.FLOAT32
     single = torch.empty(0).numpy().dtype
-    with quiet():
+    with muted():
         program = torch.export.export(model, (request.images,), dynamic_shapes=free)
         try:
             program = torch.export.export(
@@ -95,7 +103,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         package.save(str(path))
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The package in Core ML, on a Mac; unchecked, as no machine of this project is one."""
     if sys.platform != "darwin":
         raise CannotRunHere(f"{path} runs on macOS and iOS only; here it was converted, and its numbers are unchecked")
@@ -160,5 +168,5 @@ def _read(path: Path) -> Any:
 
 
 def _coremltools() -> Any:
-    with quiet():
+    with muted():
         return require("coremltools", "mobile")

@@ -18,16 +18,17 @@ from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
-from convattn.deploy.quiet import quiet
+from convattn.deploy.muted import muted
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile
 from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 SUFFIX = SUFFIXES["executorch"]
+LIBRARIES: tuple[str, ...] = ("executorch",)
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none",)
 
@@ -56,7 +58,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     exir = _executorch("executorch.exir")
     xnnpack = _executorch("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     model = form(model).to(memory_format=torch.contiguous_format)  # XNNPACK arranges weights itself
-    with quiet():
+    with muted():
         program = torch.export.export(model, (request.images,))
         _drop_layouts(program)
         low_rank = LowRank(program.run_decompositions(decompositions()), _MOST_DIMENSIONS)
@@ -65,7 +67,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
         path.write_bytes(bytes(lowered.to_executorch().buffer))
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The program in ExecuTorch's runtime on this CPU.
 
     Raises:
@@ -106,7 +108,7 @@ def operators(path: Path) -> dict[str, int]:
 
 
 def _executorch(module: str) -> Any:
-    with quiet():
+    with muted():
         return require(module, "mobile")
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.graph_form import graph_form
-from convattn.deploy.quiet import quiet
-from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.muted import muted
+from convattn.deploy.runtimes.runtime import OpenedFile, Precision, Request, UnreadableFile, names_of_outputs
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "OPSET",
     "PRECISIONS",
     "SUFFIX",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 SUFFIX = SUFFIXES["onnx"]
+LIBRARIES: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
@@ -47,13 +49,12 @@ def form(model: nn.Module) -> nn.Module:
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
-    """Write `model` as one ONNX file of opset 20, input `images`, outputs `output` or `level_0`, `level_1`, …"""
+    """Write `model` as one ONNX file of opset 20, input `images`, outputs as `output_names` says"""
     for module in ("onnx", "onnxscript"):
         require(module, "onnx")
     model = form(model)
-    with torch.inference_mode():
-        names = output_names(model(request.images))
-    with quiet():
+    names = names_of_outputs(model, request.images)
+    with muted():
         torch.onnx.export(
             model,
             (request.images,),
@@ -61,14 +62,14 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=names,
+            output_names=list(names),
             dynamic_shapes=dynamic_shapes(request.dynamic),
             external_data=False,
             verbose=False,
         )
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """An ONNX Runtime session on the CPU, with as many threads as PyTorch uses.
 
     Raises:

@@ -16,20 +16,27 @@ from torch.fx.experimental import _config as tracing
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.graph_form import graph_form
+from convattn.deploy.muted import muted
 from convattn.deploy.nncf_form import WEIGHTED
 from convattn.deploy.quantize import QuantisedLayer, quantise
-from convattn.deploy.quiet import quiet
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile, output_names
+from convattn.deploy.runtimes.runtime import (
+    CannotRunHere,
+    OpenedFile,
+    Precision,
+    Request,
+    UnreadableFile,
+    names_of_outputs,
+)
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 from convattn.walk import exchange
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "PRECISIONS",
     "SUFFIX",
     "digest",
-    "executed",
     "form",
     "open_file",
     "operators",
@@ -40,6 +47,7 @@ __all__ = [
 ]
 
 SUFFIX = SUFFIXES["openvino"]
+LIBRARIES: tuple[str, ...] = ("openvino", "nncf")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
@@ -54,7 +62,7 @@ def form(model: nn.Module) -> nn.Module:
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
-    """Write `model` as `path` and the weights beside it, input `images`, outputs `output` or `level_0`, `level_1`, …
+    """Write `model` as `path` and the weights beside it, input `images`, outputs as `output_names` says
 
     fp32 and bf16 files differ in a note alone: in bf16 it is the plug-in that converts, when the file is opened. fp16
     halves the weights on disk, the arithmetic stays float32. int8 quantises as `convattn.deploy.quantize` says.
@@ -64,11 +72,10 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     if request.precision == "int8" and not request.calibration:
         raise ValueError("int8 without calibration images; give some hundred of those to come, preprocessed")
     written, shapes = form(model), dynamic_shapes(request.dynamic)
-    with torch.inference_mode():
-        names = output_names(written(request.images))
+    names = names_of_outputs(written, request.images)
     # A map that is one position wide where it is traced, or a single key, would else count as always one: the file
     # is then wrong at other sizes. PyTorch's exporter to ONNX traces in the same way.
-    with quiet(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with muted(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         decoder = decoders.TorchFXPythonDecoder.from_exported_program(program)
         graph = openvino.convert_model(decoder)
@@ -125,7 +132,7 @@ def _as_planar_norm(name: str, module: nn.Module) -> nn.Module | None:
     return PlanarNorm(module) if type(module).forward is LayerNorm2d.forward else None
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The model on the CPU in the precision it was written in, with as many threads as PyTorch uses.
 
     Several threads may call it at once: each run has an infer request to itself.
@@ -156,15 +163,6 @@ def operators(path: Path) -> dict[str, int]:
     """The operators of the graph, without constants."""
     kinds = (layer.get("type", "") for layer in _tree(path).iter("layer"))
     return dict(sorted(Counter(kind for kind in kinds if kind not in ("Const", "Parameter", "Result")).items()))
-
-
-def executed(path: Path) -> dict[tuple[str, str], int]:
-    """What the plug-in makes of the file on this machine: (kind, precision of the kernel) and how often each occurs."""
-    nodes = [node.get_rt_info() for node in _compiled(path).get_runtime_model().get_ops()]
-    kinds = [(node["layerType"].astype(str), node["primitiveType"].astype(str)) for node in nodes]
-    # A kernel is called brgconv_avx512_f32 or the like. The node's own precision is that of the weights in the file.
-    found = Counter((kind, kernel.rpartition("_")[2].lower()) for kind, kernel in kinds if kind != "Const")
-    return dict(sorted(found.items()))
 
 
 def quantisation_report(path: Path) -> tuple[QuantisedLayer, ...]:

@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ from torch import Tensor, nn
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.runtimes import onnx
 from convattn.deploy.runtimes.cast import cast
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile
 from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "MAX_BATCH",
     "PRECISIONS",
     "SUFFIX",
@@ -35,13 +35,13 @@ __all__ = [
     "open_file",
     "operators",
     "read_metadata",
-    "time_engine",
     "write",
     "write_metadata",
     "write_onnx",
 ]
 
 SUFFIX = SUFFIXES["tensor_rt"]
+LIBRARIES: tuple[str, ...] = ("onnx", "onnxscript", "tensorrt")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
 
@@ -92,7 +92,7 @@ def write_onnx(model: nn.Module, request: Request, path: Path) -> None:
     onnx.write(cast(model, request.precision), replace(request, precision="fp32"), path)
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The engine on the current GPU; images and outputs are copied to and from it."""
     loaded, one_at_a_time = _Engine(path), threading.Lock()  # its bindings belong to a single run
 
@@ -103,22 +103,6 @@ def open_file(path: Path) -> Run:
             return [output.float().cpu() for output in outputs]  # waits for the stream
 
     return run
-
-
-def time_engine(path: Path, images: Tensor, repeats: int = 100) -> list[float]:
-    """Seconds of each of `repeats` runs on `images` (B, C, H, W) that lie on the GPU already, after ten to warm up."""
-    loaded = _Engine(path)
-    kept = loaded.bind(images.to("cuda"))
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    for _ in range(10):
-        loaded.start()
-    marks[0].record()
-    for mark in marks[1:]:
-        loaded.start()
-        mark.record()
-    torch.cuda.synchronize()
-    del kept  # the engine has written there
-    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
 
 
 def operators(path: Path) -> dict[str, int]:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
-from convattn.deploy.quiet import quiet
+from convattn.deploy.muted import muted
 from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.pt2_archive import SUFFIX, contents, digest, one_line, read_metadata, write_metadata
-from convattn.deploy.runtimes.runtime import Precision, Request, Run, UnreadableFile
+from convattn.deploy.runtimes.runtime import OpenedFile, Precision, Request, UnreadableFile, as_list
 
 __all__ = [
     "DYNAMIC",
+    "LIBRARIES",
     "PRECISIONS",
     "SUFFIX",
     "digest",
@@ -30,6 +31,7 @@ __all__ = [
     "write_metadata",
 ]
 
+LIBRARIES: tuple[str, ...] = ()
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 
@@ -42,14 +44,14 @@ def form(model: nn.Module) -> nn.Module:
 def write(model: nn.Module, request: Request, path: Path) -> None:
     """Write `model` as an `ExportedProgram`; in bf16 its weights are stored in bfloat16."""
     model = cast(model, request.precision)
-    with quiet():
+    with muted():
         program = torch.export.export(model, (request.images,), dynamic_shapes=dynamic_shapes(request.dynamic))
         archive = BytesIO()  # on a full disk PyTorch's own file writer ends the process
         torch.export.save(program, archive)
     path.write_bytes(archive.getbuffer())
 
 
-def open_file(path: Path) -> Run:
+def open_file(path: Path) -> OpenedFile:
     """The program as a function.
 
     Raises:
@@ -59,8 +61,7 @@ def open_file(path: Path) -> Run:
 
     def run(images: Tensor) -> list[Tensor]:
         with torch.no_grad():  # what is behind the file may learn
-            outputs = module(images)
-        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+            return as_list(module(images))
 
     return run
 
@@ -75,7 +76,7 @@ def _program(path: Path) -> ExportedProgram:
     if contents(path) != "torch_export":
         raise UnreadableFile(f"{path}: is an AOTInductor package, not an exported program")
     try:
-        with quiet():  # PyTorch logs a traceback and goes on to the layout of older files
+        with muted():  # PyTorch logs a traceback and goes on to the layout of older files
             return torch.export.load(path)
     except Exception as error:  # whatever PyTorch makes of contents that it does not understand
         raise UnreadableFile(

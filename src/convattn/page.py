@@ -1,7 +1,10 @@
 """What a report says: plain data, without a word about how it looks."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+from convattn.task import Metric, Table
 
 __all__ = [
     "Command",
@@ -31,17 +34,20 @@ class Figure:
     is_warning: bool = False  # set apart: this figure is not what it should be
 
 
+Axis = Literal["epoch", "update"]
+
+
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the learning curves; what was not measured is None."""
+    """One point of the learning curves: a validation, and what was measured since the one before."""
 
-    epoch: int  # from 1
-    train_loss: float | None = None
-    val_loss: float | None = None
-    top1: float | None = None  # validation, percent
-    lr: float | None = None
-    images_per_second: float | None = None  # of training
-    seconds: float | None = None
+    epoch: int  # the epoch that was under way, from 1
+    step: int | None = None  # updates done
+    values: Mapping[str, float | None] = field(default_factory=dict)  # as in the log; metrics by their names
+
+    def get(self, name: str) -> float | None:
+        """A figure; None if it was not measured."""
+        return self.values.get(name)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class RunCurves:
 
     name: str
     epochs: tuple[Epoch, ...]
+    metrics: tuple[Metric, ...] = ()
+    axis: Axis = "epoch"
 
 
 @dataclass(frozen=True)
@@ -146,22 +154,6 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text under a heading of their own; the first cell of a row names it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: frozenset[int] = frozenset()  # columns that hold numbers, set to the right
-    note: str = ""  # a sentence above it
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"row {row} of {self.title!r} has {len(row)} cells for {len(self.columns)} columns")
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything on the page. A section whose data is empty is left out."""
 
@@ -169,6 +161,8 @@ class Report:
     summary: str = ""  # a sentence below the title
     figures: tuple[Figure, ...] = ()
     epochs: tuple[Epoch, ...] = ()
+    metrics: tuple[Metric, ...] = ()  # those of the epochs' values that are
+    axis: Axis = "epoch"  # what the curves go over
     runs: tuple[RunCurves, ...] = ()  # drawn over one another
     tables: tuple[Table, ...] = ()  # those without rows are left out
     confusion: Confusion | None = None
@@ -184,6 +178,9 @@ class Report:
 
 
 def epochs_from_log(entries: Iterable[Mapping[str, float | None]]) -> tuple[Epoch, ...]:
-    """The learning curves out of the entries of a run's `log.jsonl`; other keys are for other readers."""
-    keys = ("train_loss", "val_loss", "top1", "lr", "images_per_second", "seconds")
-    return tuple(Epoch(int(entry["epoch"] or 0), **{key: entry.get(key) for key in keys}) for entry in entries)
+    """The learning curves out of the entries of a run's `log.jsonl`."""
+    return tuple(Epoch(int(entry["epoch"] or 0), _whole(entry.get("step")), dict(entry)) for entry in entries)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

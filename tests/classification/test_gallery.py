@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import convattn
-from convattn.report.gallery import choose_samples, gallery_items
+from convattn.classification.gallery import choose_samples, gallery_items
 
 
 class Squares:
@@ -34,7 +34,7 @@ def test_items_show_what_the_model_saw_and_said():
     torch.manual_seed(0)
     model = convattn.create_model("smt_nano", num_classes=2, dims=(8, 16, 16, 16), depths=(1, 1, 2, 1)).eval()
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
-    (item, other) = gallery_items(model, Squares(), [1, 2], Squares.classes)
+    (item, other), note = gallery_items(model, Squares(), [1, 2], Squares.classes)
     shown = Image.open(io.BytesIO(item.image))
     assert shown.size == (192, 192)
     assert max(abs(a - b) for a, b in zip(shown.getpixel((96, 96)), (200, 100, 50), strict=True)) <= 1
@@ -42,11 +42,12 @@ def test_items_show_what_the_model_saw_and_said():
     assert (item.true_name, item.name, other.true_name, other.name) == ("bright", "b", "dark", "c")
     assert item.predicted_name in Squares.classes
     assert item.confidence >= 0.5
-    assert gallery_items(model, Squares(), [], Squares.classes) == ()
+    assert "then the first image of each class that is right" in note
+    assert gallery_items(model, Squares(), [], Squares.classes) == ((), "")
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_right_is_when_the_names_agree(right):
-    from convattn.report.content import GalleryItem
+    from convattn.page import GalleryItem
 
     assert GalleryItem(b"", b"", "a", "a" if right else "b", 1.0).is_right is right

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 
-__all__ = ["quiet"]
+__all__ = ["muted"]
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """No progress bar, no warning and no log message below an error inside the block; what is wrong is raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

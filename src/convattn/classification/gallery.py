@@ -13,7 +13,8 @@ from convattn.data.dataset import ImageDataset
 from convattn.data.transforms import transforms_for
 from convattn.explain.grad_cam import grad_cam
 from convattn.explain.overlay import overlay
-from convattn.report.content import GalleryItem
+from convattn.extras import MissingExtra
+from convattn.page import GalleryItem
 
 __all__ = ["choose_samples", "gallery_items"]
 
@@ -43,7 +44,7 @@ def gallery_items(
     indices: Sequence[int],
     class_names: Sequence[str],
     layer: nn.Module | str | None = None,
-) -> tuple[GalleryItem, ...]:
+) -> tuple[tuple[GalleryItem, ...], str]:
     """What the model says about some images of a data set, and where it looks for the class that it predicts.
 
     Args:
@@ -52,29 +53,48 @@ def gallery_items(
         indices: which of them.
         class_names: one a class.
         layer: the layer of `grad_cam`.
+
+    Returns:
+        The samples, and a sentence on how they were chosen and what they show. Where captum is missing, or the model
+        gives no gradients (an exported file), the pictures are shown without heat maps.
     """
     if not indices:
-        return ()
+        return (), ""
     transform = transforms_for(model)
     images = torch.stack([transform(dataset.read(index)) for index in indices])
     with torch.inference_mode():
         probabilities = model(images).softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
-    heats = grad_cam(model, images, predicted, layer)
+    heats, why_not = _heats(model, images, predicted, layer)
     items = []
     for row, index in enumerate(indices):
         shown = _picture(model, images[row])
         items.append(
             GalleryItem(
                 image=_png(shown),
-                overlay=_png(overlay(shown, heats[row])),
+                overlay=_png(shown if heats is None else overlay(shown, heats[row])),
                 true_name=class_names[dataset.labels[index]],
                 predicted_name=class_names[int(predicted[row])],
                 confidence=float(confidence[row]),
                 name=dataset.paths[index],
             )
         )
-    return tuple(items)
+    mistakes = sum(not item.is_right for item in items)
+    words = {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
+    return tuple(items), f"{words}, then the first image of each class that is right.{why_not}"
+
+
+def _heats(
+    model: nn.Module, images: Tensor, predicted: Tensor, layer: nn.Module | str | None
+) -> tuple[Tensor | None, str]:
+    """Where the model looks for the classes that it predicts; or why that is not known."""
+    if next(model.parameters(), None) is None:
+        return None, " An exported file does not tell where it looks."
+    try:
+        with torch.enable_grad():
+            return grad_cam(model, images, predicted, layer), ""
+    except MissingExtra as error:
+        return None, f" Without heat maps: {error}."
 
 
 def _picture(model: nn.Module, image: Tensor) -> Image.Image:

@@ -1,0 +1,78 @@
+"""Where else a run's figures go: the trackers that Accelerate knows, such as wandb and mlflow."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from convattn.extras import require
+from convattn.nearest import nearest
+from convattn.task import ConfigError
+
+__all__ = ["Trackers"]
+
+_PROJECT = "convattn"
+
+
+class Trackers:
+    """Sends each entry of the log on. One that fails is named once and left out: no run ends for it.
+
+    Args:
+        names: of Accelerate's trackers.
+        folder: the run folder, which names the run and takes what they write to disk.
+        settings: of the run, dotted names.
+        note: shows one line to the user.
+
+    Raises:
+        ConfigError: for a name that Accelerate does not know, or a tracker whose package is not installed.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], note: Callable[[str], None]):
+        self._note = note
+        self._open: dict[str, Any] = {}
+        if not names:
+            return
+        tracking = require("accelerate.tracking", "train")
+        known = tracking.LOGGER_TYPE_TO_CLASS
+        installed = {str(getattr(name, "value", name)) for name in tracking.get_available_trackers()}
+        plain = {
+            name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()
+        }
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"output.trackers {name!r} is unknown; {nearest(name, known)}")
+            if name not in installed:
+                raise ConfigError(f"output.trackers {name}: its package is not installed; pip install {name}")
+            self._try(name, partial(self._start, name, known[name], folder, plain))
+
+    def _start(self, name: str, kind: Any, folder: Path, settings: dict[str, Any]) -> None:
+        place = {"logging_dir": str(folder / "trackers")} if kind.requires_logging_directory else {}
+        tracker = kind(_PROJECT if not place else folder.name, **place)
+        tracker.start()
+        self._open[name] = tracker
+        tracker.store_init_configuration({"folder": str(folder), **settings})
+
+    def write(self, entry: Mapping[str, float | None]) -> None:
+        """Send on an entry of the log."""
+        figures = {name: value for name, value in entry.items() if value is not None and name not in ("step", "epoch")}
+        for name, tracker in list(self._open.items()):
+            self._try(name, partial(tracker.log, figures, step=int(entry["step"] or 0)))
+
+    def close(self) -> None:
+        """Let them finish."""
+        for tracker in self._open.values():
+            with suppress(Exception):  # the figures are in the run's own log
+                tracker.finish()
+        self._open.clear()
+
+    def _try(self, name: str, do: Callable[[], None]) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                do()
+        except Exception as error:  # whatever a tracker's service raises
+            self._open.pop(name, None)
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            self._note(f"warning: tracker {name} gets no more figures: {reason}")
