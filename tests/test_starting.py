@@ -46,7 +46,7 @@ def test_what_needs_no_torch_imports_none(tmp_path):
         f"{convattn.__version__}\n": ["--version"],
         "recipe": ["train", "--list"],
         "{": ["train", "--list", "--json"],
-        "run": ["runs", runs, "--output", page],
+        "Figures": ["runs", runs, "--output", page],
         '{\n  "runs"': ["runs", runs, "--json"],
         "split": ["data", "check", pictures, "--output", page],
         '{\n  "splits"': ["data", "check", pictures, "--json"],

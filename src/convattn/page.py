@@ -58,6 +58,7 @@ class RunCurves:
     epochs: tuple[Epoch, ...]
     metrics: tuple[Metric, ...] = ()
     axis: Axis = "epoch"
+    data: str = ""  # runs on different data are not drawn over one another
 
 
 @dataclass(frozen=True)

@@ -94,3 +94,39 @@ def test_runs_share_the_axes_of_their_charts():
 def test_24_runs_look_different():
     assert len({run_style(index) for index in range(24)}) == 24
     assert run_style(9) == "run1 dashed"
+
+
+def test_a_small_difference_does_not_fill_its_axis():
+    def labels(*top1s):
+        runs = [RunCurves(str(top1), (epoch(1, top1=top1),), METRICS) for top1 in top1s]
+        (chart,) = comparison_curves(runs)
+        return chart.y_ticks[0][1], chart.y_ticks[-1][1]
+
+    assert labels(82.2, 82.5) == ("81 %", "83.5 %")
+    assert labels(99.8, 99.9) == ("98 %", "100 %")  # within what there can be
+    assert labels(0.1, 0.3) == ("0 %", "2 %")
+    assert labels(50.0, 60.0) == ("50 %", "60 %")
+    (loss,) = comparison_curves([RunCurves("a", (epoch(1, 2.0), epoch(2, 2.001)))])
+    assert (loss.y_ticks[0][1], loss.y_ticks[-1][1]) == ("1.98", "2.03")
+
+
+def test_every_epoch_can_be_read_off():
+    loss, accuracy = curves([epoch(1, 2.0, 1.0, 10.0), epoch(2, 1.0), epoch(5, 0.5, 0.75, 30.0)])
+    assert [(one.at, one.place, one.width) for one in loss.readings] == [
+        (1, 0.0, 12.5),
+        (2, 25.0, 50.0),
+        (5, 100.0, 37.5),
+    ]
+    assert [[(line.name, value) for line, value in one.values] for one in loss.readings] == [
+        [("training", "2.000"), ("validation", "1.000")],
+        [("training", "1.000")],
+        [("training", "0.500"), ("validation", "0.750")],
+    ]
+    assert [(one.at, [value for _, value in one.values]) for one in accuracy.readings] == [
+        (1, ["10.00 %"]),
+        (5, ["30.00 %"]),
+    ]
+    (many,) = curves([epoch(number, 1.0) for number in range(1, 1001)])
+    assert len(many.readings) == 100
+    assert (many.readings[0].at, many.readings[-1].at) == (1, 1000)
+    assert sum(one.width for one in many.readings) == pytest.approx(100, abs=0.1)

@@ -1,9 +1,10 @@
 import pytest
 
+from convattn.report.charts import comparison_curves
 from convattn.report.comparison import comparison_report, differing_fields, find_runs, run_row
 from convattn.report.run import RunError, read_run
 from convattn.report.write import render
-from convattn.training.config import LoopConfig, ModelConfig, OptimizerConfig
+from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig
 from html_page import Page
 from run_folders import write_run
 
@@ -45,6 +46,7 @@ def test_key_figures_of_a_run(tmp_path):
     assert run_row(read_run(write_run(tmp_path / "run", [10.0, 40.0, 30.0]))) == {
         "model": "smt_nano",
         "task": "classification",
+        "data": "digits",
         "epochs": 3,
         "planned": 4,
         "best_top1": 40.0,
@@ -72,7 +74,23 @@ def test_the_page_shows_the_best_first_and_all_runs(tmp_path):
         "How they learned strong weak Top-1",
         "strong smt_nano 2 / 4 50.00 % (1) 1.000 0.500 1,234 0.33",
         "new smt_nano 0 / 4 – – – – 0.00",
-        "Run optimizer.lr new 0.001 strong 0.25 weak 0.001",
+        "Settings that differ Setting new strong weak optimizer.lr 0.001 0.25 0.001",
         "<b>x</b>: damaged",
     ):
         assert text in page.words, text
+
+
+def test_runs_on_different_data_are_not_set_against_one_another(tmp_path):
+    for name, data, top1, rate in (("a", "cats", 50.0, 0.5), ("b", "dogs", 90.0, 0.1), ("c", "cats", 60.0, 0.2)):
+        write_run(tmp_path / name, [top1], data=DataConfig(data), optimizer=OptimizerConfig(lr=rate))
+    report = comparison_report(find_runs(tmp_path)[0], "Runs")
+    assert [(one.label, one.value, one.note) for one in report.figures] == [
+        ("Best Top-1 on cats", "60.00 %", "c, epoch 1"),
+        ("Best Top-1 on dogs", "90.00 %", "b, epoch 1"),
+    ]
+    assert [(table.title, table.rows) for table in report.tables if table.title.startswith("Settings")] == [
+        ("Settings that differ on cats", (("optimizer.lr", "0.5", "0.2"),))
+    ]
+    titles = {chart.title: [line.name for line in chart.lines] for chart in comparison_curves(report.runs)}
+    assert titles["Top-1 on cats"] == ["a", "c"] and titles["Top-1 on dogs"] == ["b"]
+    assert "Figures on dogs Run Model" in Page(render(report)).words

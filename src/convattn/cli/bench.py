@@ -23,9 +23,10 @@ from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say
 from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
-from convattn.report.benchmark import FiguresTable, growth_table, profile_tables, write_benchmark
+from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
 from convattn.saved import open_model
 from convattn.sizes import Size
+from convattn.task import Table as Figures
 
 __all__ = ["command"]
 
@@ -191,19 +192,19 @@ def _profiles_as_data(profiles: dict[str, Profile]) -> list[dict[str, Any]]:
     ]
 
 
-def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[FiguresTable]:
+def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[Figures]:
     tables = [growth_table(growths)] if growths else []
     return tables + [table for title, found in profiles.items() for table in profile_tables(title, found)]
 
 
-def _show(table: BenchmarkTable, more: list[FiguresTable]) -> None:
+def _show(table: BenchmarkTable, more: list[Figures]) -> None:
     say(", ".join(f"{key} {value}" for key, value in table.environment.items()))
     for setting in table.settings():
         rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
-        _print(FiguresTable(str(setting), table.columns(), rows, words=2))
+        _print(figures_table(str(setting), table.columns(), rows, words=2))
         if table.reference:
             head, *ratios = table.ratios(setting)
-            _print(FiguresTable(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
+            _print(figures_table(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
     for one in more:
         _print(one)
     for gap in table.not_measured:
@@ -212,13 +213,13 @@ def _show(table: BenchmarkTable, more: list[FiguresTable]) -> None:
         say(line)
 
 
-def _print(figures: FiguresTable) -> None:
+def _print(figures: Figures) -> None:
     console().print("", plain(figures.title, "bold"), sep="\n")
     if figures.note:
         say(figures.note)
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(figures.columns):
-        table.add_column(column, justify="left" if index < figures.words else "right", overflow="fold")
+        table.add_column(column, justify="right" if index in figures.numbers else "left", overflow="fold")
     for row in figures.rows:
         table.add_row(*row)
     console().print(table)

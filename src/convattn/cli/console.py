@@ -52,7 +52,7 @@ def print_table(table: Rows) -> None:
     """A table as aligned columns."""
     drawn = Table(box=None, pad_edge=False)
     for index, column in enumerate(table.columns):
-        drawn.add_column(column.lower(), justify="right" if index in table.numbers else "left", overflow="fold")
+        drawn.add_column(shown(column), justify="right" if index in table.numbers else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*map(shown, row))
     console().print(drawn)

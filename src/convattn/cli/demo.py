@@ -32,7 +32,8 @@ from convattn.deploy.runtimes import onnx
 from convattn.extras import require
 from convattn.recipes.smt import smt_nano_digits
 from convattn.report.environment import describe_environment
-from convattn.report.write import short_count, write_report
+from convattn.report.templates import short_count
+from convattn.report.write import write_report
 from convattn.saved import load_model
 from convattn.training.config import RunConfig
 from convattn.training.loop import Interrupted, train

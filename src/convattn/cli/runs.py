@@ -1,18 +1,20 @@
 """`convattn runs`: compare the training runs below a folder."""
 
 import json
+from collections.abc import Iterator
 
-from convattn.cli.console import print_table, say, warn
+from convattn.cli.console import console, print_table, say, warn
 from convattn.cli.options.runs import Options
 from convattn.report.comparison import (
+    comparison_tables,
     differing_fields,
-    figures_table,
     find_runs,
     run_row,
-    settings_table,
     write_comparison,
 )
 from convattn.report.run import RunError
+from convattn.shown import shown
+from convattn.task import Table
 
 __all__ = ["command"]
 
@@ -34,11 +36,30 @@ def command(options: Options) -> int:
         ]
         print(json.dumps({"runs": rows, "passed_over": problems}, indent=2))
         return 0
-    print_table(figures_table(runs))
-    if (settings := settings_table(runs)).rows:
-        print()
-        print_table(settings)
+    for number, table in enumerate(comparison_tables(runs)):
+        if number:
+            print()
+        say(table.title)
+        for part in _fitting(table, console().width):
+            print_table(part)
     if options.output is not None:
         print()
         say(str(options.output))
     return 0
+
+
+def _fitting(table: Table, width: int) -> Iterator[Table]:
+    """The table in parts that are no wider than `width` characters: its first column and some of the others each."""
+    columns = list(zip(table.columns, *table.rows, strict=True))
+    first, *needed = [2 + max(len(shown(cell)) for cell in cells) for cells in columns]
+    start = 1
+    while start < len(columns):
+        end, room = start + 1, width - first - needed[start - 1]
+        while end < len(columns) and needed[end - 1] <= room:
+            room -= needed[end - 1]
+            end += 1
+        chosen = [0, *range(start, end)]
+        names, *rows = zip(*(columns[at] for at in chosen), strict=True)
+        numbers = frozenset(place for place, at in enumerate(chosen) if at in table.numbers)
+        yield Table(table.title, names, tuple(rows), numbers)
+        start = end

@@ -1,7 +1,6 @@
 """A benchmark as an HTML page: the front of accuracy and cost as a plot that answers, and the figures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,16 @@ from convattn.atomic import write_atomically
 from convattn.bench.growth import Exponent, Growth
 from convattn.bench.profile import Profile
 from convattn.bench.table import BenchmarkTable
-from convattn.report.templates import open_templates
+from convattn.report.templates import render_page
+from convattn.task import Table
 
-__all__ = ["FiguresTable", "growth_table", "profile_tables", "write_benchmark"]
+__all__ = ["figures_table", "growth_table", "profile_tables", "write_benchmark"]
 
 _DEAREST = 10  # operations of a profile
 _KINDS = 8  # operators of a profile
 
 
-@dataclass(frozen=True)
-class FiguresTable:
-    """Rows of text: the first `words` columns are words, the others numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int = 1
-    note: str = ""
-
-
-def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[FiguresTable] = ()) -> None:
+def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[Table] = ()) -> None:
     """Write the page in one step; it needs nothing else and no network.
 
     Args:
@@ -40,20 +29,25 @@ def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[Fi
     Raises:
         OSError: if it cannot be written.
     """
-    environment = open_templates()
-    settings = table.settings()
-    page = environment.get_template("benchmark.html").render(
+    page = render_page(
+        "benchmark.html",
         table=table,
-        tables=[one for one in tables if one.rows],
+        tables=[*_measured(table), *tables],
         models=list(dict.fromkeys(row.model for row in table.rows)),
-        cells=[[table.cells(row) for row in table.rows if row.setting == setting] for setting in settings],
         data=_data(table),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
     write_atomically(path, page.encode())
 
 
-def growth_table(growths: Sequence[Growth]) -> FiguresTable:
+def figures_table(
+    title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], words: int = 1, note: str = ""
+) -> Table:
+    """A table whose first `words` columns hold words, the others numbers."""
+    return Table(title, columns, rows, frozenset(range(words, len(columns))), note)
+
+
+def growth_table(growths: Sequence[Growth]) -> Table:
     """A row a series: times, peak memory, and the exponents of time, memory and multiply-adds with their errors."""
     rows = []
     for growth in growths:
@@ -70,10 +64,10 @@ def growth_table(growths: Sequence[Growth]) -> FiguresTable:
         "Exponents p of cost = c · xᵖ over pixels (height times width) or images, by least squares of the logarithms, "
         "with their standard errors; 1 is linear. Memory is what a call needs besides the weights."
     )
-    return FiguresTable("How cost grows", columns, tuple(rows), words=2, note=note)
+    return figures_table("How cost grows", columns, tuple(rows), words=2, note=note)
 
 
-def profile_tables(name: str, profile: Profile) -> list[FiguresTable]:
+def profile_tables(name: str, profile: Profile) -> list[Table]:
     """The dearest operations of a forward pass, and the time by operator."""
     note = (
         f"Operators {profile.operations_ms:.1f} ms of a forward pass of {profile.forward_ms:.1f} ms; the rest is "
@@ -106,15 +100,29 @@ def profile_tables(name: str, profile: Profile) -> list[FiguresTable]:
         for operator, calls, spent, least in profile.by_operator()[:_KINDS]
     )
     return [
-        FiguresTable(
+        figures_table(
             f"Dearest operations of {name}",
             ("module", "operator", "tensors", "calls", "ms", "% of time", "MMAC", "least ms", "× least"),
             dearest,
             words=3,
             note=note,
         ),
-        FiguresTable(f"Operators of {name}", ("operator", "calls", "ms", "% of time", "least ms", "× least"), kinds),
+        figures_table(f"Operators of {name}", ("operator", "calls", "ms", "% of time", "least ms", "× least"), kinds),
     ]
+
+
+def _measured(table: BenchmarkTable) -> Iterator[Table]:
+    """The figures of each setting, after their ratios where there is a reference."""
+    for setting in table.settings():
+        if table.reference:
+            head, *ratios = table.ratios(setting)
+            note = (
+                f"Time per multiply-add over that of {table.reference} in the same runtime; "
+                "fused and prepacked over its eager form."
+            )
+            yield figures_table(f"Per multiply-add: {setting}", head, tuple(ratios), note=note)
+        rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
+        yield figures_table(f"Figures: {setting}", table.columns(), rows, words=2)
 
 
 def _over(spent: float, least: float) -> str:

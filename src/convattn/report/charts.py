@@ -1,8 +1,9 @@
 """Geometry of the curves: lines and ticks in percent of the plotting area."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from convattn.page import Axis, Epoch, RunCurves
 from convattn.task import Metric
@@ -11,6 +12,8 @@ __all__ = ["Chart", "Line", "comparison_curves", "learning_curves", "run_style",
 
 VALIDATION_LOSS = "val_loss"  # the metric that is drawn beside the training loss
 _PART = "train_loss_"  # begins the name of one of several losses
+_LEAST = 0.02  # of what a metric can range over, or of the largest value of another: an axis spans no less
+_READINGS = 100  # of a chart; of more epochs as many in even steps
 _COLOURS = 8  # of runs, in report.css; more runs repeat them with dashes
 
 
@@ -36,6 +39,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is shown while the pointer is near an epoch: a strip of the plot, and the values of its lines there."""
+
+    at: int  # epoch or update
+    place: float  # of the epoch, percent from the left
+    width: float  # of its strip, percent
+    values: tuple[tuple[Line, str], ...]  # of the lines that have one
+
+
+@dataclass(frozen=True)
 class Chart:
     """One plot with its axes. Ticks are (percent from the left or the bottom, label)."""
 
@@ -44,6 +57,7 @@ class Chart:
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    readings: tuple[Reading, ...]  # from left to right, the whole width
 
     @property
     def description(self) -> str:
@@ -84,30 +98,34 @@ def learning_curves(epochs: Sequence[Epoch], metrics: Sequence[Metric] = (), axi
 def comparison_curves(runs: Sequence[RunCurves]) -> list[Chart]:
     """The first metric, validation loss and training loss of several runs, each chart only if there is one to show.
 
-    Runs of different tasks share no chart of a metric.
+    Runs on different data share no chart, and runs of different tasks none of a metric.
     """
     axis: Axis = "update" if any(run.axis == "update" for run in runs) else "epoch"
+    groups: dict[str, list[tuple[int, RunCurves]]] = {}
+    for index, run in enumerate(runs):
+        groups.setdefault(run.data, []).append((index, run))
+    return [
+        chart if len(groups) == 1 else replace(chart, title=f"{chart.title} on {data}")
+        for data, those in groups.items()
+        for chart in _curves_of(those, axis)
+    ]
 
-    def of_each(key: str, those: Sequence[tuple[int, RunCurves]]) -> list[Series]:
+
+def _curves_of(runs: Sequence[tuple[int, RunCurves]], axis: Axis) -> list[Chart]:
+    """The charts of runs on the same data, each with its place among all."""
+
+    def of_each(key: str, metric: Metric | None = None) -> list[Series]:
         return [
             Series(run.name, run_style(index), [(_place(epoch, axis), epoch.get(key)) for epoch in run.epochs])
-            for index, run in those
+            for index, run in runs
+            if metric is None or metric.name in [first.name for first in run.metrics[:1]]
         ]
 
-    everyone = list(enumerate(runs))
-    firsts = {run.metrics[0].name: run.metrics[0] for run in runs if run.metrics}
-    charts = [
-        _metric_chart(
-            metric,
-            of_each(name, [(index, run) for index, run in everyone if run.metrics and run.metrics[0].name == name]),
-            axis,
-            bounded=False,
-        )
-        for name, metric in firsts.items()
-    ]
+    firsts = {run.metrics[0].name: run.metrics[0] for _, run in runs if run.metrics}
+    charts = [_metric_chart(metric, of_each(name, metric), axis, bounded=False) for name, metric in firsts.items()]
     charts += [
-        _chart("Validation loss", of_each(VALIDATION_LOSS, everyone), min, "{:.3f}", axis),
-        _chart("Training loss", of_each("train_loss", everyone), min, "{:.3f}", axis),
+        _chart("Validation loss", of_each(VALIDATION_LOSS), min, "{:.3f}", axis),
+        _chart("Training loss", of_each("train_loss"), min, "{:.3f}", axis),
     ]
     return [chart for chart in charts if chart is not None]
 
@@ -136,6 +154,7 @@ def _metric_chart(metric: Metric, series: Sequence[Series], axis: Axis, *, bound
         unit=unit,
         floor=metric.lowest if bounded and not metric.greater_is_better else None,
         ceiling=metric.highest if bounded and metric.greater_is_better else None,
+        limits=(metric.lowest, metric.highest),
     )
 
 
@@ -163,7 +182,14 @@ def _chart(
     unit: str = "",
     floor: float | None = None,
     ceiling: float | None = None,
+    limits: tuple[float | None, float | None] = (0.0, None),
 ) -> Chart | None:
+    """A chart of what was measured; None if nothing was.
+
+    Args:
+        floor, ceiling: values that the axis reaches in any case.
+        limits: the lowest and the highest value that there can be.
+    """
     measured = [
         replace(one, points=[(x, y) for x, y in one.points if y is not None and math.isfinite(y)]) for one in series
     ]
@@ -171,7 +197,7 @@ def _chart(
     if not measured:
         return None
     values = [y for one in measured for _, y in one.points if y is not None]
-    y_ticks = ticks(min([*values, *_given(floor)]), max([*values, *_given(ceiling)]))
+    y_ticks = ticks(*_wide_enough(min([*values, *_given(floor)]), max([*values, *_given(ceiling)]), *limits))
     x_values = [x for one in measured for x, _ in one.points]
     first, last = min(x_values), max(x_values)
     x_ticks = [x for x in ticks(first, last, 8) if first <= x <= last and x == int(x)]
@@ -183,13 +209,45 @@ def _chart(
     def up(y: float) -> float:
         return round(100 * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]), 2)
 
+    lines = tuple(_line(one, across, up, choose_best, form, axis) for one in measured)
     return Chart(
         title,
         axis,
-        tuple(_line(one, across, up, choose_best, form, axis) for one in measured),
+        lines,
         tuple((across(x), f"{x:g}") for x in x_ticks),
         tuple((up(y), f"{y:g}{unit}") for y in y_ticks),
+        tuple(_readings(lines, [dict(one.points) for one in measured], across, form)),
     )
+
+
+def _wide_enough(low: float, high: float, lowest: float | None, highest: float | None) -> tuple[float, float]:
+    """An axis on which a small difference looks small: 2 points for percentages."""
+    largest = max(abs(low), abs(high))
+    least = _LEAST * (largest if lowest is None or highest is None else highest - lowest)
+    if high - low >= least:
+        return low, high
+    top = (low + high + least) / 2
+    if highest is not None:
+        top = min(top, max(highest, high))
+    if lowest is not None:
+        top = max(top, min(lowest, low) + least)
+    return top - least, top
+
+
+def _readings(
+    lines: Sequence[Line],
+    values: Sequence[Mapping[int, float | None]],
+    across: Callable[[float], float],
+    form: str,
+) -> Iterator[Reading]:
+    places = sorted({x for one in values for x in one})
+    steps = min(len(places), _READINGS)
+    shown = [places[step * (len(places) - 1) // max(steps - 1, 1)] for step in range(steps)]
+    edges = [0.0, *((across(x) + across(after)) / 2 for x, after in pairwise(shown)), 100.0]
+    for x, left, right in zip(shown, edges, edges[1:], strict=False):
+        there = [(line, one[x]) for line, one in zip(lines, values, strict=True) if x in one]
+        texts = tuple((line, form.format(value)) for line, value in there)
+        yield Reading(x, across(x), round(right - left, 3), texts)
 
 
 def _line(

@@ -1,6 +1,7 @@
 """Several runs beside one another: which did best, and in what they differ."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from convattn.report.run import RunError, RunFolder, as_text, duration, read_run
 from convattn.report.write import write_report
 
 __all__ = [
+    "by_data",
     "comparison_report",
+    "comparison_tables",
     "differing_fields",
     "figures_table",
     "find_runs",
@@ -59,6 +62,7 @@ def run_row(run: RunFolder) -> dict[str, Any]:
     return {
         "model": run.model,
         "task": run.kind,
+        "data": run.data,
         run.unit: run.done,
         "planned": run.planned,
         f"best_{first}": run.best.get(first) if run.best else None,
@@ -80,16 +84,15 @@ def comparison_report(runs: dict[str, RunFolder], title: str, problems: Sequence
         title=title,
         summary=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {_time(runs)} in all.",
         figures=tuple(_figures(runs)),
-        runs=tuple(RunCurves(name, run.epochs, run.metrics, run.axis) for name, run in runs.items()),
+        runs=tuple(RunCurves(name, run.epochs, run.metrics, run.axis, run.data) for name, run in runs.items()),
         tables=(
-            figures_table(runs),
-            settings_table(runs),
+            *comparison_tables(runs),
             Table("Passed over", ("Damaged run",), tuple((problem,) for problem in problems)),
         ),
     )
 
 
-def figures_table(runs: dict[str, RunFolder]) -> Table:
+def figures_table(runs: dict[str, RunFolder], title: str = "Figures") -> Table:
     """A row of key figures a run, as text."""
     rows = []
     for name, run in runs.items():
@@ -102,15 +105,31 @@ def figures_table(runs: dict[str, RunFolder]) -> Table:
     titles = {run.metrics[0].title.lower() for run in runs.values()}
     best_title = f"Best {titles.pop()} (epoch)" if len(titles) == 1 else "Best (epoch)"
     columns = ("Run", "Model", "Epochs", best_title, "Train loss", "Val loss", "Images/s", "Hours")
-    return Table("Figures", columns, tuple(rows), numbers=frozenset(range(2, len(columns))))
+    return Table(title, columns, tuple(rows), numbers=frozenset(range(2, len(columns))))
 
 
-def settings_table(runs: dict[str, RunFolder]) -> Table:
-    """A row of settings a run: the fields that are not the same in all; without rows if there are none."""
-    differing = differing_fields(list(runs.values()))
-    texts = [[as_text(value) for value in values] for values in differing.values()]
-    rows = zip(runs, *texts, strict=True) if differing else ()
-    return Table("Settings that differ", ("Run", *differing), tuple(rows))
+def settings_table(runs: dict[str, RunFolder], title: str = "Settings that differ") -> Table:
+    """A row a setting that is not the same in all runs, a column a run; without rows if there is none."""
+    rows = ((field, *map(as_text, values)) for field, values in differing_fields(list(runs.values())).items())
+    return Table(title, ("Setting", *runs), tuple(rows))
+
+
+def comparison_tables(runs: dict[str, RunFolder]) -> list[Table]:
+    """Figures and settings that differ, of the runs on the same data; tables without rows are left out."""
+    tables = []
+    groups = by_data(runs)
+    for data, those in groups.items():
+        on = f" on {data}" if len(groups) > 1 else ""
+        tables += [figures_table(those, f"Figures{on}"), settings_table(those, f"Settings that differ{on}")]
+    return [table for table in tables if table.rows]
+
+
+def by_data(runs: dict[str, RunFolder]) -> dict[str, dict[str, RunFolder]]:
+    """The runs on each data source: figures of different images say nothing of one another."""
+    groups: dict[str, dict[str, RunFolder]] = {}
+    for name, run in runs.items():
+        groups.setdefault(run.data, {})[name] = run
+    return groups
 
 
 def write_comparison(path: str | Path, runs: dict[str, RunFolder], title: str, problems: Sequence[str] = ()) -> Path:
@@ -119,16 +138,26 @@ def write_comparison(path: str | Path, runs: dict[str, RunFolder], title: str, p
 
 
 def _figures(runs: dict[str, RunFolder]) -> list[Figure]:
-    """The three best runs, where all are judged by one metric."""
+    """The three best runs; the best on each data where there are several. Only what one metric judges is ranked."""
+    groups = by_data(runs)
+    if len(groups) > 1:
+        return [
+            replace(best, label=f"{best.label} on {data}") for data, one in groups.items() for best in _best(one)[:1]
+        ]
+    return _best(runs)
+
+
+def _best(runs: dict[str, RunFolder]) -> list[Figure]:
     metrics = {run.metrics[0] for run in runs.values()}
     if len(metrics) != 1:
         return []
     first = metrics.pop()
     measured = [(run.best.get(first.name) or 0.0, run, name) for name, run in runs.items() if run.best]
     measured.sort(key=lambda entry: entry[0], reverse=first.greater_is_better)
+    labels = (f"Best {first.title}", "Second", "Third")
     return [
-        Figure((f"Best {first.title}", "Second", "Third")[place], run.best_text, f"{name}, epoch {run.best.epoch}")
-        for place, (_, run, name) in enumerate(measured[:3])
+        Figure(label, run.best_text, f"{name}, epoch {run.best.epoch}")
+        for label, (_, run, name) in zip(labels, measured, strict=False)
         if run.best is not None
     ]
 

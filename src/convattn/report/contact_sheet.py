@@ -1,6 +1,5 @@
 """What `check_data` found, as an HTML page: a contact sheet of every class, and the images that need a look."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from convattn.atomic import write_atomically
 from convattn.data.check import DataCheck, Found
 from convattn.data.files import LabelledFiles
 from convattn.data.images import ImageError
-from convattn.report.templates import open_templates
+from convattn.report.templates import render_page
 
 __all__ = ["write_contact_sheet"]
 
@@ -24,7 +23,7 @@ _NAMED = 30  # groups or images of each kind of finding
 
 @dataclass(frozen=True)
 class _Thumbnail:
-    uri: str
+    image: bytes
     name: str
     note: str = ""
 
@@ -43,9 +42,9 @@ def write_contact_sheet(
     Raises:
         OSError: if it cannot be written.
     """
-    environment = open_templates()
     first, data = next(iter(splits.items()))
-    page = environment.get_template("contact_sheet.html").render(
+    page = render_page(
+        "contact_sheet.html",
         source=str(source),
         check=check,
         first=first,
@@ -89,4 +88,4 @@ def _shown(data: LabelledFiles, index: int, note: str = "") -> _Thumbnail:
     image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=80)
-    return _Thumbnail(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", data.paths[index], note)
+    return _Thumbnail(buffer.getvalue(), data.paths[index], note)

@@ -10,7 +10,8 @@ from convattn.page import Axis, Epoch, Figure, Report, Table, epochs_from_log
 from convattn.recipes import RECIPES
 from convattn.report.charts import VALIDATION_LOSS
 from convattn.report.environment import describe_environment
-from convattn.report.write import short_count, write_report
+from convattn.report.templates import short_count
+from convattn.report.write import write_report
 from convattn.rooms import DEFAULT, words_of
 from convattn.task import Findings, Metric
 from convattn.training.config import RunConfig
@@ -38,6 +39,11 @@ class RunFolder:
     @property
     def model(self) -> str:
         return self.config["model.name"]
+
+    @property
+    def data(self) -> str:
+        """Where its images are."""
+        return as_text(self.config.get("data.source"))
 
     @property
     def planned(self) -> int:

@@ -1,6 +1,5 @@
 """The report as a file: one HTML page that needs nothing else, no script and no network."""
 
-import base64
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -10,7 +9,7 @@ from typing import Any
 from convattn.atomic import write_atomically
 from convattn.page import Confusion, Report
 from convattn.report.charts import comparison_curves, learning_curves, run_style
-from convattn.report.templates import open_templates
+from convattn.report.templates import render_page
 
 __all__ = ["render", "write_report"]
 
@@ -29,9 +28,8 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 def render(report: Report, written: datetime | None = None) -> str:
     """The page as text. Everything from `report` is escaped; `written` is the date at its foot, now by default."""
-    environment = open_templates()
-    environment.filters.update(data_uri=_data_uri, short=short_count, shape=_shape, thousands=lambda n: f"{n:,}")
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
         report=report,
         charts=learning_curves(report.epochs, report.metrics, report.axis),
         numbers=_numbers(report),
@@ -63,31 +61,6 @@ def _numbers(report: Report) -> dict[str, Any]:
 
 def _cell(value: float | None, text: Callable[[float], str]) -> str:
     return "–" if value is None else text(value)
-
-
-def short_count(number: float) -> str:
-    """Three significant digits and a letter: 654321 -> "654 k"."""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= 0.9995 * factor:
-            return f"{_three_digits(number / factor)} {letter}"
-    return f"{number:g}"
-
-
-def _three_digits(value: float) -> str:
-    decimals = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
-    return f"{value:.{decimals}f}"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(str(size) for size in shape)
-
-
-def _data_uri(image: bytes) -> str:
-    kinds = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
-    kind = next((kind for start, kind in kinds.items() if image.startswith(start)), None)
-    if kind is None:
-        raise ValueError(f"an image that starts with {image[:8]!r} is neither PNG nor JPEG; encode it as one of them")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _confusion_view(confusion: Confusion) -> dict[str, Any]:
