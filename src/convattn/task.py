@@ -341,6 +341,10 @@ class TaskRoom(Protocol):
         """What cannot be judged without these files, a line each; by default nothing is told."""
         return []
 
+    def remarks(self, config: Any, train: Any, validation: Any) -> list[str]:
+        """What the user should know of a run's images before it begins, a line each; by default nothing is told."""
+        return []
+
     # Runs
 
     def build(

@@ -70,7 +70,11 @@ def test_recipes_are_listed_with_what_they_are(capsys):
         (2, ["--output", "a", "--output.folder", "b"], r"--output.folder b and --output a are the same option"),
         (1, ["--dry-run", "--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder"),
         (1, ["--data", "nowhere", "--output", "{tmp}/run"], r"nowhere: no such folder; expected DIR/train/CLASS/IMAGE"),
-        (2, ["--model.name", "smt_nan", "--data", "{pictures}", "--output", "{tmp}/run", *SMALL], r"nearest: smt_nano"),
+        (
+            2,
+            ["finetune", "--model.name", "smt_nan", "--data", "{pictures}", "--output", "{tmp}/run", *SMALL],
+            r"nearest: smt_nano",
+        ),
     ],
 )
 def test_bad_requests_are_refused_in_one_line(pictures, tmp_path, capsys, status, args, message):
@@ -87,11 +91,11 @@ def test_a_value_out_of_range_says_so(capsys):
     assert "schedule.epochs 0 must be 1 or more" in line
 
 
-def test_a_dry_run_prints_the_configuration_and_what_the_run_takes(pictures, tmp_path, capsys):
+def test_a_dry_run_prints_what_the_run_takes_and_the_configuration_behind_it(pictures, tmp_path, capsys):
     assert main(["train", "--data", str(pictures), "--output", str(tmp_path / "run"), *SMALL, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    config, end, figures = out.rpartition("\n}\n")
-    assert config_from_json(config + end).data.batch_size == 4
+    figures, begin, config = out.partition("{\n")
+    assert config_from_json(begin + config).data.batch_size == 4
     shown = [line[:19].strip() for line in figures.splitlines()]
     assert shown == ["parameters", "images an epoch", "speed", "memory", "disk"]
     assert "24, 6 updates" in figures

@@ -132,9 +132,10 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(pictures, tmp_path,
     # A path below a file: root may write into folders that are read-only.
     (tmp_path / "file").touch()
     small = ["--data.image-size", "16", "--data.batch-size", "4", "--loop.device", "cpu"]
-    assert main(["train", "--data", str(pictures), "--output", str(tmp_path / "file" / "run"), *small]) == 1
+    out = ["--output", str(tmp_path / "file" / "run")]
+    assert main(["train", "smt_nano_small_images", "--data", str(pictures), *out, *small]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"{tmp_path / 'file' / 'run' / 'config.json'} could not be written: Not a directory")
+    assert line.endswith(f"{tmp_path / 'file' / 'run'} could not be written: {tmp_path / 'file'}: Not a directory")
 
 
 EVENTS = "torch.utils.tensorboard.SummaryWriter.flush"

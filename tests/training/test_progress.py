@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from convattn.training.progress import TrainingDisplay
+from convattn.training.progress import Estimate, TrainingDisplay
 from convattn.training.run import Counters
 
 ENTRY = {"epoch": 2, "step": 8, "train_loss": 0.5, "val_loss": 0.25, "top1": 97.5, "lr": 0.1}
@@ -43,3 +43,18 @@ def test_the_time_left_of_a_run_that_goes_on_counts_its_own_updates_alone(monkey
         clock += 40.0
         display.update(Counters(epoch=9, step=step), loss=1.0, lr=0.1, images_per_second=1.0, memory=0)
     assert display._progress.tasks[0].time_remaining == 90 * 40
+
+
+def test_the_time_of_a_run_is_told_after_a_few_updates_and_again_when_all_layers_learn():
+    clock, told = 0.0, []
+    estimate = Estimate(1000, told.append, clock=lambda: clock)
+    for step in range(1, 21):
+        if step in (1, 11):
+            clock += 500.0  # a validation
+            estimate.start()
+        clock += 60.0 if step == 1 else 2.0 if step <= 10 else 8.0
+        estimate.update(step, frozen=step <= 10)
+    assert told == [
+        "about 0:33:08 for the 994 updates left, validation not counted; more, since the head alone learns as yet",
+        "about 2:11:20 for the 985 updates left, validation not counted",
+    ]  # of slow updates fewer: 32 seconds are enough

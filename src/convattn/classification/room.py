@@ -18,6 +18,7 @@ from convattn.classification.scores import Scores
 from convattn.classification.task import Classification, balanced_weights
 from convattn.classification.teacher import Student, fit_teacher
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.files import listing
 from convattn.data.held_out import share_of
 from convattn.data.joined import JoinedDataset
 from convattn.data.names import NumberedClasses
@@ -28,6 +29,8 @@ from convattn.saved import label_names, open_model
 from convattn.task import ConfigError, Meter, TaskRoom
 
 __all__ = ["ROOM"]
+
+_TOP = 5  # classes among which an image's may be, for `top5`
 
 
 class ClassificationRoom(TaskRoom):
@@ -109,6 +112,18 @@ class ClassificationRoom(TaskRoom):
         left = {label for path, label in pairs if path not in unreadable}
         lost = [data.classes[label] for label in sorted(set(data.labels) - left)]
         return [f"class {name!r} counts for nothing: none of its images can be read" for name in lost]
+
+    def remarks(self, config: Any, train: ImageDataset | None, validation: ImageDataset) -> list[str]:
+        """Classes that nothing is known of in validation, and a figure that says nothing."""
+        lines = []
+        if train is not None and share_of(config.data.validation) is None:  # what is held out has been told
+            lacking = sorted({*train.labels} - {*validation.labels, -1})  # -1: without a label
+            if lacking:
+                names = listing(train.classes[label] for label in lacking)
+                lines.append(f"without a validation image, so that no figure tells of it: {names}")
+        if len(validation.classes) <= _TOP:
+            lines.append(f"top-5 is always 100 % with {len(validation.classes)} classes; look at top-1")
+        return lines
 
     def build(
         self,

@@ -257,7 +257,7 @@ def _next_commands(run: Path) -> tuple[page.Command, ...]:
         page.Command(f"convattn predict {run} IMAGE --top 3", "Ask the model about an image of your own"),
         page.Command(f"convattn eval {run} --data digits", "Evaluate it again"),
         page.Command(
-            "convattn train smt_nano_small_images --data DIR --output runs/mine",
+            "convattn train --data DIR --output runs/mine",
             "Train on your images, in folders DIR/train/CLASS and DIR/val/CLASS",
         ),
         page.Command("convattn models", "See which other models there are"),

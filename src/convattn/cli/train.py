@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from convattn.cli.choices import choose_rest
 from convattn.cli.console import console, say
-from convattn.cli.options.train import Options, run_config
+from convattn.cli.options.train import AUTO, Options, for_images, run_config
 from convattn.recipes import RECIPES
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json
@@ -34,7 +35,11 @@ def command(options: Options) -> int:
         for line in replay_skipped(options.replay):
             say(line)
         return 0
+    if options.resume is None and options.recipe == AUTO:
+        options = for_images(options)
     config = run_config(options)
+    if options.resume is None:
+        config = choose_rest(config, options.given, by_default=options.recipe == AUTO)
     status = _dry_run(config, options) if options.dry_run else _train(config, options)
     end_processes()
     return status
@@ -105,7 +110,6 @@ def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"config": json.loads(config_to_json(config)), **asdict(found), "hours": found.hours}))
         return
-    print(config_to_json(config), end="")
     print(f"parameters         {found.parameters:,}")
     print(f"images an epoch    {found.images:,}, {found.updates_per_epoch:,} updates")
     print(
@@ -116,3 +120,4 @@ def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
     print(f"disk               {found.disk / 2**30:.2f} GiB at the peak")
     if found.problems:
         print(f"not finite         {found.problems} of the updates tried: loss or gradient; lower optimizer.lr")
+    print(config_to_json(config), end="")

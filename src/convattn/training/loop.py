@@ -29,10 +29,11 @@ from convattn.training.failure import EndTogether
 from convattn.training.journal import Journal
 from convattn.training.lock import FolderLock
 from convattn.training.memory import peak_memory
+from convattn.training.opening import opening
 from convattn.training.output import check_held_out, check_output, holds_run, store_config, store_held_out
 from convattn.training.places import with_absolute_paths
 from convattn.training.processes import Processes, without_settings
-from convattn.training.progress import TrainingDisplay
+from convattn.training.progress import Estimate, TrainingDisplay
 from convattn.training.run import UNSPLIT, Run
 from convattn.training.signals import StopRequest
 from convattn.training.skipped import Skipped, record_skipped
@@ -109,7 +110,7 @@ def train(
             notes += check_output(config, resume=resume) if processes.is_main else []
             run = Run(config, folder, processes)
             with _Loop(run, stop, lock, console, on_validation, on_log) as loop:
-                for note in [*notes, *run.notes, *run.data.remarks()]:
+                for note in [*opening(run), *notes, *run.notes, *run.data.remarks(), *run.remarks()]:
                     loop.display.note(note)
                 if resume:
                     run.restore(loop.display.note)
@@ -142,6 +143,7 @@ class _Loop:
         if not run.processes.is_main:
             console = Console(quiet=True)
         self.display = TrainingDisplay(run.updates, epochs, console)
+        self.estimate = Estimate(run.updates, self.display.note)
         self.journal: Journal | None = None
         self.trackers: Trackers | None = None
         self.left_out: dict[str, str] = {}  # validation images that cannot be read, and why
@@ -201,6 +203,7 @@ class _Loop:
         run.end_epoch()  # of which a stop left only the validation to do
         while counters.step < until:
             run.start_epoch()
+            self.estimate.start()
             for group in itertools.islice(self._groups(), until - counters.step):
                 if self.stop.received and run.processes.count == 1:  # it may have ended what prints the images, too
                     self._interrupt()
@@ -208,6 +211,7 @@ class _Loop:
                 speed = (counters.images - images_before) / (time.perf_counter() - start)
                 memory = peak_memory(run.processes.device)
                 self.display.update(counters, loss=done.loss, lr=run.lr, images_per_second=speed, memory=memory)
+                self.estimate.update(counters.step, frozen=run.is_frozen)
                 if done.stop or (self.stop.received and run.processes.count == 1):  # several agree in the next update
                     self._interrupt()
                 if every is not None and counters.updates % every == 0 and counters.updates < run.updates_per_epoch:

@@ -1,5 +1,6 @@
 """The folder of a run: fresh for a new one, and the same run's where one goes on."""
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
 
     Raises:
         ConfigError: if it is not so, or something differs that a run cannot change underway.
+        OSError: if the folder cannot be written.
     """
     folder = Path(config.output.folder)
     if not is_utf8(folder.absolute()):
@@ -62,6 +64,7 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
             f"{shown(folder)}: model files and TensorBoard's are read only where names are UTF-8; "
             "choose another --output"
         )
+    _check_writable(folder)
     if resume:
         notes = _changes(config, stored_config(folder), folder)
         for name in data_places(config):
@@ -72,6 +75,17 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
             f"{folder}: the output folder is not empty; go on with --resume {folder}, or choose another --output"
         )
     return []
+
+
+def _check_writable(folder: Path) -> None:
+    """Write where the folder is or will be, which leaves nothing behind."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise OSError(f"{folder} could not be written: {there}: {error.strerror}") from None
 
 
 def store_config(config: RunConfig) -> None:

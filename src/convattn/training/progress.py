@@ -1,7 +1,8 @@
 """What a person sees while training runs: a live bar on a terminal, one line an epoch elsewhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -10,9 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from convattn.shown import shown
 
-__all__ = ["TrainingDisplay"]
+__all__ = ["Estimate", "TrainingDisplay"]
 
 _ESTIMATE_SECONDS = 600  # the time left goes by the speed of so many; an update may take a minute
+
+
+_TIMED = 5  # updates by which the time of a run is told
+_LONG = 30.0  # seconds after which fewer are enough
 
 
 class Place(Protocol):
@@ -98,3 +103,43 @@ class TrainingDisplay:
     def note(self, text: str) -> None:
         """A line that stays."""
         self.console.print(shown(text), markup=False, emoji=False, soft_wrap=True)
+
+
+class Estimate:
+    """Tells what time the rest of a run takes after a few updates, and again when all layers have begun to learn.
+
+    Validation is left out, and so is the first update, which takes longer.
+
+    Args:
+        updates: of the whole run.
+        note: shows a line.
+        clock: seconds.
+    """
+
+    def __init__(self, updates: int, note: Callable[[str], None], clock: Callable[[], float] = perf_counter):
+        self._updates, self._note, self._clock = updates, note, clock
+        self._before, self._seconds, self._count = 0.0, 0.0, -1
+        self._frozen: bool | None = None
+        self._is_told = False
+
+    def start(self) -> None:
+        """Before an update that follows on something else."""
+        self._before = self._clock()
+
+    def update(self, step: int, *, frozen: bool) -> None:
+        """After an update; `frozen`: the head alone learns."""
+        now = self._clock()
+        if frozen is not self._frozen:
+            self._frozen, self._is_told, self._seconds, self._count = frozen, False, 0.0, -1
+        self._count += 1
+        if self._count:
+            self._seconds += now - self._before
+        self._before = now
+        if self._is_told or not self._count or (self._count < _TIMED and self._seconds < _LONG):
+            return
+        self._is_told = True
+        left = self._updates - step
+        if left > 0:
+            time = timedelta(seconds=round(left * self._seconds / self._count))
+            more = "; more, since the head alone learns as yet" if frozen else ""
+            self._note(f"about {time} for the {left:,} updates left, validation not counted{more}")

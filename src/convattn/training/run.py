@@ -182,13 +182,22 @@ class Run:
         return [self.processes.count, max(data.workers, 1)] if is_stream(data.source) else None
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether the head alone learns in the epoch under way."""
+        return self.counters.epoch < self.config.loop.freeze_epochs
+
+    def remarks(self) -> list[str]:
+        """What the user should know of the images, in the words of the task."""
+        return self.room.remarks(self.config, self.data.train, self.data.validation)
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next update; of the fastest layer where they differ."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     def start_epoch(self) -> None:
         """Put the model into training mode, with the backbone frozen in the epochs that ask for it."""
-        frozen = self.counters.epoch < self.config.loop.freeze_epochs
+        frozen = self.is_frozen
         if frozen is not self._frozen:
             self._frozen = frozen
             self._wrap(frozen)

@@ -9,17 +9,20 @@ from typing import Annotated
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
+from convattn.cli.choices import SMALL_IMAGES, choose_recipe, tell, value_of, with_scaled_warmup
 from convattn.cli.console import warn
+from convattn.cli.help import HELP_WORDS
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
 from convattn.task import ConfigError
-from convattn.training.config import RunConfig
+from convattn.training.config import RunConfig, ScheduleConfig
 
-__all__ = ["Options", "read", "run_config"]
+__all__ = ["AUTO", "Options", "for_images", "read", "run_config"]
 
-DEFAULT_RECIPE = "smt_nano_small_images"
+AUTO = "auto"  # the recipe is chosen by the images
 
 _DESCRIPTION = """Train a model by a recipe, any field of which can be set; defaults shown are those of the recipe.
+Without one the images are looked at: small ones get smt_nano_small_images, photographs finetune.
 
 Examples:
     convattn train --data pictures --output runs/pictures
@@ -45,8 +48,8 @@ _COMMON = (
 
 @dataclass(frozen=True)
 class Options:
-    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
-    """Name of a recipe; --list shows them."""
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = AUTO
+    """Name of a recipe; --list shows them. `auto` looks at the images."""
     data: str | None = None
     """Short for --data.source: folder of images in a layout of the data page, or `digits`."""
     output: Path | None = None
@@ -61,16 +64,31 @@ class Options:
     """List the recipes and stop."""
     json: bool = False
     """With --list or --dry-run: print JSON."""
+    words: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     config: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The options among the words, dotted and with underscores."""
+        return _given(self.words)
 
 
 def read(args: Sequence[str]) -> Options:
     """The options of these words; raises UsageError for what is wrong with them."""
-    stored = _folder_to_resume(args)
-    options = _of_recipe(args) if stored is None else _of_run(args, stored)
-    if options.json and not (options.list or options.dry_run):
+    given, stored = _given(args), value_of(args, "resume")
+    if "json" in given and not given & {"list", "dry_run", "help", "help_all"}:
         raise UsageError("--json goes with --list or --dry-run; log.jsonl in the run folder has every epoch as JSON")
-    return options
+    return _of_run(args, Path(stored)) if stored else _of_recipe(args)
+
+
+def for_images(options: Options) -> Options:
+    """The options of a run without a named recipe, with the fields of the one that fits its images as the defaults.
+
+    Raises:
+        DataError: if a run could not be trained on the images. UsageError: if the words do not go with the recipe.
+    """
+    config, line = choose_recipe(run_config(options))
+    return _with_defaults(options.words, AUTO, config, line)
 
 
 def run_config(options: Options) -> RunConfig:
@@ -84,10 +102,33 @@ def run_config(options: Options) -> RunConfig:
 
 
 def _of_recipe(args: Sequence[str]) -> Options:
-    """With the named recipe's fields as the defaults; the name may stand anywhere, so it is looked for first."""
-    first = args[0] if args and not args[0].startswith("-") else DEFAULT_RECIPE
-    options = _parse_for(args, _defaults(first))
-    return options if options.recipe == first else _parse_for(args, _defaults(options.recipe))
+    """With the named recipe's fields as the defaults; without a name as far as the words alone tell (`for_images`)."""
+    recipe = args[0] if args and not args[0].startswith("-") else AUTO
+    if recipe == AUTO:
+        default = _before_a_recipe(args)
+        args = _with_moved(args, default.config)
+        options = _parse_for(args, default)  # a name may stand anywhere
+        recipe = options.recipe
+        if recipe == AUTO:
+            return replace(options, words=tuple(args))
+    if recipe not in RECIPES:
+        raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
+    return _with_defaults(args, recipe, replace(RECIPES[recipe](), recipe=recipe))
+
+
+def _with_defaults(args: Sequence[str], recipe: str, config: RunConfig, *lines: str) -> Options:
+    args = _with_moved(args, config)
+    config, scaled = with_scaled_warmup(config, value_of(args, "schedule.epochs"), _given(args))
+    options = _parse_for(args, Options(recipe=recipe, config=config))
+    for line in filter(None, (*lines, scaled)):
+        tell(line)
+    return replace(options, words=tuple(args))
+
+
+def _before_a_recipe(args: Sequence[str]) -> Options:
+    """Defaults that help shows, or that stand in the way of no field that is given."""
+    config = RECIPES[SMALL_IMAGES]()
+    return Options(config=config if {*args} & {*HELP_WORDS} else replace(config, schedule=ScheduleConfig()))
 
 
 def _of_run(args: Sequence[str], stored: Path) -> Options:
@@ -101,31 +142,22 @@ def _of_run(args: Sequence[str], stored: Path) -> Options:
     calls = stored_calls(config)
     for name in calls:
         config = with_field(config, name, WITHHELD)
-    options = _parse_for(args, Options(config=config))
+    options = _parse_for(_with_moved(args, config), Options(config=config))
     for name, value in calls.items():
         if field_of(run_config(options), name) == WITHHELD:
             raise ConfigError(
                 f"{stored}: its {name} would run or fetch {value!r}; if you trust it, give it again: "
                 f"--{name.replace('_', '-')} {shlex.quote(value)}"
             )
-    if options.recipe != DEFAULT_RECIPE or options.output is not None:
+    if options.recipe != AUTO or options.output is not None:
         raise UsageError(f"--resume {stored} takes neither a recipe nor --output: the run has its own")
     return options
 
 
-def _folder_to_resume(args: Sequence[str]) -> Path | None:
-    for at, word in enumerate(args):
-        name, equals, value = word.partition("=")
-        if name == "--resume":
-            value = value if equals else next(iter(args[at + 1 :]), "")
-            return Path(value) if value else None
-    return None
-
-
-def _defaults(recipe: str) -> Options:
-    if recipe not in RECIPES:
-        raise UsageError(f"unknown recipe {recipe!r}; {nearest(recipe, RECIPES)}")
-    return Options(recipe=recipe, config=replace(RECIPES[recipe](), recipe=recipe))
+def _given(args: Sequence[str]) -> frozenset[str]:
+    """The options among the words, dotted and with underscores."""
+    flags = (word.partition("=")[0].lstrip("-") for word in args if word.startswith("--"))
+    return frozenset(flag.replace("-", "_").replace(".no_", ".") for flag in flags)
 
 
 def _with_moved(args: Sequence[str], config: RunConfig) -> list[str]:
@@ -144,7 +176,6 @@ def _with_moved(args: Sequence[str], config: RunConfig) -> list[str]:
 
 
 def _parse_for(args: Sequence[str], default: Options) -> Options:
-    args = _with_moved(args, default.config)
     options = parse(Options, args, command="train", description=_DESCRIPTION, default=default, common=_COMMON)
     given, before = options.config, default.config
     for short, long, value, usual in (
