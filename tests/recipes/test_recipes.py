@@ -2,7 +2,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-import timm
+import timm.optim
 import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
