@@ -80,7 +80,10 @@ def test_the_table_of_costs_is_what_is_counted(name):
     assert COSTS[name] == (counted.parameters, counted.macs)
 
 
-@pytest.mark.parametrize(("name", "size", "classes"), OTHER_COSTS)
+@pytest.mark.parametrize(
+    ("name", "size", "classes"),  # the largest takes eight seconds to count; the others go the same way
+    [pytest.param(*key, marks=[pytest.mark.slow] * (key[0] == "groupmixformer_large")) for key in OTHER_COSTS],
+)
 def test_other_sizes_and_classes_cost_what_is_counted(name, size, classes):
     counted = convattn.count(on_meta(name, classes), (3, size, size))
     assert OTHER_COSTS[name, size, classes] == (counted.parameters, counted.macs)

@@ -3,6 +3,7 @@ import io
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import convattn
 from convattn.classification.gallery import choose_samples, gallery_items
@@ -30,6 +31,19 @@ def test_mistakes_come_first_then_one_right_image_of_each_class():
     assert choose_samples(confidences, predicted, labels, most_wrong=1) == [5, 1, 2]
 
 
+def test_of_many_classes_some_are_shown():
+    many = torch.arange(1000)
+    assert choose_samples(torch.ones(1000), many, many) == list(range(0, 1000, 50))
+
+
+def test_a_network_without_maps_is_shown_without_heat():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    model.num_classes, model.pretrained_cfg = 2, {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    (item,), note = gallery_items(model, Squares(), [1], Squares.classes)
+    assert "Without heat maps: Sequential does not say what its last level is" in note
+    assert item.image == item.overlay
+
+
 def test_items_show_what_the_model_saw_and_said():
     torch.manual_seed(0)
     model = convattn.create_model("smt_nano", num_classes=2, dims=(8, 16, 16, 16), depths=(1, 1, 2, 1)).eval()
@@ -42,7 +56,7 @@ def test_items_show_what_the_model_saw_and_said():
     assert (item.true_name, item.name, other.true_name, other.name) == ("bright", "b", "dark", "c")
     assert item.predicted_name in Squares.classes
     assert item.confidence >= 0.5
-    assert "then the first image of each class that is right" in note
+    assert note.endswith("then images that are right, each the first of its class.")
     assert gallery_items(model, Squares(), [], Squares.classes) == ((), "")
 
 

@@ -105,7 +105,7 @@ def test_traced_at_the_size_of_photographs_and_with_gates(name):
         assert relative_error(traced(x), model(x)) < 1e-5
 
 
-_QUICKLY_EXPORTED = ("smt_base", "nextvit_base")
+_QUICKLY_EXPORTED = ("smt_base",)  # the contract exports all of them with a named batch beside free sizes
 
 
 @pytest.mark.parametrize(

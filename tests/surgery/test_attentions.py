@@ -239,7 +239,9 @@ def test_saved_and_loaded(name, tmp_path):
         assert torch.equal(loaded(images), changed(images))
 
 
-@both
+@pytest.mark.parametrize(
+    "name", ["pvt", pytest.param("swin", marks=pytest.mark.slow)]
+)  # one is exported like the other
 def test_compiles_as_one_graph_and_exports(name):
     model, images = network(name)
     changed = shaken(convattn.attach(model, "group_aggregator", where="qkv"))

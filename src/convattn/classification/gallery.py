@@ -18,11 +18,12 @@ from convattn.page import GalleryItem
 
 __all__ = ["choose_samples", "gallery_items"]
 
+_MOST_RIGHT = 20  # classes; each picture is on the page, and goes through Grad-CAM
 _SHOWN_SIZE = 192  # pixels: twice as many as a card has room for, so that it stays sharp on dense screens
 
 
 def choose_samples(confidences: Tensor, predicted: Tensor, labels: Tensor, most_wrong: int = 10) -> list[int]:
-    """The mistakes, most confident first, then the first image of every class that is classified rightly.
+    """The mistakes, most confident first, then the first image that is right of every class, or of 20 among many.
 
     Args:
         confidences: (N,) probabilities of the predicted classes.
@@ -35,7 +36,9 @@ def choose_samples(confidences: Tensor, predicted: Tensor, labels: Tensor, most_
     right: dict[int, int] = {}
     for index in (predicted == labels).nonzero()[:, 0].tolist():
         right.setdefault(int(labels[index]), index)
-    return wrong + [right[label] for label in sorted(right)]
+    classes = sorted(right)
+    step = max(1, -(-len(classes) // _MOST_RIGHT))
+    return wrong + [right[label] for label in classes[::step]]
 
 
 def gallery_items(
@@ -62,10 +65,11 @@ def gallery_items(
         return (), ""
     transform = transforms_for(model)
     images = torch.stack([transform(dataset.read(index)) for index in indices])
+    device = next((parameter.device for parameter in model.parameters()), images.device)
     with torch.inference_mode():
-        probabilities = model(images).softmax(dim=1)
+        probabilities = model(images.to(device)).float().softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
-    heats, why_not = _heats(model, images, predicted, layer)
+    heats, why_not = _heats(model, images.to(device), predicted, layer)
     items = []
     for row, index in enumerate(indices):
         shown = _picture(model, images[row])
@@ -81,7 +85,7 @@ def gallery_items(
         )
     mistakes = sum(not item.is_right for item in items)
     words = {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
-    return tuple(items), f"{words}, then the first image of each class that is right.{why_not}"
+    return tuple(items), f"{words}, then images that are right, each the first of its class.{why_not}"
 
 
 def _heats(
@@ -92,8 +96,8 @@ def _heats(
         return None, " An exported file does not tell where it looks."
     try:
         with torch.enable_grad():
-            return grad_cam(model, images, predicted, layer), ""
-    except MissingExtra as error:
+            return grad_cam(model, images, predicted, layer).cpu(), ""
+    except (MissingExtra, ValueError) as error:  # no captum; a network without a map to look at
         return None, f" Without heat maps: {error}."
 
 

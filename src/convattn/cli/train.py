@@ -77,8 +77,16 @@ def _examine(folder: Path) -> None:
     data = task.open_evaluation(run.data.validation or run.data.source, model, options, run)
     examiner = task.examine(model, data, str(folder), options)
     device = "cuda" if run.loop.device == "auto" and torch.cuda.is_available() else "cpu"
-    size = run.data.batch_size
-    found = examine(model, task, data, examiner, told="validation images", batch_size=size, device=device)
+    found = examine(
+        model,
+        task,
+        data,
+        examiner,
+        told="validation images",
+        batch_size=run.data.batch_size,
+        workers=run.data.workers,
+        device=device,
+    )
     write_run_report(folder, found.findings)
 
 
