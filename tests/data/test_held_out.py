@@ -51,6 +51,14 @@ def test_a_class_of_one_picture_is_learnt_and_told(photos):
     assert 2 not in held.labels
 
 
+def test_what_is_not_read_or_has_no_effect_is_said(photos, tmp_path):
+    data = write_pictures(tmp_path / "data")
+    with pytest.warns(DataWarning, match=f"{data}/val: not read; data.validation holds images out of {data}/train"):
+        open_training(data, validation="0.2")
+    with pytest.raises(DataError, match=r"labels.csv: images that are held out have their labels; leave the label fil"):
+        open_training(photos, validation="0.2", validation_labels="labels.csv")
+
+
 def test_what_cannot_be_cut_is_said(photos, tmp_path):
     with pytest.raises(DataError, match=r"or hold some of the images out: --data.validation 0.2"):
         open_training(photos)
@@ -67,6 +75,7 @@ def test_a_run_lists_them_and_is_resumed_and_evaluated_on_them(photos, tmp_path,
     run = train(tiny_config(photos, tmp_path / "run", **parts))
     listed = (run / "validation.txt").read_text().splitlines()
     assert len(listed) == 8
+    assert all(name.startswith(("bright/", "dark/")) for name in listed)
     assert main(["eval", str(run)]) == 0
     assert "images       8" in capsys.readouterr().out
     for index in range(1, 11):
@@ -75,3 +84,9 @@ def test_a_run_lists_them_and_is_resumed_and_evaluated_on_them(photos, tmp_path,
     assert "the images have changed: " in capsys.readouterr().err
     assert main(["train", "--resume", str(run)]) == 1
     assert "training images, but 32 when the run was stopped" in capsys.readouterr().err
+
+
+def test_images_that_were_moved_are_still_those(photos, tmp_path):
+    run = train(tiny_config(photos, tmp_path / "run", data=dict(validation="0.2"), schedule=dict(epochs=2)))
+    shutil.move(photos, tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(run), "--data", str(tmp_path / "elsewhere")]) == 0

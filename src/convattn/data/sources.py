@@ -56,6 +56,10 @@ def open_training(
     held_out: ImageDataset
     share = share_of(validation)
     if share is not None:
+        if validation_labels is not None:
+            raise DataError(
+                f"{validation_labels}: images that are held out have their labels; leave the label file out"
+            )
         train, held_out = hold_out(_whole(source), share, seed)
     elif not is_stream(source):
         train = open_data(source, "train", image_size)
@@ -133,7 +137,10 @@ def _whole(source: str | Path) -> LabelledFiles:
     place = _place(source)
     if place.tars or not place.path.is_dir():
         return _open(place)
-    return _open(find_split(place.path, "train") or place)
+    train, others = find_split(place.path, "train"), find_split(place.path, "val")
+    if train is not None and others is not None:
+        _tell(f"{others}: not read; data.validation holds images out of {train} instead")
+    return _open(train or place)
 
 
 def has_splits(source: str | Path) -> bool:

@@ -102,7 +102,8 @@ def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None
     listed = folder / _HELD_OUT
     if share_of(config.data.validation) is None or not listed.is_file():
         return
-    before, now = set(listed.read_text("utf-8", "surrogateescape").splitlines()), set(_names(validation))
+    before = set(listed.read_text("utf-8", "surrogateescape").splitlines())
+    now = set(_names(config, validation))
     if before != now:
         raise ConfigError(
             f"{config.data.source}: the images have changed: {len(before - now)} of the {len(before)} that the run "
@@ -113,12 +114,14 @@ def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None
 def store_held_out(config: RunConfig, validation: Dataset) -> None:
     """List the images that a run holds out in its folder; raises OSError if that cannot be written."""
     if share_of(config.data.validation) is not None:
-        text = "".join(f"{name}\n" for name in _names(validation))
+        text = "".join(f"{name}\n" for name in _names(config, validation))
         write_atomically(Path(config.output.folder) / _HELD_OUT, text.encode("utf-8", "surrogateescape"))
 
 
-def _names(validation: Dataset) -> list[str]:
-    return [path.replace("\n", " ") for path in validation.paths]
+def _names(config: RunConfig, validation: Dataset) -> list[str]:
+    """Where the images lie below the run's, which may be moved."""
+    start = f"{config.data.source.rstrip('/')}/"
+    return [path.removeprefix(start).replace("\n", " ") for path in validation.paths]
 
 
 def holds_run(folder: Path) -> bool:
