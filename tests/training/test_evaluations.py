@@ -18,6 +18,7 @@ from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.report.run import write_run_report
 from convattn.saved import load_model
 from convattn.task import ConfigError
+from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.loop import train
 from convattn.training.unreadable import UnreadableError
 from tiny_runs import figures, tiny_config, write_pictures
@@ -77,6 +78,7 @@ def test_too_many_that_cannot_be_read_end_the_run(pictures, turned, tmp_path):
         (turned / "dark" / f"{number:03d}.png").write_bytes(b"")
     with pytest.raises(UnreadableError, match=r"11 of 202 images of turned cannot be read, more than 1%"):
         train(tiny_config(pictures, tmp_path / "run", data=dict(evaluations=(f"turned={turned}",))))
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "run")] == ["epoch_00001_image_000000000"]
 
 
 def test_images_of_other_classes_are_refused_before_training(pictures, tmp_path):

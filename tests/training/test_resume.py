@@ -127,6 +127,16 @@ def test_a_stop_during_validation_is_resumed_there(pictures, tmp_path, monkeypat
     assert figures(straight) == figures(resumed)
 
 
+def test_at_an_epochs_end_any_batch_size_goes_on(tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", train=13)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)  # of 26 images in batches of 4: two fill none
+        with pytest.raises(Interrupted):
+            train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    run = train(tiny_config(pictures, tmp_path / "run", data=dict(batch_size=5)), resume=True, console=quiet())
+    assert [(entry["epoch"], entry["step"]) for entry in figures(run)] == [(1, 5), (2, 10)]
+
+
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(pictures, tmp_path, straight):
     straight = shutil.copytree(straight, tmp_path / "run")
     weights = (straight / "last.safetensors").read_bytes()

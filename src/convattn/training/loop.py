@@ -200,7 +200,6 @@ class _Loop:
         run, counters, start = self.run, self.run.counters, time.perf_counter()
         images_before, every = counters.images, run.config.output.checkpoint_updates
         speed = 0.0
-        run.end_epoch()  # of which a stop left only the validation to do
         while counters.step < until:
             run.start_epoch()
             self.estimate.start()
@@ -260,14 +259,13 @@ class _Loop:
         run, meter = self.run, self.run.task.meter()
         try:
             self._measure(model, self._validation_batches(), meter, self._seen_of_validation())
+            self._tell_left_out()
             further = self._evaluate_further(model)
         except _StopDuringValidation:
             self._interrupt()
             raise
-        try:
-            self._tell_left_out()
         except UnreadableError:
-            run.save()  # the epoch is not lost
+            self._save()  # the epoch is not lost
             raise
         metrics = meter.result(run.processes.together(meter.parts()))
         for name, value in metrics.items():
@@ -391,6 +389,7 @@ class _Loop:
         self.run.save()
 
     def _interrupt(self) -> None:
+        self.run.end_epoch()  # if it is at its end, any batch size can go on with the next
         self._save()
         self._raise_interrupted()
 
