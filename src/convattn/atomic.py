@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["append_line", "unfinished", "write_atomically", "write_folder_atomically"]
+__all__ = ["append_line", "check_writable", "unfinished", "write_atomically", "write_folder_atomically"]
 
 _TEMPORARY = ".writing"  # suffix of what is not finished; a leftover of a killed process is safe to delete
 
@@ -35,6 +36,21 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from None
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Write where a folder is or will be, which leaves nothing behind: for use before the work, not after it.
+
+    Raises:
+        OSError: naming the folder and the cause.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise OSError(f"{folder} could not be written: {there}: {error.strerror}") from None
 
 
 def append_line(path: str | Path, line: str) -> None:

@@ -216,6 +216,7 @@ def test_many_classes_and_findings_are_shortened(tmp_path, capsys):
         (1, ["check", ""], "the name of a data set is empty"),  # not the working directory
         (1, ["check", "digits"], "digits: they are in memory and whole"),
         (2, ["check", "x", "--output", "page.txt"], "--output page.txt must end in .html"),
+        (1, ["check", "x", "--output", "/dev/null/page.html"], "/dev/null could not be written: "),
         (2, ["look", "x"], "look"),
     ],
 )

@@ -298,6 +298,11 @@ def test_a_pyramid_is_no_classifier(tmp_path, capsys):
         (2, ["predict", "{run}", "a.png", "--top", "0"], "--top 0 must be 1 or more"),
         (1, ["eval", "{run}", "--data", "nowhere"], "nowhere: no such folder"),
         (2, ["eval", "{run}", "--data", "digits", "--batch-size", "0"], "--batch-size 0 must be 1 or more"),
+        (
+            1,
+            ["eval", "{run}", "--output", "/dev/null/a.html"],
+            "/dev/null could not be written: ",
+        ),
         (2, ["eval", "{run}", "--workers", "-1"], "--workers -1 must be 0 or more"),
         (2, ["eval", "smt_tiny"], "--data is missing, and smt_tiny is no run folder that would name its own"),
     ],

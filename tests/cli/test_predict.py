@@ -60,6 +60,8 @@ def test_an_image_that_cannot_be_read_is_left_out_of_the_table(model, pictures, 
     ("status", "words", "message"),
     [
         (2, ["a.png", "--output", "found.xlsx"], "--output found.xlsx is neither a table (.csv, .jsonl) nor a folder"),
+        (1, ["a.png", "--output", "/dev/null/found.csv"], "/dev/null could not be written: /dev/null: Not a directory"),
+        (1, ["a.png", "--output", "/dev/null/drawn"], "/dev/null/drawn could not be written: /dev/null: Not a direct"),
         (1, ["gone.png"], "gone.png: no such file or folder"),
         (1, ["gone/*.png"], "gone/*.png: no such file or folder, and no pattern that fits one"),
     ],

@@ -8,7 +8,7 @@ from rich.console import Console
 from convattn.cli.main import main
 from convattn.task import ConfigError
 from convattn.training.loop import train
-from convattn.training.trackers import Trackers
+from convattn.training.trackers import Trackers, check_trackers
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -72,19 +72,30 @@ def test_a_tracker_that_fails_is_named_and_the_others_go_on(tmp_path, notebook, 
     for step in (1, 2):
         trackers.write({"epoch": 1, "step": step, "train_loss": 1.0})
     assert notes == ["warning: tracker wandb gets no more figures: no network"]
-    trackers.close()
+    trackers.close()  # nothing is open any more
+
+
+def test_a_tracker_that_cannot_finish_is_named(tmp_path, notebook, monkeypatch):
+    def fail(self):
+        raise ConnectionError("no network")
+
+    notes = []
+    monkeypatch.setattr(Notebook, "finish", fail)
+    Trackers(("wandb",), tmp_path, {}, notes.append).close()
+    assert notes == ["warning: tracker wandb gets no more figures: no network"]
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("wandby", "output.trackers 'wandby' is unknown; nearest: wandb"), ("mlflow", "mlflow: its package is not ins")],
 )
-def test_a_tracker_that_cannot_be_had_is_told_before_the_work(tmp_path, notebook, name, reason):
+def test_a_tracker_that_cannot_be_had_is_refused(notebook, name, reason):
     with pytest.raises(ConfigError, match=reason):
-        Trackers((name,), tmp_path, {}, print)
+        check_trackers((name,))
 
 
 def test_trackers_are_words_of_the_command(pictures, tmp_path, capsys, notebook):
     words = f"train --data {pictures} --output {tmp_path / 'run'} --data.batch-size 4 --data.image-size 16"
     assert main([*words.split(), "--output.trackers", "wandby"]) == 1
     assert "output.trackers 'wandby' is unknown; nearest: wandb" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # it is told before the work

@@ -5,14 +5,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
+from convattn.atomic import check_writable
 from convattn.cli.help import HELP_WORDS, help_page, texts_shown
 from convattn.library_words import trusted
 
-__all__ = ["UsageError", "parse"]
+__all__ = ["UsageError", "check_page", "parse"]
 
 _Options = TypeVar("_Options")
 
@@ -58,6 +60,21 @@ def parse(
     if options is None:
         raise UsageError(f"{_one_line(said)}; see {prog} --help")
     return options
+
+
+def check_page(path: Path | None) -> None:
+    """Whether a page can be written where --output says, before the work of which it tells.
+
+    Raises:
+        UsageError: if it is no name of one. OSError: if its folder cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix != ".html":
+        raise UsageError(f"--output {path} must end in .html")
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder; name a file")
+    check_writable(path.parent)
 
 
 def _said(kind: type[_Options], args: Sequence[str], prog: str, given: dict[str, Any]) -> tuple[_Options | None, str]:

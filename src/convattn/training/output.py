@@ -1,10 +1,9 @@
 """The folder of a run: fresh for a new one, and the same run's where one goes on."""
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from convattn.atomic import unfinished, write_atomically
+from convattn.atomic import check_writable, unfinished, write_atomically
 from convattn.data.held_out import share_of
 from convattn.shown import is_utf8, shown
 from convattn.task import ConfigError, Dataset
@@ -12,6 +11,7 @@ from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json, flat
 from convattn.training.lock import LOCK_NAME
 from convattn.training.places import data_places, field_of, is_relative, places, with_absolute_paths
+from convattn.training.trackers import check_trackers
 
 __all__ = [
     "check_held_out",
@@ -48,11 +48,14 @@ _CHANGEABLE = {
 
 
 def check_output(config: RunConfig, *, resume: bool) -> list[str]:
-    """Whether the output folder of `config` can be written to; a line for each thing that is new in a run that goes on.
+    """Whether the output folder of `config` can be written to, and its trackers be had, before any work.
 
     Args:
         config: the whole run.
         resume: the folder holds this very run; otherwise it is empty or does not exist.
+
+    Returns:
+        A line for each thing that is new in a run that goes on.
 
     Raises:
         ConfigError: if it is not so, or something differs that a run cannot change underway.
@@ -64,7 +67,8 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
             f"{shown(folder)}: model files and TensorBoard's are read only where names are UTF-8; "
             "choose another --output"
         )
-    _check_writable(folder)
+    check_writable(folder)
+    check_trackers(config.output.trackers)
     if resume:
         notes = _changes(config, stored_config(folder), folder)
         for name in data_places(config):
@@ -75,17 +79,6 @@ def check_output(config: RunConfig, *, resume: bool) -> list[str]:
             f"{folder}: the output folder is not empty; go on with --resume {folder}, or choose another --output"
         )
     return []
-
-
-def _check_writable(folder: Path) -> None:
-    """Write where the folder is or will be, which leaves nothing behind."""
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        raise OSError(f"{folder} could not be written: {there}: {error.strerror}") from None
 
 
 def store_config(config: RunConfig) -> None:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,41 +10,43 @@ from convattn.extras import require
 from convattn.nearest import nearest
 from convattn.task import ConfigError
 
-__all__ = ["Trackers"]
+__all__ = ["Trackers", "check_trackers"]
 
 _PROJECT = "convattn"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ConfigError for a name that Accelerate does not know, or a tracker whose package is not installed."""
+    if not names:
+        return
+    tracking = require("accelerate.tracking", "train")
+    installed = {str(getattr(name, "value", name)) for name in tracking.get_available_trackers()}
+    for name in names:
+        if name not in tracking.LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(f"output.trackers {name!r} is unknown; {nearest(name, tracking.LOGGER_TYPE_TO_CLASS)}")
+        if name not in installed:
+            raise ConfigError(f"output.trackers {name}: its package is not installed; pip install {name}")
 
 
 class Trackers:
     """Sends each entry of the log on. One that fails is named once and left out: no run ends for it.
 
     Args:
-        names: of Accelerate's trackers.
+        names: of Accelerate's trackers, as `check_trackers` lets them pass.
         folder: the run folder, which names the run and takes what they write to disk.
         settings: of the run, dotted names.
         note: shows one line to the user.
-
-    Raises:
-        ConfigError: for a name that Accelerate does not know, or a tracker whose package is not installed.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], note: Callable[[str], None]):
         self._note = note
         self._open: dict[str, Any] = {}
-        if not names:
-            return
-        tracking = require("accelerate.tracking", "train")
-        known = tracking.LOGGER_TYPE_TO_CLASS
-        installed = {str(getattr(name, "value", name)) for name in tracking.get_available_trackers()}
         plain = {
             name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()
         }
         for name in names:
-            if name not in known:
-                raise ConfigError(f"output.trackers {name!r} is unknown; {nearest(name, known)}")
-            if name not in installed:
-                raise ConfigError(f"output.trackers {name}: its package is not installed; pip install {name}")
-            self._try(name, partial(self._start, name, known[name], folder, plain))
+            kind = require("accelerate.tracking", "train").LOGGER_TYPE_TO_CLASS[name]
+            self._try(name, partial(self._start, name, kind, folder, plain))
 
     def _start(self, name: str, kind: Any, folder: Path, settings: dict[str, Any]) -> None:
         place = {"logging_dir": str(folder / "trackers")} if kind.requires_logging_directory else {}
@@ -62,9 +63,8 @@ class Trackers:
 
     def close(self) -> None:
         """Let them finish."""
-        for tracker in self._open.values():
-            with suppress(Exception):  # the figures are in the run's own log
-                tracker.finish()
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.finish)
         self._open.clear()
 
     def _try(self, name: str, do: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError, check_page, parse
 from convattn.cli.help import HELP_WORDS
 from convattn.cli.options.files import IMAGES
 
@@ -49,6 +49,5 @@ def read(args: Sequence[str]) -> Options:
         found = f"unknown action {action[0]!r}" if action else "missing action"
         raise UsageError(f"{found}, there is check; see convattn data --help")
     options = parse(Options, rest, command="data check", description=_DESCRIPTION)
-    if options.output is not None and options.output.suffix != ".html":
-        raise UsageError(f"--output {options.output} must end in .html")
+    check_page(options.output)
     return options

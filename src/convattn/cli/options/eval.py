@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError
+from convattn.cli.arguments import UsageError, check_page
 from convattn.cli.options.files import IMAGES, MODEL
 from convattn.cli.options.of_task import parse_for_task
 
@@ -50,8 +50,7 @@ class Options:
 def read(args: Sequence[str]) -> Any:
     """The options of these words, with those of the model's task; raises UsageError for what is wrong with them."""
     options = parse_for_task(Options, "evaluation", args, command="eval", description=_DESCRIPTION)
-    if options.output is not None and options.output.suffix != ".html":
-        raise UsageError(f"--output {options.output} must end in .html")
+    check_page(options.output)
     if options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
     if options.workers < 0:

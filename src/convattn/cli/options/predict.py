@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from convattn.atomic import check_writable
 from convattn.cli.arguments import UsageError
 from convattn.cli.options.files import IMAGES, MODEL
 from convattn.cli.options.of_task import parse_for_task
@@ -47,6 +48,9 @@ def read(args: Sequence[str]) -> Any:
     if options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
     place: Path | None = options.output
-    if place is not None and place.suffix not in TABLES and (place.suffix or place.is_file()):
-        raise UsageError(f"--output {place} is neither a table ({', '.join(TABLES)}) nor a folder")
+    if place is not None:
+        is_table = place.suffix in TABLES
+        if place.is_dir() if is_table else place.suffix or place.is_file():
+            raise UsageError(f"--output {place} is neither a table ({', '.join(TABLES)}) nor a folder")
+        check_writable(place.parent if is_table else place)
     return options

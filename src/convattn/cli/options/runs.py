@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import check_page, parse
 
 __all__ = ["Options", "read"]
 
@@ -33,6 +33,5 @@ class Options:
 def read(args: Sequence[str]) -> Options:
     """The options of these words; raises UsageError for what is wrong with them."""
     options = parse(Options, args, command="runs", description=_DESCRIPTION)
-    if options.output is not None and options.output.suffix != ".html":
-        raise UsageError(f"--output {options.output} must end in .html")
+    check_page(options.output)
     return options
