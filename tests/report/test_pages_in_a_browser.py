@@ -10,7 +10,7 @@ from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable, NotMeasured
 from convattn.classification.options import METRICS
 from convattn.data.check import check_data, open_splits
-from convattn.report import (
+from convattn.page import (
     Command,
     Confusion,
     Epoch,
@@ -24,10 +24,10 @@ from convattn.report import (
     RunCurves,
     StageRow,
     Table,
-    write_report,
 )
 from convattn.report.benchmark import write_benchmark
 from convattn.report.contact_sheet import write_contact_sheet
+from convattn.report.write import write_report
 from headless_chromium import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")

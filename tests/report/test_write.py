@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from convattn.classification.options import METRICS
-from convattn.report import (
+from convattn.page import (
     Command,
     Confusion,
     Epoch,
@@ -21,10 +21,9 @@ from convattn.report import (
     RunCurves,
     StageRow,
     Table,
-    write_report,
 )
 from convattn.report.templates import short_count
-from convattn.report.write import render
+from convattn.report.write import render, write_report
 from html_page import Page
 
 HOSTILE = "<script>alert('1')</script>\"&' onload=x {{ 7*7 }}</style>"
