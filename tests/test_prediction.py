@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.data.dataset import DataError
+from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
 from tiny_runs import write_pictures
 
@@ -70,6 +70,16 @@ def test_pictures_in_memory_are_taken(model, pictures):
         "dark",
         "bright",
     ]
+
+
+def test_formats_that_are_not_read_are_said_and_the_model_keeps_its_mode(model, pictures):
+    (pictures / "dark" / "raw.heic").write_bytes(b"x")
+    with pytest.warns(DataWarning, match=f"{pictures}: passed over, because Pillow reads no such format here: 1 .heic"):
+        assert len(said(model, pictures)) == 4
+    assert model.training
+    model.eval()
+    said(model, pictures / "bright")
+    assert not model.training
 
 
 def test_they_go_through_in_batches_and_come_as_they_are_ready(model, pictures):

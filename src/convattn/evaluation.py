@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convattn.task import Batch, Meter
 
-__all__ = ["Speed", "measure"]
+__all__ = ["Speed", "evaluating", "measure"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def measure(
         on_batch: called with the number of images after each batch, unreadable ones too.
     """
     device, images, model_seconds, start = torch.device(device), 0, 0.0, time.perf_counter()
-    with _evaluating(model):
+    with evaluating(model):
         for batch in loader:
             if len(batch):
                 loaded = time.perf_counter()
@@ -73,7 +73,7 @@ def _as_float32(outputs: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """While this lasts the model is in evaluation mode; it comes back in the mode it was in."""
     was_training = model.training
     model.eval()

@@ -14,12 +14,13 @@ from rich.progress import Progress
 from torch import nn
 
 from convattn.data.dataset import DataError
-from convattn.data.file_names import WHAT_COUNTS
+from convattn.data.file_names import WHAT_COUNTS, tell_unread
 from convattn.data.folder import images_below
 from convattn.data.images import ImageError, as_rgb, read_image
 from convattn.data.lists import is_list_name, paths_in_list
 from convattn.data.on_disk import OnDisk
 from convattn.data.text_files import read_lines
+from convattn.evaluation import evaluating
 from convattn.rooms import room_of
 from convattn.task import Prediction
 
@@ -43,6 +44,8 @@ def predict(
     model: nn.Module, pictures: Pictures, *, batch_size: int = 16, progress: bool = True, **options: Any
 ) -> Iterator[Prediction]:
     """What `model` says of pictures, one prediction each, in order, as they are ready.
+
+    The model is left in the mode it came in.
 
     Args:
         model: as `open_model` or `create_model` gives it; an exported file too.
@@ -76,8 +79,8 @@ def predicted(
     found = find_pictures(pictures)
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} must be 1 or more")
-    model.eval()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    bar = Progress(console=console, disable=not console.is_terminal, transient=True)
+    with evaluating(model), bar:
         task = bar.add_task("predicting", total=len(found))
         for start in range(0, len(found), batch_size):
             read = [_read(start + at, source) for at, source in enumerate(found[start : start + batch_size])]
@@ -105,7 +108,9 @@ def find_pictures(pictures: Pictures) -> list[Picture]:
 def _files(source: str) -> list[Picture]:
     path = Path(source)
     if path.is_dir():
-        inside = sorted(images_below(path))
+        unread: list[str] = []
+        inside = sorted(images_below(path, unread))
+        tell_unread(path, unread)
         if not inside:
             raise DataError(f"{source}: no image in this folder; {WHAT_COUNTS}")
         return [os.path.join(source, name) for name in inside]

@@ -1,11 +1,11 @@
 """What a task is: the words in which the loop, the commands, the report and the export speak with a room.
 
 A task room (`classification`, …) is one object with the names of `TaskRoom`; `convattn.rooms` finds it by its kind.
-Everything here is a protocol or plain data: it knows torch, and nothing of ours. A person's way through it:
+Everything here is a protocol or plain data, and imports nothing of ours. A person's way through it:
 
     room.open_training(config)     Dataset, Dataset         images and what is to be said of them
     room.build_model(…)            nn.Module                knows its input and its names
-    room.transform(model, config)  image, target -> tensor, target
+    room.training_transform(…)     image, target -> tensor, target; `evaluation_transform` for the others
     room.build(…)                  Task                     losses of a batch; a meter over many
     room.examine(model, …)         Examiner -> Findings     `convattn eval`
     room.predict(model, …)         Prediction               `convattn predict`, of one image each
@@ -251,9 +251,7 @@ class TaskOptions:
     kind: ClassVar[str]
     places: ClassVar[Sequence[str]] = ()  # fields, dotted, that name files or folders
     model_places: ClassVar[Sequence[str]] = ()  # of these, those that may be the name of a model instead
-    moved: ClassVar[
-        Mapping[str, str]
-    ] = {}  # where fields stood in earlier versions of a run's configuration -> their names
+    moved: ClassVar[Mapping[str, str]] = {}  # where fields of a run stood in earlier versions -> their names
 
     @property
     def batch_multiple(self) -> int:
