@@ -30,7 +30,7 @@ from convattn.deploy.inputs import read_calibration
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes import openvino
 from convattn.deploy.runtimes.runtime import Request
-from convattn.saved import load_model
+from convattn.model_files import load_model
 
 _FAMILIES = ("smt_nano", "groupmixformer_nano", "nextvit_nano", "cotnet_nano", "resnet18_das_cifar")
 _BATCH = 50

@@ -132,7 +132,7 @@ def train_for(name: str, data: str, budget: int, seed: int, folder: Path) -> dic
     from convattn.data.loader import Samples, evaluation_loader
     from convattn.data.sources import open_data
     from convattn.data.transforms import PictureAlone, transforms_for
-    from convattn.saved import load_model
+    from convattn.model_files import load_model
     from convattn.training.loop import train
 
     files = open_data(data, "train")

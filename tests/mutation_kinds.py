@@ -26,8 +26,8 @@ from convattn.data.lists import open_list
 from convattn.data.sources import open_unlabelled
 from convattn.deploy.formats import formats
 from convattn.deploy.runtimes.runtime import CannotRunHere, UnreadableFile
+from convattn.model_files import load_model, save_model
 from convattn.report.run import RunError, write_run_report
-from convattn.saved import load_model, save_model
 from convattn.training.checkpoint import read_checkpoint, save_checkpoint
 from convattn.training.config import ConfigError
 from convattn.training.journal import LogError, read_log

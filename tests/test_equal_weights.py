@@ -11,8 +11,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import convattn
 from convattn.mixers.registry import list_mixers
-from convattn.saved import load_model, read_metadata, save_model
-from convattn.saved.rebuild import find_recipe
+from convattn.model_files import load_model, read_metadata, save_model
+from convattn.model_files.rebuild import find_recipe
 from convattn.surgery import replay
 from convattn.training.config import LoopConfig
 from convattn.training.processes import Processes

@@ -40,12 +40,12 @@ ARROWS: dict[str, set[str]] = {
     "mixers": {"ops"},
     "backbones": {"ops", "mixers", "weights"},
     "surgery": {"ops", "mixers", "backbones"},
-    "saved": {"backbones", "weights", "surgery", "deploy", "data"},
-    **dict.fromkeys(TASKS, _TASK | {"saved", "explain"}),
+    "model_files": {"backbones", "weights", "surgery", "deploy", "data"},
+    **dict.fromkeys(TASKS, _TASK | {"model_files", "explain"}),
     "prediction": {"data"},  # pictures from wherever they are
-    "training": _TASK | TASKS | {"saved", "surgery"},
+    "training": _TASK | TASKS | {"model_files", "surgery"},
     "deploy": {"ops", "backbones", "data"},  # photographs to compare on, the transform that a file describes
-    "bench": {"ops", "backbones", "deploy", "saved"},  # it times the forms that deploy makes, of models and files
+    "bench": {"ops", "backbones", "deploy", "model_files"},  # it times the forms that deploy makes, of models and files
     "explain": {"ops", "backbones"},
     "recipes": _TASK | TASKS | {"training"},
 }

@@ -14,7 +14,7 @@ import torch
 
 import convattn
 from convattn.cli.main import main
-from convattn.saved import load_model, read_metadata
+from convattn.model_files import load_model, read_metadata
 from convattn.training.output import stored_config
 from golden_file import FOLDER
 from tiny_runs import figures, write_pictures

@@ -70,7 +70,7 @@ def test_the_least_error_is_the_best(run):
     assert isinstance(found, MapNet)
     assert found.body[0].out_channels == 6
     best = min(log, key=lambda entry: entry["mae"])
-    from convattn.saved import read_metadata
+    from convattn.model_files import read_metadata
 
     assert read_metadata(run / "best.safetensors")["metrics"] == {"mae": best["mae"]}
 

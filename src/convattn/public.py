@@ -9,8 +9,8 @@ from convattn.deploy.export import export
 from convattn.deploy.fuse import fuse
 from convattn.deploy.load import load_exported
 from convattn.deploy.prepack import prepack
+from convattn.model_files import open_model
 from convattn.prediction import predict
-from convattn.saved import open_model
 from convattn.surgery import attach, detach, replace
 from convattn.weights.load import load_official
 from convattn.weights.official import to_official

@@ -10,7 +10,7 @@ from convattn.mixers.deformable_gate import DeformableGate
 from convattn.mixers.efficient_attention import EfficientAttention
 from convattn.mixers.registry import list_mixers
 from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
-from convattn.saved import load_model, save_model
+from convattn.model_files import load_model, save_model
 from toys import randomise_norms, relative_error
 
 TINY = dict(dims=(16, 16, 32, 40), depths=(1, 1, 2, 2), mlp_ratios=(2, 2, 2, 2), num_classes=5)

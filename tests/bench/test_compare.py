@@ -9,7 +9,7 @@ import convattn
 from convattn.bench import compare
 from convattn.bench.latency import Interrupted
 from convattn.extras import MissingExtra
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from tiny_exports import write_sealed
 from toys import build_toy
 

@@ -8,7 +8,7 @@ import torch
 import convattn
 from convattn.backbones.recognise import recognise
 from convattn.cli.main import main
-from convattn.saved import load_model
+from convattn.model_files import load_model
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from convattn.backbones.registry import create_model
 from convattn.classification.evaluate import wilson_interval
 from convattn.cli.main import main
-from convattn.saved import load_model, save_model
+from convattn.model_files import load_model, save_model
 from convattn.training.loop import train
 from tiny_exports import write_sealed
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures

@@ -9,7 +9,7 @@ from convattn.cli.main import main
 from convattn.deploy.load import load_exported
 from convattn.deploy.runtimes import torch_export
 from convattn.deploy.runtimes.runtime import CannotRunHere
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from toys import build_toy
 
 

@@ -9,7 +9,7 @@ import convattn
 from convattn.cli import model_list
 from convattn.cli.main import main
 from convattn.cli.quantity import quantity
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from tiny_exports import tiny_net, write, write_sealed
 from toys import build_toy
 

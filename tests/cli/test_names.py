@@ -8,7 +8,7 @@ import pytest
 
 from convattn.backbones.registry import create_model
 from convattn.cli.main import main
-from convattn.saved import label_names, save_model
+from convattn.model_files import label_names, save_model
 from convattn.training import unreadable
 from convattn.training.config import DataConfig
 from html_page import Page

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from convattn.cli.main import main
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from tiny_runs import write_pictures
 from toys import build_toy
 

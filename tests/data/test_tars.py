@@ -11,8 +11,8 @@ from convattn.data import tar_cache, tars
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, evaluation_loader
-from convattn.data.member import Member
 from convattn.data.sources import open_data, open_evaluation, open_unlabelled
+from convattn.data.tar_cache import Member
 from convattn.data.transforms import PictureAlone
 from tiny_archives import add, files_in, pack_splits, write_files, write_tar
 from tiny_runs import write_pictures

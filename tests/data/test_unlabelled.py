@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from convattn.data.dataset import DataError
-from convattn.data.joined import JoinedDataset
+from convattn.data.joined_dataset import JoinedDataset
 from convattn.data.sources import open_data, open_unlabelled
 from tiny_archives import files_in, write_shards, write_tar
 from tiny_runs import write_pictures

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import convattn
-from convattn.saved import load_model, save_model
+from convattn.model_files import load_model, save_model
 from convattn.surgery.attachment import Attachment
 from convattn.surgery.attentions import project_maps, project_tokens
 from networks import build

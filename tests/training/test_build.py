@@ -13,7 +13,7 @@ import convattn.rooms
 from convattn.classification.model import _head_rows, build_classifier
 from convattn.classification.options import DistillationConfig
 from convattn.data.dataset import DataError
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from convattn.training.build import (
     build_ema,
     build_model_and_data,

@@ -14,7 +14,7 @@ from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_data
 from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.evaluation import measure
-from convattn.saved import load_model
+from convattn.model_files import load_model
 from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json

@@ -15,8 +15,8 @@ from convattn.data.dataset import DataError
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import PictureAlone, transforms_for
+from convattn.model_files import load_model
 from convattn.report.run import write_run_report
-from convattn.saved import load_model
 from convattn.task import ConfigError
 from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.loop import train

@@ -8,7 +8,7 @@ import torch
 import convattn
 from convattn.backbones.recognise import recognise
 from convattn.cli.main import main
-from convattn.saved import load_model, save_model
+from convattn.model_files import load_model, save_model
 from convattn.weights.errors import WeightsNote
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
 from convattn.weights.read import CheckpointError

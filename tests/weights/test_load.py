@@ -10,7 +10,7 @@ import torch
 from official_files import TOY, official_toy
 
 import convattn
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.head_rows import are_imagenet_in_order, imagenet_22k_rows
 from convattn.weights.load import load_pretrained

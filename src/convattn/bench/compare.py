@@ -32,7 +32,7 @@ from convattn.bench.runtimes import (
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
 from convattn.deploy.formats import formats
 from convattn.deploy.load import ExportedModel
-from convattn.saved import open_model
+from convattn.model_files import open_model
 from convattn.sizes import Size, input_shape
 
 __all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads", "usual_size"]

@@ -27,7 +27,7 @@ import torch
 
 from convattn.bench.allocator import SETTINGS
 from convattn.bench.runtimes import PYTORCH, Call, Setting, file_call, pytorch_calls
-from convattn.saved import open_model
+from convattn.model_files import open_model
 
 __all__ = ["MemoryMeter", "cuda_peak_bytes", "serve"]
 

@@ -20,12 +20,12 @@ from convattn.classification.teacher import Student, fit_teacher
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.files import listing
 from convattn.data.held_out import share_of
-from convattn.data.joined import JoinedDataset
+from convattn.data.joined_dataset import JoinedDataset
 from convattn.data.names import NumberedClasses
 from convattn.data.sources import is_stream, open_evaluation, open_training, open_unlabelled
 from convattn.data.stream import StreamLoader
 from convattn.data.transforms import PictureAlone, training_transform, transforms_for
-from convattn.saved import label_names, open_model
+from convattn.model_files import label_names, open_model
 from convattn.task import ConfigError, Meter, TaskRoom
 
 __all__ = ["ROOM"]

@@ -23,8 +23,8 @@ from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say
 from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
+from convattn.model_files import open_model
 from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
-from convattn.saved import open_model
 from convattn.sizes import Size
 from convattn.task import Table as Figures
 

@@ -7,7 +7,7 @@ from typing import Any
 from convattn.backbones.recognise import recognise
 from convattn.cli.console import say
 from convattn.cli.options.convert import Options
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from convattn.weights.find import find_weights
 from convattn.weights.load import load_official
 from convattn.weights.official import shapes_by_name

@@ -30,11 +30,11 @@ from convattn.deploy.export_report import ExportReport
 from convattn.deploy.fuse import fuse
 from convattn.deploy.runtimes import onnx
 from convattn.extras import require
+from convattn.model_files import load_model
 from convattn.recipes.smt import smt_nano_digits
 from convattn.report.environment import describe_environment
 from convattn.report.templates import short_count
 from convattn.report.write import write_report
-from convattn.saved import load_model
 from convattn.training.config import RunConfig
 from convattn.training.loop import Interrupted, train
 

@@ -16,10 +16,10 @@ from convattn.cli.examine import examine
 from convattn.cli.options.eval import Options
 from convattn.data.held_out import share_of
 from convattn.deploy.load import ExportedModel
+from convattn.model_files import open_model
 from convattn.page import Figure, Report
 from convattn.report.write import write_report
 from convattn.rooms import room_of
-from convattn.saved import open_model
 from convattn.task import Table
 from convattn.training.output import check_held_out, check_place, holds_run, stored_config
 from convattn.training.places import with_absolute_paths

@@ -15,8 +15,8 @@ from convattn.deploy.export import export, resolve
 from convattn.deploy.export_report import ExportError, ExportReport
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
+from convattn.model_files import open_model
 from convattn.rooms import room_of
-from convattn.saved import open_model
 from convattn.shown import shown
 from convattn.sizes import input_shape
 

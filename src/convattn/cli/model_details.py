@@ -18,7 +18,7 @@ from convattn.data.class_names import own_names
 from convattn.data.preprocessing import PREPROCESSING
 from convattn.deploy.load import describe_exported, exported_suffixes
 from convattn.deploy.metadata import Metadata
-from convattn.saved import open_model, read_metadata
+from convattn.model_files import open_model, read_metadata
 from convattn.shown import shown
 from convattn.sizes import input_shape
 from convattn.weights.fetch import weights_folder

@@ -11,9 +11,9 @@ from typing import Any
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
 from convattn.cli.options.predict import TABLES
+from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
 from convattn.rooms import room_of
-from convattn.saved import open_model
 from convattn.shown import shown
 
 __all__ = ["command"]

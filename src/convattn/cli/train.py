@@ -66,9 +66,9 @@ def _examine(folder: Path) -> None:
     import torch
 
     from convattn.cli.examine import examine
+    from convattn.model_files import open_model
     from convattn.report.run import write_run_report
     from convattn.rooms import room
-    from convattn.saved import open_model
     from convattn.training.output import stored_config
 
     run = stored_config(folder)

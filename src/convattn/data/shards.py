@@ -17,8 +17,8 @@ from convattn.data.dataset import DataError, DataWarning
 from convattn.data.file_names import LABEL_SUFFIXES, is_image_name
 from convattn.data.files import LabelledFiles, label_as_stated
 from convattn.data.known_classes import LabelError, impossible, is_code, number_in
-from convattn.data.member import Member
 from convattn.data.stated_labels import StatedLabels
+from convattn.data.tar_cache import Member
 from convattn.data.tars import TarFiles
 from convattn.data.text_files import text_lines
 

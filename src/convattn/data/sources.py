@@ -12,11 +12,11 @@ from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
 from convattn.data.held_out import hold_out, share_of
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
-from convattn.data.member import Member
 from convattn.data.names import Names
 from convattn.data.shards import are_shards, open_shards
 from convattn.data.split_words import SPLITS
 from convattn.data.splits import Place, find_split, holds_classes, split_words
+from convattn.data.tar_cache import Member
 from convattn.data.tars import TarFiles, last_of_each, open_class_tars, scan_tars
 from convattn.extras import require
 

@@ -9,17 +9,28 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from convattn.atomic import write_atomically
 from convattn.data.file_names import image_suffixes
-from convattn.data.member import Member
 
-__all__ = ["load_index", "save_index"]
+__all__ = ["Member", "load_index", "save_index"]
 
 _FORM = 3  # counts how often it has changed what an index keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a file lies within one of several archives."""
+
+    tar: int  # number of the archive
+    name: str  # within it; of an archive in the archive, behind that one's name
+    offset: int  # of its content, bytes from the beginning of the outermost archive
+    size: int  # bytes
+    problem: str = ""  # why it is not to be read
 
 
 def load_index(tars: Sequence[Path]) -> list[Member] | None:

@@ -18,11 +18,10 @@ from convattn.data.file_names import is_service_path, is_shard_name, is_unread_n
 from convattn.data.files import LabelledFiles, label_by_name, tell_loose
 from convattn.data.flat import open_by_synset
 from convattn.data.images import MAX_BYTES, ImageError
-from convattn.data.member import Member
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
 from convattn.data.split_words import SPLITS
-from convattn.data.tar_cache import load_index, save_index
+from convattn.data.tar_cache import Member, load_index, save_index
 
 __all__ = ["TarFiles", "last_of_each", "members_of", "open_class_tars", "problem_with", "scan_tars"]
 

@@ -18,8 +18,8 @@ from torch import nn
 from convattn.data.dataset import DataError
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
+from convattn.model_files import check_can_be_saved
 from convattn.rooms import room
-from convattn.saved import check_can_be_saved
 from convattn.task import ConfigError, Dataset, Meter, PairTransform
 from convattn.training.config import LoopConfig, RunConfig, name_and_source
 from convattn.training.processes import Processes

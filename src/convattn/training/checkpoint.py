@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import unfinished, write_atomically, write_folder_atomically
+from convattn.model_files import save_model
 from convattn.ops.linear import is_of_linear
-from convattn.saved import save_model
 from convattn.shown import shown
 from convattn.training.config import ConfigError
 from convattn.training.sharded import check_shards

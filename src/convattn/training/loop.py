@@ -19,7 +19,7 @@ from torch import nn
 
 from convattn.data.workers import starting_workers
 from convattn.evaluation import measure
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from convattn.seeding import random_state
 from convattn.task import Batch, Meter
 from convattn.training.checkpoint import checkpoint_folders, remove_unfinished

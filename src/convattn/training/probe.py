@@ -13,7 +13,7 @@ from types import FrameType
 
 from convattn.data.dataset import DataError
 from convattn.evaluation import measure
-from convattn.saved import save_model
+from convattn.model_files import save_model
 from convattn.training.config import RunConfig
 from convattn.training.memory import peak_memory
 from convattn.training.processes import Processes, without_settings

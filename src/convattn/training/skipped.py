@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import append_line, write_atomically
+from convattn.model_files import build_within
 from convattn.rooms import room
-from convattn.saved import build_within
 from convattn.seeding import restore_random_state
 from convattn.task import Batch
 from convattn.training.config import RunConfig

@@ -39,6 +39,6 @@ def _kind(args: Sequence[str]) -> str:
     named = [word for word in args if not word.startswith("-") and Path(word).exists()]
     if len(KINDS) == 1 or not named or set(args) & set(HELP_WORDS) == set(args):
         return DEFAULT
-    from convattn.saved import stored_kind  # torch
+    from convattn.model_files import stored_kind  # torch
 
     return next((kind for word in named if (kind := stored_kind(word)) is not None), DEFAULT)

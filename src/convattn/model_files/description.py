@@ -28,8 +28,8 @@ import safetensors
 
 from convattn.backbones.registry import is_network_option
 from convattn.data.preprocessing import PREPROCESSING, are, check_preprocessing, short
+from convattn.model_files.facts import is_plain
 from convattn.rooms import room
-from convattn.saved.facts import is_plain
 from convattn.weights.read import CheckpointError, check_name
 
 __all__ = ["FORMAT", "KEY", "as_tuple", "check_description", "label_names", "preprocessing_of", "read_metadata"]

@@ -14,9 +14,9 @@ from convattn.backbones.registry import create_model
 from convattn.deploy.load import exported_suffixes, load_exported
 from convattn.deploy.runtimes.runtime import CannotRunHere, UnreadableFile
 from convattn.extras import MissingExtra
+from convattn.model_files.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
+from convattn.model_files.rebuild import Misfit, find_recipe, with_weights
 from convattn.rooms import kind_of
-from convattn.saved.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
-from convattn.saved.rebuild import Misfit, find_recipe, with_weights
 from convattn.weights.read import CheckpointError
 
 __all__ = ["build_within", "check_can_be_saved", "load_model", "open_model", "save_model", "stored_kind"]

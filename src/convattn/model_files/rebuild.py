@@ -20,9 +20,9 @@ from torch.nn.modules.module import (
 )
 
 from convattn.backbones.registry import create_model
+from convattn.model_files.description import as_tuple
+from convattn.model_files.facts import Difference, ModelFacts, differences, facts_of, may_replace
 from convattn.rooms import room
-from convattn.saved.description import as_tuple
-from convattn.saved.facts import Difference, ModelFacts, differences, facts_of, may_replace
 from convattn.surgery import replay
 
 __all__ = ["Misfit", "build", "find_recipe", "network", "with_weights"]

@@ -1,7 +1,7 @@
 """Model files: weights with what is needed to build and feed the model again; exported files open through it too."""
 
-from convattn.saved.description import FORMAT, label_names, read_metadata
-from convattn.saved.model_file import (
+from convattn.model_files.description import FORMAT, label_names, read_metadata
+from convattn.model_files.model_file import (
     build_within,
     check_can_be_saved,
     load_model,

@@ -9,8 +9,8 @@ from torch import nn
 
 import convattn
 from convattn.deploy.load import ExportedModel
+from convattn.model_files import load_model, open_model, read_metadata, save_model
 from convattn.rooms import room_of
-from convattn.saved import load_model, open_model, read_metadata, save_model
 from convattn.weights.read import CheckpointError
 from golden_file import FOLDER
 from tiny_exports import write_sealed
