@@ -10,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from convattn.data.folder import images_below
 from convattn.data.images import read_image
-from convattn.task import Batch, Metric, RoomWords, Task, TaskOptions, TaskRoom
+from convattn.task import Batch, Meter, Metric, RoomWords, Task, TaskOptions, TaskRoom
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pictures:
         return (pil_to_tensor(self.read(index)) / 255).mean(0, keepdim=True)
 
 
-class MapMeter:
+class MapMeter(Meter):
     def __init__(self):
         self.sums = torch.zeros(2, dtype=torch.float64)
 
@@ -122,7 +122,7 @@ class MapRoom(TaskRoom):
     def training_transform(self, model, config):
         return _flipped
 
-    def evaluation_transform(self, model):
+    def evaluation_transform(self, model, options=None):
         return _plain
 
     def rebuild(self, config, model, state):

@@ -37,9 +37,9 @@ def measure(
     """Run `model` over every batch of `loader` and let `meter` look. The model is left in the mode it came in.
 
     Args:
-        model: takes images (B, 3, H, W), on `device`.
+        model: on `device`.
         loader: batches; empty ones are passed over.
-        meter: sees float32 outputs, with the batch on the device.
+        meter: runs the model on the batch on the device, and sees float32 outputs.
         device: where the batches go.
         autocast: makes the context in which the model runs, for lower precision.
         memory_format: of the images; that of the model's weights.
@@ -52,7 +52,7 @@ def measure(
                 loaded = time.perf_counter()
                 moved = batch.to(device, memory_format)
                 with autocast():
-                    outputs = model(moved.images)
+                    outputs = meter.run(model, moved)
                 meter.update(_as_float32(outputs), moved)
                 model_seconds += time.perf_counter() - loaded
                 images += len(batch)

@@ -12,6 +12,7 @@ __all__ = [
     "Epoch",
     "Figure",
     "FusionRow",
+    "Gallery",
     "GalleryItem",
     "LatencyRow",
     "Parity",
@@ -63,10 +64,12 @@ class RunCurves:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often images of one class (row) were taken for another (column)."""
+    """How often what is of one class (row) was taken for another (column)."""
 
     class_names: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    unit: str = "images"  # what is counted
+    in_percent: bool = False  # shown as shares of a row: of pixels nobody reads the numbers
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)
@@ -75,7 +78,7 @@ class Confusion:
             raise ValueError(f"counts are {len(self.counts)} rows of {sizes}; {classes} classes need {classes} of each")
 
     def confused_pairs(self) -> list[tuple[str, str, int, int]]:
-        """(true class, predicted class, images, all images of the true class), most frequent first."""
+        """(true class, predicted class, how many, all of the true class), most frequent first."""
         pairs = [
             (name, self.class_names[column], count, sum(row))
             for index, (name, row) in enumerate(zip(self.class_names, self.counts, strict=True))
@@ -87,18 +90,30 @@ class Confusion:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A sample, what the model said about it and where it looked. Images are encoded PNG or JPEG."""
+    """A sample and what the model said about it."""
 
-    image: bytes
-    overlay: bytes
-    true_name: str
-    predicted_name: str
-    confidence: float  # of the prediction, 0..1
+    pictures: tuple[tuple[bytes, str], ...]  # encoded PNG or JPEG, and what each shows
+    said: str
+    share: float  # 0..1: how sure it was, or how right it is
+    truth: str = ""  # where the model said something else
+    is_right: bool | None = None  # None where nothing is simply right or wrong
     name: str = ""  # of the sample: a file name or a number
 
+
+@dataclass(frozen=True)
+class Gallery:
+    """Samples under a heading of their own."""
+
+    title: str
+    intro: str  # what the pictures show, and how the samples were chosen
+    items: tuple[GalleryItem, ...]
+
     @property
-    def is_right(self) -> bool:
-        return self.true_name == self.predicted_name
+    def sections(self) -> tuple[tuple[bool | None, str, tuple[GalleryItem, ...]], ...]:
+        """The wrong ones, the right ones, and those that are neither, each where there are some."""
+        kinds = ((False, "Wrong"), (True, "Right"), (None, ""))
+        found = ((kind, title, tuple(item for item in self.items if item.is_right is kind)) for kind, title in kinds)
+        return tuple(section for section in found if section[2])
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,7 @@ class Report:
     runs: tuple[RunCurves, ...] = ()  # drawn over one another
     tables: tuple[Table, ...] = ()  # those without rows are left out
     confusion: Confusion | None = None
-    gallery: tuple[GalleryItem, ...] = ()
-    gallery_note: str = ""  # how the samples were chosen
+    gallery: Gallery | None = None
     stages: tuple[StageRow, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
     latency_note: str = ""  # batch, threads, repeats

@@ -116,20 +116,25 @@ class Target(Protocol):
 class Batch:
     """Images as a model takes them, with what is to be said of them."""
 
-    images: Tensor  # (B, 3, H, W), normalised
+    images: Tensor | list[Tensor]  # (B, 3, H, W), normalised; of several sizes each (3, H, W)
     targets: Any  # Target
     paths: list[str]  # B names
     unreadable: dict[str, str] = field(default_factory=dict)  # file -> why; these are not among the B images
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (height, width) of each file's picture
 
     def to(self, device: torch.device, memory_format: torch.memory_format | None = None) -> Batch:
-        """The same batch on another device, its images in `memory_format`."""
-        images = self.images.to(device, non_blocking=True, memory_format=memory_format)
+        """The same batch on another device, its images in `memory_format` where they are of one size."""
+        if isinstance(self.images, list):
+            images: Any = [image.to(device, non_blocking=True) for image in self.images]
+        else:
+            images = self.images.to(device, non_blocking=True, memory_format=memory_format)
         return replace(self, images=images, targets=self.targets.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a GPU copies while others work; PyTorch's loader asks."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+        several = isinstance(self.images, list)
+        images: Any = [image.pin_memory() for image in self.images] if several else self.images.pin_memory()  # type: ignore[union-attr]
+        return replace(self, images=images, targets=self.targets.pin_memory())
 
     def first(self, images: int) -> Batch:
         """The first so many images alone."""
@@ -160,10 +165,17 @@ PairTransform = Callable[[Any, Any], tuple[Any, Any]]  # PIL RGB, target -> (3, 
 
 
 class Meter(Protocol):
-    """Adds up figures over batches. It takes as much memory for a million images as for one."""
+    """Adds up figures over batches. It takes as much memory for a million images as for one.
+
+    One that inherits this has its default.
+    """
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """What the model gives for a batch, both on the device; what `model(images)` is by default."""
+        return model(batch.images)
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        """Look at what the model gave for a batch; both on the device, which is not waited for."""
+        """Look at what `run` gave for a batch, in float32; both on the device, which is not waited for."""
 
     def parts(self) -> dict[str, Any]:
         """What several processes exchange: tensors, which are summed over them, and lists, which are joined."""
@@ -332,8 +344,8 @@ class TaskRoom(Protocol):
     def training_transform(self, model: nn.Module, config: Any) -> PairTransform:
         """The random one."""
 
-    def evaluation_transform(self, model: nn.Module) -> PairTransform:
-        """The one that the weights of `model` expect."""
+    def evaluation_transform(self, model: nn.Module, options: Any = None) -> PairTransform:
+        """The one that the weights of `model` expect; with `options`, of `words.evaluation`, as they look at images."""
 
     def left_out(self, data: Any, unreadable: Collection[str]) -> list[str]:
         """What cannot be judged without these files, a line each; by default nothing is told."""

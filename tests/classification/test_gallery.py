@@ -1,12 +1,11 @@
 import io
 
-import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.classification.gallery import choose_samples, gallery_items
+from convattn.classification.gallery import choose_samples, gallery
 
 
 class Squares:
@@ -39,29 +38,27 @@ def test_of_many_classes_some_are_shown():
 def test_a_network_without_maps_is_shown_without_heat():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     model.num_classes, model.pretrained_cfg = 2, {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    (item,), note = gallery_items(model, Squares(), [1], Squares.classes)
-    assert "Without heat maps: Sequential does not say what its last level is" in note
-    assert item.image == item.overlay
+    found = gallery(model, Squares(), [1], Squares.classes)
+    assert "Without heat maps: Sequential does not say what its last level is" in found.intro
+    ((image, _), (overlay, _)) = found.items[0].pictures
+    assert image == overlay
 
 
 def test_items_show_what_the_model_saw_and_said():
     torch.manual_seed(0)
     model = convattn.create_model("smt_nano", num_classes=2, dims=(8, 16, 16, 16), depths=(1, 1, 2, 1)).eval()
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
-    (item, other), note = gallery_items(model, Squares(), [1, 2], Squares.classes)
-    shown = Image.open(io.BytesIO(item.image))
+    found = gallery(model, Squares(), [1, 2], Squares.classes)
+    item, other = found.items
+    shown, overlay = (Image.open(io.BytesIO(image)) for image, _ in item.pictures)
     assert shown.size == (192, 192)
     assert max(abs(a - b) for a, b in zip(shown.getpixel((96, 96)), (200, 100, 50), strict=True)) <= 1
-    assert Image.open(io.BytesIO(item.overlay)).size == (192, 192)
-    assert (item.true_name, item.name, other.true_name, other.name) == ("bright", "b", "dark", "c")
-    assert item.predicted_name in Squares.classes
-    assert item.confidence >= 0.5
-    assert note.endswith("then images that are right, each the first of its class.")
-    assert gallery_items(model, Squares(), [], Squares.classes) == ((), "")
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_right_is_when_the_names_agree(right):
-    from convattn.page import GalleryItem
-
-    assert GalleryItem(b"", b"", "a", "a" if right else "b", 1.0).is_right is right
+    assert overlay.size == (192, 192)
+    assert (item.pictures[0][1], item.name, other.pictures[0][1], other.name) == ("bright", "b", "dark", "c")
+    for each, true in ((item, "bright"), (other, "dark")):
+        assert each.said in Squares.classes
+        assert each.is_right is (each.said == true)
+        assert each.truth == ("" if each.is_right else true)
+        assert each.share >= 0.5
+    assert found.intro.endswith("then images that are right, each the first of its class.")
+    assert gallery(model, Squares(), [], Squares.classes).items == ()

@@ -16,6 +16,7 @@ from convattn.page import (
     Epoch,
     Figure,
     FusionRow,
+    Gallery,
     GalleryItem,
     LatencyRow,
     Parity,
@@ -117,7 +118,15 @@ def everything(folder):
             ),
         ),
         confusion=Confusion(CLASSES, counts),
-        gallery=tuple(GalleryItem(image, image, name, CLASSES[1], 0.5, f"{name}.png") for name in CLASSES[:3]),
+        gallery=Gallery(
+            "Where it looks",
+            "Three of them.",
+            tuple(
+                GalleryItem(((image, name),) * 2, CLASSES[1], 0.5, "" if own else name, own, f"{name}.png")
+                for name in CLASSES[:3]
+                for own in [name == CLASSES[1]]
+            ),
+        ),
         stages=(StageRow(f"stages.0.{LONG}", (640, 160, 160), 10**9, 10**12),),
         latency=(LatencyRow("eager", 4.0, 0.5, 40.0), LatencyRow(LONG, 30.0, 29.0, 41.0)),
         parity=Parity(LONG, 1e-4, (ParityRow((2, 3, 1024, 1024), 3e-7),)),

@@ -13,6 +13,7 @@ from convattn.page import (
     Epoch,
     Figure,
     FusionRow,
+    Gallery,
     GalleryItem,
     LatencyRow,
     Parity,
@@ -55,11 +56,14 @@ def report():
             Table("No", (), ()),
         ),
         confusion=Confusion(("cat", "dog"), ((9, 1), (3, 7))),
-        gallery=(
-            GalleryItem(picture(), picture("JPEG"), "cat", "cat", 0.987, "one.png"),
-            GalleryItem(picture(), picture(), "cat", "dog", 0.5, "two.png"),
+        gallery=Gallery(
+            "Where it looks",
+            "Two of them.",
+            (
+                GalleryItem(((picture(), "cat"), (picture("JPEG"), "heat")), "cat", 0.987, "", True, "one.png"),
+                GalleryItem(((picture(), "cat"), (picture(), "heat")), "dog", 0.5, "cat", False, "two.png"),
+            ),
         ),
-        gallery_note="Two of them.",
         stages=(StageRow("stem", (8, 16, 16), 1_000, 2_000_000), StageRow("head", (10,), 3_000, 3_000)),
         latency=(LatencyRow("eager", 4.0, 3.5, 5.0), LatencyRow("fused", 2.0, 1.9, 2.2)),
         latency_note="One image.",
@@ -145,8 +149,9 @@ def test_hostile_names_are_only_text(report):
         runs=(RunCurves(HOSTILE, (epoch(1, 1.0),)),),
         tables=(Table(HOSTILE, (HOSTILE, ""), ((HOSTILE, HOSTILE),), note=HOSTILE),),
         confusion=Confusion((HOSTILE, "dog"), ((9, 1), (3, 7))),
-        gallery=(GalleryItem(picture(), picture(), HOSTILE, "dog", 0.5, HOSTILE),),
-        gallery_note=HOSTILE,
+        gallery=Gallery(
+            HOSTILE, HOSTILE, (GalleryItem(((picture(), HOSTILE),) * 3, HOSTILE, 0.5, HOSTILE, False, HOSTILE),)
+        ),
         stages=(StageRow(HOSTILE, (1,), 0, 0),),
         latency=(LatencyRow(HOSTILE, 1.0, 1.0, 1.0),),
         latency_note=HOSTILE,
@@ -161,7 +166,7 @@ def test_hostile_names_are_only_text(report):
     assert len(page.all("style")) == 1
     assert not any("onload" in attributes for _, attributes in page.elements)
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in harmless.elements}
-    assert page.words.count(HOSTILE) == 30  # the title twice: in the window and on the page
+    assert page.words.count(HOSTILE) == 34  # the title twice: in the window and on the page
     assert page.all("img")[0]["alt"] == f"Sample {HOSTILE}: {HOSTILE}"
 
 
@@ -199,16 +204,16 @@ def test_counts_that_do_not_fit_the_names():
 
 
 def test_images_of_another_kind(report):
-    item = replace(report.gallery[0], overlay=b"GIF89a")
+    item = replace(report.gallery.items[0], pictures=((b"GIF89a", "a moving one"),))
     with pytest.raises(ValueError, match=r"^an image that starts with b'GIF89a' is neither PNG nor JPEG"):
-        render(replace(report, gallery=(item,)))
+        render(replace(report, gallery=replace(report.gallery, items=(item,))))
 
 
 def test_a_failed_write_leaves_the_old_report(report, tmp_path):
     path = write_report(tmp_path / "new folder" / "report.html", report)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="neither PNG nor JPEG"):
-        write_report(path, replace(report, gallery=(replace(report.gallery[0], image=b""),)))
+        write_report(path, replace(report, gallery=Gallery("", "", (GalleryItem(((b"", ""),), "", 0.5),))))
     assert path.read_bytes() == before
     write_report(path, replace(report, title="second"))
     assert b"second" in path.read_bytes()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convattn.classification.calibration import calibration_error
 from convattn.classification.scores import judge, widest_float
 from convattn.evaluation import measure
-from convattn.task import Batch
+from convattn.task import Batch, Meter
 
 __all__ = ["ClassResult", "Evaluation", "Ranking", "evaluate", "wilson_interval"]
 
@@ -96,7 +96,7 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], device: torch.device | s
     return ranking.evaluation(ranking.parts())
 
 
-class Ranking:
+class Ranking(Meter):
     """Keeps of each image what the model said of it: the meter behind `Evaluation`."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from convattn.backbones.registry import official_weights
 from convattn.classification.evaluate import Evaluation, Ranking, wilson_interval
-from convattn.classification.gallery import choose_samples, gallery_items
+from convattn.classification.gallery import choose_samples, gallery
 from convattn.classification.options import EvaluationOptions
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.data.class_names import class_names
@@ -154,11 +154,9 @@ class ClassificationFindings:
         result, named = self.result, tuple(self._called(label) for label in range(len(self.classes)))
         index_of = {path: index for index, path in enumerate(self.data.paths)}
         chosen = choose_samples(result.confidences, result.predictions, result.labels)
-        items, note = gallery_items(self.model, self.data, [index_of[result.paths[at]] for at in chosen], named)
         return {
             "confusion": _confusion(result, named) if len(named) <= _MOST else None,
-            "gallery": items,
-            "gallery_note": note,
+            "gallery": gallery(self.model, self.data, [index_of[result.paths[at]] for at in chosen], named),
             "tables": (self._classes(),),
         }
 

@@ -14,11 +14,13 @@ from convattn.data.transforms import transforms_for
 from convattn.explain.grad_cam import grad_cam
 from convattn.explain.overlay import overlay
 from convattn.extras import MissingExtra
-from convattn.page import GalleryItem
+from convattn.page import Gallery, GalleryItem
 
-__all__ = ["choose_samples", "gallery_items"]
+__all__ = ["choose_samples", "gallery"]
 
 _MOST_RIGHT = 20  # classes; each picture is on the page, and goes through Grad-CAM
+_TITLE = "Where it looks"
+_SHOWN = "Each image beside its Grad-CAM map: the brighter, the more a place speaks for the predicted class."
 _SHOWN_SIZE = 192  # pixels: twice as many as a card has room for, so that it stays sharp on dense screens
 
 
@@ -41,14 +43,17 @@ def choose_samples(confidences: Tensor, predicted: Tensor, labels: Tensor, most_
     return wrong + [right[label] for label in classes[::step]]
 
 
-def gallery_items(
+def gallery(
     model: nn.Module,
     dataset: ImageDataset,
     indices: Sequence[int],
     class_names: Sequence[str],
     layer: nn.Module | str | None = None,
-) -> tuple[tuple[GalleryItem, ...], str]:
+) -> Gallery:
     """What the model says about some images of a data set, and where it looks for the class that it predicts.
+
+    Where captum is missing, or the model gives no gradients (an exported file), the pictures are shown without heat
+    maps, and the page says so.
 
     Args:
         model: a classifier with a `pretrained_cfg`.
@@ -56,13 +61,9 @@ def gallery_items(
         indices: which of them.
         class_names: one a class.
         layer: the layer of `grad_cam`.
-
-    Returns:
-        The samples, and a sentence on how they were chosen and what they show. Where captum is missing, or the model
-        gives no gradients (an exported file), the pictures are shown without heat maps.
     """
     if not indices:
-        return (), ""
+        return Gallery(_TITLE, "", ())
     transform = transforms_for(model)
     images = torch.stack([transform(dataset.read(index)) for index in indices])
     device = next((parameter.device for parameter in model.parameters()), images.device)
@@ -73,19 +74,28 @@ def gallery_items(
     items = []
     for row, index in enumerate(indices):
         shown = _picture(model, images[row])
+        true, said = class_names[dataset.labels[index]], class_names[int(predicted[row])]
+        seen = (
+            (_png(shown), true),
+            (
+                _png(shown if heats is None else overlay(shown, heats[row])),
+                f"the same with the evidence for {said} in bright colours",
+            ),
+        )
         items.append(
             GalleryItem(
-                image=_png(shown),
-                overlay=_png(shown if heats is None else overlay(shown, heats[row])),
-                true_name=class_names[dataset.labels[index]],
-                predicted_name=class_names[int(predicted[row])],
-                confidence=float(confidence[row]),
+                seen,
+                said,
+                float(confidence[row]),
+                truth="" if said == true else true,
+                is_right=said == true,
                 name=dataset.paths[index],
             )
         )
     mistakes = sum(not item.is_right for item in items)
     words = {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
-    return tuple(items), f"{words}, then images that are right, each the first of its class.{why_not}"
+    chosen = f"{words}, then images that are right, each the first of its class.{why_not}"
+    return Gallery(_TITLE, f"{_SHOWN} {chosen}", tuple(items))
 
 
 def _heats(

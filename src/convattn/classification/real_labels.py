@@ -16,7 +16,7 @@ from timm.data import RealLabelsImagenet
 from torch import Tensor
 
 from convattn.data.dataset import DataError, ImageDataset
-from convattn.task import Batch
+from convattn.task import Batch, Meter
 
 __all__ = ["RealDataset", "RealLabels", "RealScores", "read_real_labels"]
 
@@ -104,7 +104,7 @@ class RealDataset:
         return found
 
 
-class RealScores:
+class RealScores(Meter):
     """The meter of `top1`, percent: how often the predicted class is one of the image's, over images that have any."""
 
     def __init__(self) -> None:

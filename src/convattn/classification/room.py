@@ -100,7 +100,7 @@ class ClassificationRoom(TaskRoom):
         """timm's, varied as the options say."""
         return PictureAlone(training_transform(model, config.task.augmentation))
 
-    def evaluation_transform(self, model: nn.Module) -> PictureAlone:
+    def evaluation_transform(self, model: nn.Module, options: Any = None) -> PictureAlone:
         """timm's, as the weights expect."""
         return PictureAlone(transforms_for(model))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.classification.options import METRICS
-from convattn.task import Batch
+from convattn.task import Batch, Meter
 
 __all__ = ["Scores", "judge", "widest_float"]
 
@@ -31,7 +31,7 @@ def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits.topk(min(5, classes), dim=1).indices, losses.masked_fill(outside, float("nan"))
 
 
-class Scores:
+class Scores(Meter):
     """The meter of `top1` and `top5`, percent, and of `val_loss`, the mean cross entropy in nats."""
 
     def __init__(self) -> None:

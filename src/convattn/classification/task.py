@@ -130,13 +130,13 @@ class Classification:
 
     def _images_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The images as the model sees them, and their classes' shares (B, classes): all 0 where there is no label."""
-        labels = batch.targets
+        labels, images = batch.targets, batch.images
+        assert isinstance(images, Tensor)  # all of one size: the transforms see to it
         if self.teacher is not None:
             labels = torch.where(labels < 0, self.num_classes, labels)
         if self.mixing is not None and self.mixing.mixup_enabled:
-            images, shares = self.mixing(batch.images.clone(), labels)
+            images, shares = self.mixing(images.clone(), labels)
         else:
-            images = batch.images
             shares = torch.zeros(len(labels), self._columns, device=labels.device).scatter_(1, labels[:, None], 1.0)
         return images, shares[:, : self.num_classes]
 

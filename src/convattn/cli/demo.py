@@ -18,7 +18,7 @@ from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
 from convattn.classification.evaluate import Evaluation, evaluate
-from convattn.classification.gallery import choose_samples, gallery_items
+from convattn.classification.gallery import choose_samples, gallery
 from convattn.classification.options import METRICS
 from convattn.cli.console import say
 from convattn.cli.options.demo import Options
@@ -92,7 +92,7 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
         costs = count(model)
     with _step(console, "3/5", "looking where it looks"):
         samples = choose_samples(evaluation.confidences, evaluation.predictions, evaluation.labels)
-        gallery, note = gallery_items(model, digits, samples, digits.classes, _explained_layer(model))
+        shown = gallery(model, digits, samples, digits.classes, _explained_layer(model))
     with _step(console, "4/5", "exporting to ONNX and comparing the numbers"):
         fused = fuse(model)
         exported = export(model, folder / "model.onnx")
@@ -100,7 +100,7 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
         latencies = _measure(model, fused, folder / "model.onnx")
 
     results = Results(config, evaluation, costs, exported, latencies, training_seconds)
-    write_report(folder / "report.html", _report(options, results, (gallery, note), fused, digits.classes))
+    write_report(folder / "report.html", _report(options, results, shown, fused, digits.classes))
     return results
 
 
@@ -195,7 +195,7 @@ def _check_replaceable(folder: Path) -> None:
 def _report(
     options: Options,
     results: Results,
-    shown: tuple[tuple[page.GalleryItem, ...], str],
+    shown: page.Gallery,
     fused: nn.Module,
     class_names: list[str],
 ) -> page.Report:
@@ -211,8 +211,7 @@ def _report(
         metrics=METRICS,
         epochs=page.epochs_from_log(map(json.loads, (run / "log.jsonl").read_text().splitlines())),
         confusion=page.Confusion(tuple(class_names), tuple(map(tuple, evaluation.confusion.tolist()))),
-        gallery=shown[0],
-        gallery_note=shown[1],
+        gallery=shown,
         stages=tuple(page.StageRow(r.name, r.output_shape[1:], r.parameters, r.macs) for r in costs.rows),
         latency=tuple(page.LatencyRow(r.name, r.median_ms, r.p10_ms, r.p90_ms) for r in results.latencies),
         latency_note=f"One image of {exported.checks[0].input_shape[-1]} pixels on {torch.get_num_threads()} threads, "

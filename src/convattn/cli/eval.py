@@ -41,6 +41,7 @@ def command(options: Any) -> int:
         room,
         data,
         room.examine(model, data, options.model, options),
+        options,
         told=f"images of {source}",
         batch_size=options.batch_size,
         workers=options.workers,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -32,6 +33,7 @@ def examine(
     room: TaskRoom,
     data: Dataset,
     examiner: Examiner,
+    options: Any,
     *,
     told: str,
     batch_size: int = 32,
@@ -46,6 +48,7 @@ def examine(
         room: of its task.
         data: the images, in its terms.
         examiner: what looks.
+        options: of the room's `words.evaluation`, by which it looks.
         told: what the images are called in errors.
         batch_size, workers, device, autocast: as of `measure` and `evaluation_loader`.
 
@@ -55,7 +58,7 @@ def examine(
     # Runtimes read images as they lie in memory.
     layout = torch.contiguous_format if isinstance(model, ExportedModel) else torch.channels_last
     model = model.to(device).to(memory_format=torch.channels_last)
-    samples = Samples(data, room.evaluation_transform(model))
+    samples = Samples(data, room.evaluation_transform(model, options))
     loader = evaluation_loader(samples, batch_size, targets=room.collate, workers=workers, device=device)
     unreadable: dict[str, str] = {}
 

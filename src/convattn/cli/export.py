@@ -88,12 +88,13 @@ def _check_usage(options: Options) -> None:
 def _first_metric(source: str, model: nn.Module, name: object) -> Callable[[nn.Module], float]:
     """What a module is worth on images of which the truth is known: the first metric of the model's task."""
     room = room_of(model, name)
-    data = room.open_evaluation(source, model, room.words.evaluation())
+    options = room.words.evaluation()
+    data = room.open_evaluation(source, model, options)
     told: set[str] = set()
 
     def metric(other: nn.Module) -> float:
-        examiner = room.examine(model, data, str(name), room.words.evaluation())
-        found = examine(other, room, data, examiner, told=f"images of {source}")
+        examiner = room.examine(model, data, str(name), options)
+        found = examine(other, room, data, examiner, options, told=f"images of {source}")
         for file in found.unreadable.keys() - told:
             warn(f"left out: {found.unreadable[file]}")
         told.update(found.unreadable)

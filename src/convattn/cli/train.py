@@ -82,6 +82,7 @@ def _examine(folder: Path) -> None:
         task,
         data,
         examiner,
+        options,
         told="validation images",
         batch_size=run.data.batch_size,
         workers=run.data.workers,

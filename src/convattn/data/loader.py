@@ -190,7 +190,7 @@ def evaluation_loader(
 def collate(samples: Sequence[Sample], *, fill: bool, targets: Collate = default_collate) -> Batch:
     """Stack samples; an unreadable one is left out, or with `fill` replaced by a readable one of the same batch.
 
-    A batch without any readable image is empty.
+    Images of several sizes are left in a list. A batch without any readable image is empty.
     """
     readable = [sample for sample in samples if sample.image is not None]
     unreadable = {sample.path: sample.problem for sample in samples if sample.image is None}
@@ -198,8 +198,9 @@ def collate(samples: Sequence[Sample], *, fill: bool, targets: Collate = default
         spare = len(samples) - len(readable)
         readable += [readable[index % len(readable)] for index in range(spare)]
     images = [sample.image for sample in readable if sample.image is not None]
+    several = len({image.shape for image in images}) > 1
     return Batch(
-        default_collate(images) if images else torch.empty(0),  # in a worker right into shared memory, without a copy
+        images if several else default_collate(images) if images else torch.empty(0),  # in a worker without a copy
         targets([sample.target for sample in readable]) if readable else torch.empty(0),
         [sample.path for sample in readable],
         unreadable,

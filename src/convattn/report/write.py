@@ -71,7 +71,8 @@ def _confusion_view(confusion: Confusion) -> dict[str, Any]:
         total = max(sum(counts), 1)
         # The root lifts the rare mistakes, which are what one looks for.
         heats = [round(math.sqrt(count / total), 3) for count in counts]
-        cells = [(count, heat, column == index) for column, (count, heat) in enumerate(zip(counts, heats, strict=True))]
+        shown = [round(100 * count / total) for count in counts] if confusion.in_percent else counts
+        cells = [(count, heat, column == index) for column, (count, heat) in enumerate(zip(shown, heats, strict=True))]
         rows.append((confusion.class_names[index], cells, counts[index] / total))
     pairs = confusion.confused_pairs()
     return dict(
@@ -81,4 +82,6 @@ def _confusion_view(confusion: Confusion) -> dict[str, Any]:
         pairs=pairs[: 6 if is_small else 20],
         wrong=sum(pair[2] for pair in pairs),
         total=sum(map(sum, confusion.counts)),
+        unit=confusion.unit,
+        in_percent=confusion.in_percent,
     )

@@ -99,7 +99,9 @@ def replay_skipped(path: Path) -> Iterator[str]:
             model.eval().requires_grad_(False)
             task.head(model).train().requires_grad_(True)
         task.start_epoch(content["epoch"])
-        batches = [Batch(entry["images"].float(), entry["targets"], entry["paths"]) for entry in content["batches"]]
+        batches = [
+            Batch(_in_float32(entry["images"]), entry["targets"], entry["paths"]) for entry in content["batches"]
+        ]
         restore_random_state({**content["random"], "cuda": []})
     except Exception as error:  # anything at all may stand in a file
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -108,7 +110,7 @@ def replay_skipped(path: Path) -> Iterator[str]:
     for batch in batches:
         if not len(batch):
             continue
-        if not batch.images.isfinite().all():
+        if not all(image.isfinite().all() for image in batch.images):
             yield f"the images themselves are not finite: {', '.join(batch.paths)}"
         losses = task.losses(model, batch)
         loss = torch.stack([*losses.values()]).sum()
@@ -135,6 +137,10 @@ def _config(content: dict[str, Any]) -> RunConfig:
         if value is not None and reaches_out(config, name, value):
             raise ValueError(f"its {name} would fetch {value!r}")
     return config
+
+
+def _in_float32(images: Any) -> Any:
+    return [image.float() for image in images] if isinstance(images, list) else images.float()
 
 
 def _watch(model: nn.Module) -> list[str]:
