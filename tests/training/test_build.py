@@ -304,6 +304,13 @@ def test_what_decays_can_be_chosen(built, layer_decay):
     assert decayed(model, build_optimizer(model, config, num_processes=1)) == {n for n, _ in model.named_parameters()}
 
 
+def test_everything_decays_but_what_is_named(built):
+    config, _, model = built(optimizer=dict(decay_all=True, no_decay=("*norm*",)))
+    found = decayed(model, build_optimizer(model, config, num_processes=1))
+    assert found == {name for name, _ in model.named_parameters() if "norm" not in name}
+    assert any(name.endswith(".bias") for name in found)
+
+
 def test_a_pattern_that_matches_nothing_is_refused(built):
     with pytest.raises(ConfigError, match=r"optimizer.no_decay 'nothing\*' matches no parameter of "):
         optimizer_of(built, no_decay=("nothing*",))
@@ -422,6 +429,29 @@ def test_fp16_without_a_gpu_says_what_to_use():
 def test_sharding_needs_several_processes():
     with pytest.raises(ConfigError, match=r"loop.sharding fsdp needs several processes; start them with torchrun"):
         Processes(LoopConfig(sharding="fsdp", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("lr", "power", "min_lr", "warmup", "updates", "logged"),
+    [
+        # Update, from 0, and rate in the authors' logs of Next-ViT's UperNet on ADE20K.
+        (6e-5, 1.0, 0.0, 1500, 160_000, {49: 1.959e-6, 1499: 5.940e-5, 1549: 5.942e-5, 159_999: 3.750e-10}),
+        (1e-4, 0.9, 1e-6, 0, 40_000, {0: 1e-4, 20_000: 1e-6 + 99e-6 * 0.5**0.9, 39_999: 1e-6 + 99e-6 * 4e4**-0.9}),
+    ],
+)
+def test_a_warm_up_that_multiplies_a_polynomial(built, lr, power, min_lr, warmup, updates, logged):
+    schedule = dict(name="poly", power=power, min_lr=min_lr, updates=updates, warmup_epochs=0)
+    if warmup:
+        schedule |= dict(warmup_updates=warmup, warmup_factor=1e-6)
+    config, _, model = built(optimizer=dict(lr=lr, lr_batch_size=None), schedule=schedule)
+    optimizer = build_optimizer(model, config, num_processes=1)
+    made = build_schedule(optimizer, config, 1000, num_processes=1)
+    for at, rate in logged.items():
+        made.step_update(at)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=3e-4)  # four digits are logged
+        exact = (lr - min_lr) * (1 - at / updates) ** power + min_lr
+        exact *= 1 - (1 - at / warmup) * (1 - 1e-6) if at < warmup else 1
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(exact, rel=1e-12)
 
 
 def test_a_schedule_of_one_update_is_quiet(built):

@@ -7,7 +7,8 @@ from timm.data.transforms import str_to_pil_interp
 
 __all__ = ["PREPROCESSING", "are", "check_preprocessing", "short"]
 
-PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names")
+_LABELS = ("label_names", "label_colours")
+PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "scale", *_LABELS)
 
 _LARGEST_SIDE = 2**13  # pixels
 _LARGEST_RESIZED = 2**14  # pixels of the side that the crop is taken from
@@ -53,6 +54,12 @@ def check_preprocessing(cfg: Mapping[str, Any]) -> None:
     _check_interpolation(cfg.get("interpolation", "bicubic"))
     if not are(cfg.get("label_names", ()), str):
         raise ValueError("label_names must be texts")
+    for colour in cfg.get("label_colours", ()):
+        if not are(colour, int, 3) or not all(0 <= part <= 255 for part in colour):
+            raise ValueError(f"label_colours has {short(colour)}, not red, green and blue from 0 to 255")
+    scale = cfg.get("scale", (1, 1))
+    if not are(scale, int, 2) or not all(1 <= side <= _LARGEST_RESIZED for side in scale):
+        raise ValueError(f"scale {short(scale)} must be the longest and the shortest side, 1 to {_LARGEST_RESIZED}")
 
 
 def _check_interpolation(interpolation: Any) -> None:

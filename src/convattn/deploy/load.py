@@ -132,6 +132,12 @@ class ExportedModel(nn.Module):
         return self._known().task
 
     @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width of the only images that the file takes; None where they are free."""
+        known = self._known()
+        return None if known.dynamic == "all" else known.input_size[1:]
+
+    @property
     def in_chans(self) -> int:
         """Channels of the images."""
         return self._known().input_size[0]

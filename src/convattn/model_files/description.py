@@ -134,8 +134,9 @@ def check_description(described: Mapping[str, Any], weights: int) -> None:
 def preprocessing_of(cfg: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The part of a model's `pretrained_cfg` that is kept in its file; names of classes only where each has one."""
     kept = {key: cfg[key] for key in PREPROCESSING if cfg.get(key) is not None}
-    if "label_names" in kept and len(kept["label_names"]) != num_classes:
-        del kept["label_names"]  # of a head that was there before
+    for key in ("label_names", "label_colours"):
+        if key in kept and len(kept[key]) != num_classes:
+            del kept[key]  # of a head that was there before
     return kept
 
 

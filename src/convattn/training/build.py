@@ -180,26 +180,28 @@ def build_schedule(
     if warmup and warmup >= updates:
         raise ConfigError(f"a warm-up of {warmup} updates must be below the {updates} updates of the run")
     # Counted in updates (one update an "epoch" to timm), so that a warm-up may end within an epoch.
-    prefix = schedule.warmup_prefix and schedule.name != "multistep"  # milestones count from the start
+    factor_from = schedule.warmup_factor
+    # Milestones count from the start, and what multiplies a schedule does not move it.
+    prefix = schedule.warmup_prefix and schedule.name != "multistep" and factor_from is None
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=schedule.name,
         num_epochs=max(1, updates - warmup if prefix else updates),
         min_lr=schedule.min_lr * factor,
         warmup_lr=schedule.warmup_lr * factor,
-        warmup_epochs=warmup,
+        warmup_epochs=warmup if factor_from is None else 0,
         warmup_prefix=prefix,
         # timm lets a milestone act one step before itself
         decay_milestones=[
             at * (updates_per_epoch if schedule.updates is None else 1) + 1 for at in schedule.milestones
         ],
-        decay_rate=1.0
-        if schedule.name == "poly"
-        else schedule.decay_rate or 0.1,  # timm's name for the power of `poly`
+        # timm's name for the power of `poly`
+        decay_rate=schedule.power or 1.0 if schedule.name == "poly" else schedule.decay_rate or 0.1,
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    result = Schedule(scheduler, updates_per_epoch if schedule.per_epoch else 1)
+    stride = updates_per_epoch if schedule.per_epoch else 1
+    result = Schedule(scheduler, stride, 0 if factor_from is None else warmup, factor_from or 0.0)
     result.step_update(0)
     return result
 
@@ -210,14 +212,21 @@ class Schedule:
     Args:
         scheduler: of timm, counting in updates.
         stride: updates between two changes of the learning rate.
+        warmup: updates in which the rate is multiplied by a factor that rises linearly to 1.
+        start: that factor at the first update.
     """
 
-    def __init__(self, scheduler: Scheduler, stride: int):
+    def __init__(self, scheduler: Scheduler, stride: int, warmup: int = 0, start: float = 0.0):
         self._scheduler, self._stride = scheduler, stride
+        self._warmup, self._start = warmup, start
 
     def step_update(self, updates: int) -> None:
         """Set the learning rate for the update behind so many."""
         self._scheduler.step_update(updates - updates % self._stride)
+        if updates < self._warmup:
+            factor = 1 - (1 - updates / self._warmup) * (1 - self._start)
+            for group in self._scheduler.optimizer.param_groups:
+                group["lr"] *= factor
 
 
 def _lr_factor(config: RunConfig, num_processes: int) -> float:

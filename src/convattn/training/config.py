@@ -118,7 +118,7 @@ class OptimizerConfig:
     no_decay: tuple[str, ...] = ()
     """Further parameters that do not decay: patterns such as `*.relative_position*`."""
     decay_all: bool = False
-    """Let biases and norms decay too, as in the classic recipes of residual networks."""
+    """Let biases and norms decay too, as in the classic recipes of residual networks; but for `no_decay`."""
     betas: tuple[float, float] | None = None
     """Of the Adam family; the optimiser's own by default."""
     eps: float | None = None
@@ -149,10 +149,6 @@ class OptimizerConfig:
                 all(0 <= value < 1 for value in values),
                 f"optimizer.{name} {', '.join(map(str, values))} must be at least 0 and below 1",
             )
-        check(
-            not (self.decay_all and self.no_decay),
-            "optimizer.no_decay has no effect with optimizer.decay_all; drop one",
-        )
         if not are_trusted():
             self._ask_timm()
 
@@ -193,8 +189,13 @@ class ScheduleConfig:
     """Where the rise begins."""
     min_lr: float = 0.0
     """Where the schedule ends; the learning rate never falls below it."""
+    warmup_factor: float | None = None
+    """The warm-up multiplies the schedule instead, by a factor that rises linearly from this one to 1 (mmcv); then
+    `warmup_lr` counts for nothing."""
     warmup_prefix: bool = True
     """The shape spans the epochs behind the warm-up; otherwise all of them, and the warm-up covers its start."""
+    power: float | None = None
+    """Of poly: what the share of the run that is left is raised to, 1 by default."""
     milestones: tuple[int, ...] = ()
     """Of multistep: the learning rate falls after these epochs; updates, if the run's length is counted in them."""
     decay_rate: float | None = None
@@ -214,7 +215,18 @@ class ScheduleConfig:
             self.warmup_updates is None or (self.warmup_updates >= 0 and self.warmup_epochs == 0),
             f"schedule.warmup_updates {self.warmup_updates} must be 0 or more, with schedule.warmup_epochs 0",
         )
-        check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr)
+        check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr, power=self.power)
+        warms = self.warmup_epochs > 0 or bool(self.warmup_updates)
+        check(
+            self.warmup_factor is None
+            or (warms and 0 <= self.warmup_factor < 1 and self.warmup_lr == ScheduleConfig.warmup_lr),
+            f"schedule.warmup_factor {self.warmup_factor} must be at least 0, below 1, with a warm-up and without "
+            "schedule.warmup_lr",
+        )
+        check(
+            self.power is None or (self.name == "poly" and self.power > 0),
+            f"schedule.power {self.power} must be above 0, with schedule.name poly",
+        )
         for name in ("warmup_lr", "min_lr"):
             check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
         check(
