@@ -10,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from convattn.data.folder import images_below
 from convattn.data.images import read_image
-from convattn.task import Batch, Meter, Metric, RoomWords, Task, TaskOptions, TaskRoom
+from convattn.task import Batch, Meter, Metric, Prediction, RoomWords, Task, TaskOptions, TaskRoom
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class MapTask(Task):
 
 
 @dataclass(frozen=True)
-class MapPrediction:
+class MapPrediction(Prediction):
     map: torch.Tensor  # (H, W)
 
     def as_json(self):

@@ -212,7 +212,7 @@ class Task(Protocol):
 
 
 class Prediction(Protocol):
-    """What a model says of one image."""
+    """What a model says of one image. One that inherits this has its default."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain numbers and texts."""
@@ -225,6 +225,10 @@ class Prediction(Protocol):
 
     def draw(self, picture: Image.Image) -> Image.Image:
         """The picture it is about, with what was found in it."""
+
+    def files(self) -> dict[str, bytes]:
+        """What is written beside the drawing, by the ends of names: nothing by default."""
+        return {}
 
 
 class Findings(Protocol):

@@ -43,7 +43,14 @@ def test_tables_say_what_the_json_says_and_classes_of_one_name_are_told_apart(mo
 
 def test_pictures_of_one_name_are_all_drawn(model, pictures, tmp_path, capsys):
     assert main(["predict", model, str(pictures), "--output", str(tmp_path / "drawn")]) == 0
-    assert sorted(file.name for file in (tmp_path / "drawn").iterdir()) == ["000-2.jpg", "000.jpg"]
+    written = sorted(file.name for file in (tmp_path / "drawn").iterdir())
+    assert written == ["000-2.jpg", "000.jpg", "predictions.json"]
+    found = json.loads((tmp_path / "drawn" / "predictions.json").read_text())
+    assert [(entry["image"], entry["files"]) for entry in found] == [
+        (str(pictures / "bright" / "000.png"), ["000.jpg"]),
+        (str(pictures / "dark" / "000.png"), ["000-2.jpg"]),
+    ]
+    assert {row["index"] for row in found[0]["predictions"]} == {0, 1}
     with Image.open(tmp_path / "drawn" / "000.jpg") as drawn:
         assert drawn.size == (16, 16)
 

@@ -11,12 +11,13 @@ from torch import nn
 from convattn.classification.options import PredictionOptions
 from convattn.data.class_names import distinct_names
 from convattn.data.transforms import transforms_for
+from convattn.task import Prediction
 
 __all__ = ["ClassPrediction", "classify"]
 
 
 @dataclass(frozen=True)
-class ClassPrediction:
+class ClassPrediction(Prediction):
     """The most probable classes of an image."""
 
     indices: tuple[int, ...]  # outputs of the model, the most probable first

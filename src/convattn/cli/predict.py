@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,32 @@ from convattn.shown import shown
 
 __all__ = ["command"]
 
+_LIST = "predictions.json"  # beside what is drawn
+
 
 def command(options: Any) -> int:
     """Run `convattn predict` with these options; returns the exit status, 1 if an image could not be read."""
-    drawn = options.output is not None and options.output.suffix not in TABLES
-    said, failed = [], False
+    into_table = options.output is not None and options.output.suffix in TABLES
+    into_folder = options.output is not None and not into_table
+    found: list[dict[str, Any]] = []  # of thousands of images only what was said is kept, in plain words
+    rows: list[dict[str, Any]] = []
+    failed = False
     for each in _predicted(options):
         if each.prediction is None:
             warn(each.problem)
             failed = True
             continue
-        if drawn:
-            _draw(options.output, each)
-        said.append(replace(each, picture=None))  # of thousands of images only what was said is kept
+        written = {"files": _write(options.output, each)} if into_folder else {}
+        found.append({"image": each.name, **each.prediction.as_json(), **written})
+        if into_table:
+            rows += ({"image": shown(each.name), **row} for row in each.prediction.rows())
         if not options.json and options.output is None:
             say(f"{each.name}: {each.prediction.line()}")
-    found = [{"image": each.name, **each.prediction.as_json()} for each in said if each.prediction is not None]
-    if options.output is not None and not drawn:
+    if into_table:
         as_lines = "".join(f"{json.dumps(entry)}\n" for entry in found)
-        write_atomically(options.output, (_csv(said) if options.output.suffix == ".csv" else as_lines).encode())
+        write_atomically(options.output, (_csv(rows) if options.output.suffix == ".csv" else as_lines).encode())
+    elif into_folder:
+        write_atomically(options.output / _LIST, json.dumps(found, indent=1).encode())
     if options.json:
         print(json.dumps(found))
     elif options.output is not None:
@@ -51,20 +58,25 @@ def _predicted(options: Any) -> Iterator[Predicted]:
     return predicted(model, options.images, batch_size=options.batch_size, console=notes(), **asked)
 
 
-def _draw(folder: Path, each: Predicted) -> None:
-    """Write the picture under its own name; where two are called alike, the second gets a number."""
+def _write(folder: Path, each: Predicted) -> list[str]:
+    """Draw the picture under its own name, and write what belongs to it; where two are called alike, with a number."""
     assert each.picture is not None and each.prediction is not None
     buffer = io.BytesIO()
     each.prediction.draw(each.picture).save(buffer, "JPEG", quality=92)
-    name = Path(each.name).stem
-    path, number = folder / f"{name}.jpg", 2
-    while path.exists():
-        path, number = folder / f"{name}-{number}.jpg", number + 1
-    write_atomically(path, buffer.getvalue())
+    files = {".jpg": buffer.getvalue(), **each.prediction.files()}
+    stem, number = Path(each.name).stem, 1
+    while any((folder / f"{_numbered(stem, number)}{ending}").exists() for ending in files):
+        number += 1
+    for ending, content in files.items():
+        write_atomically(folder / f"{_numbered(stem, number)}{ending}", content)
+    return [f"{_numbered(stem, number)}{ending}" for ending in files]
 
 
-def _csv(said: Sequence[Predicted]) -> str:
-    rows = [{"image": shown(each.name), **row} for each in said if each.prediction for row in each.prediction.rows()]
+def _numbered(stem: str, number: int) -> str:
+    return stem if number == 1 else f"{stem}-{number}"
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()

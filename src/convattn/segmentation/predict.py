@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convattn.segmentation.looking import look_of
 from convattn.segmentation.options import PredictionOptions
 from convattn.segmentation.pictures import index_png, overlaid, with_legend
+from convattn.task import Prediction
 
 __all__ = ["MaskPrediction", "segment"]
 
@@ -19,7 +20,7 @@ _NAMED = 5  # classes in a line
 
 
 @dataclass(frozen=True)
-class MaskPrediction:
+class MaskPrediction(Prediction):
     """The class of each pixel of a picture."""
 
     labels: np.ndarray  # (H, W) uint8: numbers of classes

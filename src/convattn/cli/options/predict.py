@@ -35,7 +35,8 @@ class Options:
     batch_size: int = 16
     """Images in a batch."""
     output: Path | None = None
-    """Write a table (.csv, .jsonl), or into a folder: each image with what was found drawn into it."""
+    """Write a table (.csv, .jsonl), or into a folder: each image with what was found drawn into it, masks as PNG
+    files, and predictions.json with all of it."""
     json: bool = False
     """Print one JSON list."""
 
