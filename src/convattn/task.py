@@ -31,6 +31,7 @@ __all__ = [
     "Findings",
     "Meter",
     "Metric",
+    "NoOptions",
     "PairTransform",
     "Prediction",
     "RoomWords",
@@ -279,6 +280,11 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True)
 class RoomWords:
     """What can be said of a task without importing torch: a command's help, the columns of a table."""
 
@@ -286,6 +292,7 @@ class RoomWords:
     evaluation: type  # dataclasses without required fields: the options of `convattn eval`, and of `predict`
     prediction: type
     metrics: tuple[Metric, ...]  # what a meter's result holds; the first chooses the best model
+    export: type = NoOptions  # the options of `convattn export`
 
 
 class TaskRoom(Protocol):
@@ -355,6 +362,10 @@ class TaskRoom(Protocol):
         """What cannot be judged without these files, a line each; by default nothing is told."""
         return []
 
+    def fitted(self, config: Any, train: Any) -> tuple[Any, list[str]]:
+        """A new run's configuration with what it leaves open chosen by the training images, a line for each choice."""
+        return config, []
+
     def remarks(self, config: Any, train: Any, validation: Any) -> list[str]:
         """What the user should know of a run's images before it begins, a line each; by default nothing is told."""
         return []
@@ -397,6 +408,10 @@ class TaskRoom(Protocol):
         """What the model says of RGB pictures of any sizes."""
 
     # Exported files
+
+    def for_export(self, model: nn.Module, options: Any) -> nn.Module:
+        """What is written of a model, by options of `words.export`; by default the model itself."""
+        return model
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """What an exported file has to say of its model, for JSON; `load_exported`'s model has it as attributes."""

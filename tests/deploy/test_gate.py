@@ -263,3 +263,10 @@ def test_calibration_images_come_from_a_folder_or_as_tensors(tmp_path):
         read_calibration(model, (3, 32, 32), torch.rand(2, 3, 16, 32))
     with pytest.raises(ValueError, match="calibration has no image"):
         read_calibration(model, (3, 32, 32), [])
+
+
+def test_of_whole_numbers_the_share_that_differs_counts():
+    want = torch.tensor([[0, 1, 2, 200]], dtype=torch.uint8)
+    near, far = (compare_outputs([torch.tensor([[0, 1, 2, wrong]])], want)[0] for wrong in (199, 0))
+    assert (near.relative_error, near.cosine) == (far.relative_error, far.cosine) == (0.25, 0.75)
+    assert compare_outputs([want.float()], want)[0].relative_error == 0

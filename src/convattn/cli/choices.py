@@ -100,7 +100,7 @@ def choose_rest(config: RunConfig, given: Collection[str], *, by_default: bool) 
         check_output(with_absolute_paths(config), resume=False)
     if by_default and "model.pretrained" not in given:
         config = _with_weights(config, given)
-    return config if "data.batch_size" in given else _with_fitting_batch(config)
+    return _fitted(config, given)
 
 
 def _recipe(name: str) -> RunConfig:
@@ -136,12 +136,12 @@ def _with_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
     model = config.model
     if not model.pretrained or model.pretrained_path is not None or not _is_alone():
         return config
-    from convattn.rooms import room  # torch
+    from convattn.backbones.registry import create_model  # torch
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            room(config.task.kind).create(model.name, pretrained=True, **model.options)
+            create_model(model.name, pretrained=True, **model.options)
     except (OSError, RuntimeError, ValueError) as error:
         from convattn.weights.errors import CheckpointError
 
@@ -162,19 +162,22 @@ def _with_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
     return config
 
 
-def _with_fitting_batch(config: RunConfig) -> RunConfig:
-    """As many images in a batch as there are, where they are fewer than a batch."""
+def _fitted(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """What the task chooses by the images, and as many of them in a batch as there are."""
     from convattn.rooms import room  # torch
 
-    source = config.data.source
+    source, task = config.data.source, room(config.task.kind)
     if is_stream(source):
         return config
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # told when the run opens them
-        train, _ = room(config.task.kind).open_training(config)
+        train, _ = task.open_training(config)
+    config, lines = task.fitted(config, train)
+    for line in lines:
+        tell(line)
     multiple = config.task.batch_multiple
     fits = len(train) // _processes() // multiple * multiple
-    if not 0 < fits < config.data.batch_size:
+    if "data.batch_size" in given or not 0 < fits < config.data.batch_size:
         return config
     tell(f"data.batch_size {fits} instead of {config.data.batch_size}: {source} has {len(train)} training images")
     return replace(config, data=replace(config.data, batch_size=fits))

@@ -16,7 +16,7 @@ from convattn.deploy.export_report import ExportError, ExportReport
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.model_files import open_model
-from convattn.rooms import room_of
+from convattn.rooms import kind_of, room, room_of
 from convattn.shown import shown
 from convattn.sizes import input_shape
 
@@ -31,14 +31,17 @@ def command(options: Options) -> int:
         if options.image_size is not None:
             shape = input_shape(model, options.image_size)  # images are prepared for it too
             model.pretrained_cfg = {**(model.pretrained_cfg or {}), "input_size": shape}  # type: ignore[assignment, dict-item]
+        kind = kind_of(model)
+        if kind is not None:
+            model = room(kind).for_export(model, options)
         measured: dict[str, Any] = {}
         if options.evaluate is not None:
             max_drop = 0.5 if options.max_drop is None else options.max_drop
-            room = room_of(model, options.model)
+            task = room_of(model, options.model)
             measured = {
                 "metric": _first_metric(options.evaluate, model, options.model),
                 "max_drop": max_drop,
-                "figure": room.metrics[0],
+                "figure": task.metrics[0],
             }
         try:
             report = export(
@@ -87,18 +90,18 @@ def _check_usage(options: Options) -> None:
 
 def _first_metric(source: str, model: nn.Module, name: object) -> Callable[[nn.Module], float]:
     """What a module is worth on images of which the truth is known: the first metric of the model's task."""
-    room = room_of(model, name)
-    options = room.words.evaluation()
-    data = room.open_evaluation(source, model, options)
+    task = room_of(model, name)
+    options = task.words.evaluation()
+    data = task.open_evaluation(source, model, options)
     told: set[str] = set()
 
     def metric(other: nn.Module) -> float:
-        examiner = room.examine(model, data, str(name), options)
-        found = examine(other, room, data, examiner, options, told=f"images of {source}")
+        examiner = task.examine(model, data, str(name), options)
+        found = examine(other, task, data, examiner, options, told=f"images of {source}")
         for file in found.unreadable.keys() - told:
             warn(f"left out: {found.unreadable[file]}")
         told.update(found.unreadable)
-        return found.findings.figures()[room.metrics[0].name]
+        return found.findings.figures()[task.metrics[0].name]
 
     return metric
 

@@ -6,7 +6,15 @@ from typing import Any, ClassVar, Literal
 
 from convattn.task import Metric, RoomWords, TaskOptions, check, check_finite
 
-__all__ = ["METRICS", "WORDS", "EvaluationOptions", "LabelOptions", "PredictionOptions", "SegmentationOptions"]
+__all__ = [
+    "METRICS",
+    "WORDS",
+    "EvaluationOptions",
+    "ExportOptions",
+    "LabelOptions",
+    "PredictionOptions",
+    "SegmentationOptions",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,14 @@ class PredictionOptions(_Inference):
     """How pixels are named."""
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the file gives."""
+
+    arg_max: bool = False
+    """The class of each pixel, uint8, instead of logits: a smaller output, that nothing can be averaged of."""
+
+
 METRICS = (
     Metric("miou", "mIoU", "%", lowest=0, highest=100),
     Metric("macc", "mAcc", "%", lowest=0, highest=100),
@@ -128,4 +144,4 @@ METRICS = (
     Metric("mdice", "Dice", "%", lowest=0, highest=100),
 )
 
-WORDS = RoomWords(SegmentationOptions, EvaluationOptions, PredictionOptions, METRICS)
+WORDS = RoomWords(SegmentationOptions, EvaluationOptions, PredictionOptions, METRICS, ExportOptions)

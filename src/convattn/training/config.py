@@ -260,8 +260,9 @@ class LoopConfig:
     """Of everything random: weights, order, augmentation, mixing, stochastic depth."""
     device: Literal["auto", "cpu"] = "auto"
     """`auto` takes the GPU if there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass (autocast); fp16 scales the loss and needs a GPU."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Of the forward and backward pass (autocast); fp16 scales the loss and needs a GPU; auto is bf16 on a GPU that
+    computes in it, and fp32 elsewhere."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, which is then what is validated and kept; none by default."""
     ema_warmup: bool = True

@@ -42,8 +42,12 @@ class Processes:
             accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
             if _restarts() and os.environ.get("GROUP_WORLD_SIZE") == "1":
                 _meet_anew("gloo" if on_cpu else "nccl")
-        precision = "no" if loop.precision == "fp32" else loop.precision
-        self.accelerator = accelerate.Accelerator(cpu=on_cpu, mixed_precision=precision)
+        precision = loop.precision
+        if precision == "auto":
+            precision = "fp32" if on_cpu or not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+        self.accelerator = accelerate.Accelerator(
+            cpu=on_cpu, mixed_precision="no" if precision == "fp32" else precision
+        )
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError
+from convattn.cli.options.of_task import parse_for_task
 from convattn.deploy.suffixes import SUFFIXES
 
 __all__ = ["Options", "read"]
@@ -61,9 +62,9 @@ class Options:
     """Print the report as JSON, also of a file that was not kept."""
 
 
-def read(args: Sequence[str]) -> Options:
-    """The options of these words; raises UsageError for what is wrong with them."""
-    options = parse(Options, args, command="export", description=_DESCRIPTION)
+def read(args: Sequence[str]) -> Any:
+    """The options of these words, with those of the model's task; raises UsageError for what is wrong with them."""
+    options = parse_for_task(Options, "export", args, command="export", description=_DESCRIPTION)
     if options.max_drop is not None and options.evaluate is None:
         raise UsageError("--max-drop has no effect without --evaluate DIR")
     if options.max_drop is not None and not options.max_drop >= 0:

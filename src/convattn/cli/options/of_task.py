@@ -17,7 +17,7 @@ def parse_for_task(options: type, part: str, args: Sequence[str], *, command: st
 
     Args:
         options: a dataclass; the options of every task.
-        part: which of a room's words: "evaluation" or "prediction".
+        part: which of a room's words: "evaluation", "prediction" or "export".
         args: the words behind the command.
         command, description: as of `parse`.
 
