@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-__all__ = ["Sampling", "deformable_conv2d", "deformable_conv2d_reference", "sample_displaced"]
+__all__ = ["Sampling", "deformable_conv2d", "deformable_conv2d_reference", "neighbours", "sample_displaced"]
 
 Sampling = Literal["auto", "rows", "torchvision", "grid_sample"]
 
@@ -187,8 +187,8 @@ def _sample_rows(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geome
     channels, height, width = x.shape[1:]
     row, column = (position.permute(0, 3, 4, 2, 1) for position in _positions(offset, geometry))
     batch, groups = row.shape[0], row.shape[4]
-    near_row, row_share = _neighbours(row, height)  # (B, H', W', taps, G, 2)
-    near_column, column_share = _neighbours(column, width)
+    near_row, row_share = neighbours(row, height)  # (B, H', W', taps, G, 2)
+    near_column, column_share = neighbours(column, width)
     if mask is not None:
         row_share = row_share * mask.unflatten(1, (groups, -1)).permute(0, 3, 4, 2, 1)[..., None]
     image = torch.arange(batch, device=x.device).view(-1, 1, 1, 1, 1, 1, 1) * (height * width)
@@ -205,7 +205,7 @@ def _sample_rows(x: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geome
     return seen.view(*row.shape[:4], channels)
 
 
-def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The two pixels around each position and their shares: (…, 2) each; a pixel outside 0 … size-1 has none."""
     below = position.floor()
     near = torch.stack([below, below + 1], dim=-1)

@@ -73,7 +73,8 @@ def with_legend(picture: Image.Image, shares: Sequence[tuple[str, Sequence[int],
     texts += [(f"and {more} more", _NOTHING)] if more > 0 else []
     size = max(12, min(picture.size) // 36)
     font = ImageFont.load_default(size)
-    rows, across = [], 0.0
+    rows: list[list[tuple[float, str, tuple[int, ...]]]] = []
+    across = 0.0
     for text, colour in texts:
         width = font.getlength(text) + 3 * size
         if not rows or across + width > picture.width:

@@ -40,8 +40,8 @@ class Confusions(Meter):
             groups = [image[None] for image in batch.images]
         found: list[Tensor] = []
         for images in groups:
-            size = tuple(maps[len(found)].shape[-2:])
-            found += torch.cat([*look.labels(images, size)], dim=1)
+            height, width = maps[len(found)].shape[-2:]
+            found += torch.cat([*look.labels(images, (height, width))], dim=1)
         return found
 
     def update(self, outputs: Sequence[Tensor], batch: Batch) -> None:
@@ -62,5 +62,6 @@ class Confusions(Meter):
 
     def _averaged(self, look: Look, picture: Tensor, labels: Tensor) -> Tensor:
         views = [view[None].to(labels.device) for view in self.views(picture)]
-        probable = look.probabilities(views, tuple(labels.shape[-2:]), flip=self.options.flip)
+        height, width = labels.shape[-2:]
+        probable = look.probabilities(views, (height, width), flip=self.options.flip)
         return probable[0].argmax(0).to(torch.uint8)

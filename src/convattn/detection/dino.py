@@ -1,0 +1,283 @@
+"""DINO: a transformer whose queries stand for objects, on four levels of a backbone and one beyond.
+
+    maps -> projections -> encoder -> the best pixels' boxes -> decoder -> classes and boxes, no suppression
+
+Source: "DINO: DETR with improved denoising anchor boxes", Zhang et al., ICLR 2023, arXiv 2203.03605. Two
+implementations are in use, detrex's and mmdetection's; `Flavour` says where they differ.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convattn.detection.denoising import Denoising, Draw, denoising_queries, draw_noise
+from convattn.detection.dino_decoder import MLP, Decoder
+from convattn.detection.dino_encoder import Encoder, pixel_references
+from convattn.detection.positions import inverse_sigmoid, level_padding, map_positions, valid_ratios
+from convattn.detection.query_selection import Selected, pixel_proposals, select
+from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, Truth, match, set_losses
+from convattn.detection.set_matching import CostWeights, to_xyxy
+
+__all__ = ["DETREX_DINO", "MMDET_DINO", "DinoHead", "Flavour"]
+
+_GROUPS = 32  # of the projections' norms
+_PRIOR = -math.log(99)  # bias of a class at first: one pixel in a hundred is of it
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """Where detrex's DINO and mmdetection's differ."""
+
+    name: str
+    position_offset: float
+    temperature: float  # of the positions of pixels
+    projection_bias: bool
+    refine_eps: float  # of the inverse sigmoid behind the last layer's box
+    mask_in_use: bool  # padding is masked in inference too
+    clips: bool  # detections end at the image
+    denoises_nothing: bool  # a batch without a box has denoising queries all the same: none of them
+    rules: Rules
+
+
+DETREX_DINO = Flavour("detrex", -0.5, 10_000.0, True, 1e-3, False, False, False, DETREX)
+MMDET_DINO = Flavour("mmdet", 0.0, 20.0, False, 1e-5, True, True, True, MMDET)
+
+
+class Projection(nn.Module):
+    """A convolution and a group norm: a level of the backbone -> a level of the transformer."""
+
+    def __init__(self, channels: int, dim: int, kernel: int, stride: int, bias: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, dim, kernel, stride, kernel // 2, bias=bias)
+        self.norm = nn.GroupNorm(_GROUPS, dim)
+        nn.init.xavier_uniform_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Classes and boxes of every layer, the first layer first."""
+
+    logits: list[Tensor]  # (B, n, classes)
+    boxes: list[Tensor]  # (B, n, 4) cxcywh, 0 to 1
+
+    def part(self, queries: slice) -> "_Predicted":
+        return _Predicted([each[:, queries] for each in self.logits], [each[:, queries] for each in self.boxes])
+
+
+class DinoHead(nn.Module):
+    """All of DINO that stands on a backbone's levels.
+
+    Args:
+        channels: of the backbone's levels, of strides 8, 16 and 32; a further level is made of the last.
+        num_classes: classes of objects.
+        flavour: of the implementation.
+        dim: channels of the transformer; a multiple of 32 and of the heads.
+        queries: objects that can be found in an image; of an image with fewer pixels as many.
+        encoder_layers, decoder_layers: how many.
+        heads, points: of the attention.
+        hidden: channels between two linear layers.
+        denoising: about how many pairs of denoising queries an image with many boxes gets in training.
+        loss_weights, cost_weights: of classes, L1 and IoU.
+        draw: makes the noise of the denoising queries.
+
+    Raises:
+        ValueError: if `dim` is no multiple of 32 and the heads.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        flavour: Flavour = DETREX_DINO,
+        *,
+        dim: int = 256,
+        queries: int = 900,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        heads: int = 8,
+        points: int = 4,
+        hidden: int = 2048,
+        denoising: int = 100,
+        loss_weights: LossWeights | None = None,
+        cost_weights: CostWeights | None = None,
+        draw: Draw = draw_noise,
+    ):
+        super().__init__()
+        if dim % _GROUPS or dim % heads:
+            raise ValueError(f"dim {dim} must be a multiple of {_GROUPS} and of {heads} heads")
+        self.flavour, self.num_classes, self.queries = flavour, num_classes, queries
+        self.denoising, self.draw = denoising, draw
+        self.loss_weights, self.cost_weights = loss_weights or LossWeights(), cost_weights or CostWeights()
+        bias, levels = flavour.projection_bias, len(channels) + 1
+        self.projections = nn.ModuleList(Projection(width, dim, 1, 1, bias) for width in channels)
+        self.extra_projection = Projection(channels[-1], dim, 3, 2, bias)
+        self.level_embedding = nn.Parameter(torch.randn(levels, dim))
+        self.encoder = Encoder(encoder_layers, dim, heads, levels, points, hidden)
+        self.memory_proj = nn.Linear(dim, dim)
+        self.memory_norm = nn.LayerNorm(dim)
+        self.decoder = Decoder(decoder_layers, dim, heads, levels, points, hidden)
+        self.query_content = nn.Embedding(queries, dim)
+        self.label_content = nn.Embedding(num_classes, dim)
+        # One of each for every layer of the decoder; the last are those of the encoder's pixels.
+        self.classifiers = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(decoder_layers + 1))
+        self.box_movers = nn.ModuleList(MLP(dim, dim, dim, 4) for _ in range(decoder_layers + 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' rule, for what its layers do not do themselves."""
+        for module in (self.encoder, self.decoder, self.memory_proj):
+            for name, weight in module.named_parameters():
+                if weight.ndim > 1 and "sampling_offsets" not in name and "attention_weights" not in name:
+                    nn.init.xavier_uniform_(weight)
+        nn.init.xavier_uniform_(self.query_content.weight)
+        for classifier in self.classifiers:
+            nn.init.constant_(classifier.bias, _PRIOR)  # type: ignore[arg-type]
+        for mover in self.box_movers:
+            nn.init.zeros_(mover.layers[-1].weight)  # type: ignore[index, union-attr]
+            nn.init.zeros_(mover.layers[-1].bias)  # type: ignore[index, union-attr]
+
+    def losses(self, maps: Sequence[Tensor], padding: Tensor, truths: Sequence[Truth]) -> dict[str, Tensor]:
+        """The losses of a batch by name, scalars; the step is taken on their sum.
+
+        Args:
+            maps: the backbone's levels (B, C, h, w).
+            padding: true for pixels of no image, (B, H, W).
+            truths: of each image.
+        """
+        noisy = denoising_queries(
+            [truth.boxes_cxcywh for truth in truths],
+            [truth.labels for truth in truths],
+            self.label_content,
+            self.denoising,
+            draw=self.draw,
+        )
+        selected, predicted = self(maps, padding, noisy)
+        count = 0 if noisy is None else noisy.count
+        found = predicted.part(slice(count, None))
+        boxes = max(sum(len(truth.labels) for truth in truths), 1)
+        rules = self.flavour.rules
+        logits, there = [*found.logits, selected.logits], [*found.boxes, selected.boxes]
+        pairs = match(logits, there, truths, rules, self.cost_weights)
+        named: dict[str, Tensor] = {}
+        names = [*_layer_names(len(found.logits)), "encoder"]
+        for name, scores, moved, chosen in zip(names, logits, there, pairs, strict=True):
+            parts = set_losses(scores, moved, truths, chosen, boxes, rules, self.loss_weights)
+            named |= {f"{name}.{part}": loss for part, loss in parts.items()}
+        return named | self._denoising_losses(predicted.part(slice(count)), noisy, truths, boxes)
+
+    def forward(
+        self, maps: Sequence[Tensor], padding: Tensor | None = None, noisy: Denoising | None = None
+    ) -> tuple[Selected, _Predicted]:
+        """What the encoder has selected, and what every layer of the decoder says.
+
+        Args:
+            maps: the backbone's levels (B, C, h, w).
+            padding: true for pixels of no image, (B, H, W); none by default.
+            noisy: denoising queries, which then stand in front.
+        """
+        pixels = [project(level) for project, level in zip(self.projections, maps, strict=True)]
+        pixels.append(self.extra_projection(maps[-1]))
+        sizes = [(level.shape[2], level.shape[3]) for level in pixels]
+        exact = torch.promote_types(pixels[0].dtype, torch.float32)
+        if padding is None:
+            paddings = [level.new_zeros(len(level), *level.shape[2:], dtype=torch.bool) for level in pixels]
+        else:
+            paddings = level_padding(padding, sizes)
+        flat = None if padding is None else torch.cat([each.flatten(1) for each in paddings], 1)
+        memory, ratios = self._encoded(pixels, paddings, flat, sizes, exact)
+        selected = self._selected(memory, paddings, exact)
+        boxes, content = selected.boxes.detach(), self.query_content.weight[: selected.boxes.shape[1]]
+        queries, blocked = content.expand(len(memory), -1, -1), None
+        if noisy is not None:
+            queries = torch.cat([noisy.content, queries], 1)
+            blocked = noisy.blocked(boxes.shape[1])
+            boxes = torch.cat([noisy.boxes.to(boxes), boxes], 1)
+        states, moved = self.decoder(queries, boxes, memory, ratios, sizes, self.box_movers[:-1], flat, blocked)
+        logits = [classify(state) for classify, state in zip(self.classifiers, states, strict=False)]
+        before = [boxes, *moved[:-1]]
+        there = [
+            (mover(state) + inverse_sigmoid(box, self.flavour.refine_eps)).sigmoid()
+            for mover, state, box in zip(self.box_movers, states, before, strict=False)
+        ]
+        return selected, _Predicted(logits, there)
+
+    def detections(
+        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None, most: int = 300
+    ) -> list[dict[str, Tensor]]:
+        """The surest pairs of query and class of each image, as torchvision has them: boxes_xyxy, scores, labels.
+
+        Args:
+            maps: the backbone's levels (B, C, h, w).
+            sizes: height and width of each image without padding.
+            padding: true for pixels of no image, (B, H, W).
+            most: how many an image.
+        """
+        _, predicted = self(maps, padding if self.flavour.mask_in_use else None)
+        logits, boxes = predicted.logits[-1], predicted.boxes[-1]
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        probable = logits.to(exact).sigmoid().flatten(1)
+        scores, index = probable.topk(min(most, probable.shape[1]), dim=1)
+        labels, query = index % self.num_classes, index.div(self.num_classes, rounding_mode="floor")
+        corners = to_xyxy(boxes.to(exact)).gather(1, query[..., None].expand(-1, -1, 4))
+        found = []
+        for at, (height, width) in enumerate(sizes):
+            there = corners[at] * corners.new_tensor([width, height, width, height])
+            if self.flavour.clips:
+                there = torch.minimum(there.clamp(min=0), there.new_tensor([width, height, width, height]))
+            found.append({"boxes": there, "scores": scores[at], "labels": labels[at]})
+        return found
+
+    def _encoded(
+        self,
+        pixels: Sequence[Tensor],
+        paddings: Sequence[Tensor],
+        flat: Tensor | None,
+        sizes: list[tuple[int, int]],
+        exact: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        flavour, dim = self.flavour, pixels[0].shape[1]
+        positions = [
+            map_positions(padding, dim // 2, flavour.temperature, flavour.position_offset, exact)
+            for padding in paddings
+        ]
+        position = torch.cat(
+            [each.flatten(2).transpose(1, 2) + self.level_embedding[level] for level, each in enumerate(positions)],
+            1,
+        )
+        ratios = valid_ratios(paddings, exact)
+        tokens = torch.cat([each.flatten(2).transpose(1, 2) for each in pixels], 1)
+        references = pixel_references(sizes, ratios)
+        return self.encoder(tokens, position.to(tokens.dtype), references, sizes, flat), ratios
+
+    def _selected(self, memory: Tensor, paddings: Sequence[Tensor], exact: torch.dtype) -> Selected:
+        proposals, counts = pixel_proposals(paddings, exact)
+        kept = memory.masked_fill(~counts[..., None], 0.0)
+        kept = self.memory_norm(self.memory_proj(kept))
+        logits = self.classifiers[-1](kept)
+        return select(logits, self.box_movers[-1](kept).to(exact) + proposals, self.queries)
+
+    def _denoising_losses(
+        self, predicted: _Predicted, noisy: Denoising | None, truths: Sequence[Truth], boxes: int
+    ) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = {}
+        layers = len(predicted.logits)
+        for name, logits, there in zip(_layer_names(layers), predicted.logits, predicted.boxes, strict=True):
+            if noisy is None:  # the class vectors still take part, for who waits for their gradient
+                parts = dict.fromkeys(("label", "l1", "iou"), 0.0 * self.label_content.weight.sum())
+            else:
+                total = boxes * noisy.groups
+                parts = set_losses(logits, there, truths, noisy.targets, total, self.flavour.rules, self.loss_weights)
+            named |= {f"denoising_{name}.{part}": loss for part, loss in parts.items()}
+        return named
+
+
+def _layer_names(count: int) -> list[str]:
+    return [f"layer{index}" for index in range(count)]

@@ -1,0 +1,101 @@
+"""Which query stands for which box: the cheapest way to give each box one.
+
+Source: "End-to-end object detection with transformers", Carion et al., ECCV 2020, arXiv 2005.12872, section 3.1,
+with the focal cost of Deformable DETR, arXiv 2010.04159.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convattn.extras import require
+
+__all__ = ["CostWeights", "assign", "focal_cost", "giou", "giou_with_floor", "to_cxcywh", "to_xyxy"]
+
+_ALPHA, _GAMMA = 0.25, 2.0
+
+PairIoU = Callable[[Tensor, Tensor], Tensor]  # boxes_xyxy (…, 4), (…, 4), broadcast -> (…)
+
+
+@dataclass(frozen=True)
+class CostWeights:
+    """What counts how much in a match, and in a loss."""
+
+    label: float = 2.0
+    l1: float = 5.0
+    iou: float = 2.0
+
+
+def focal_cost(logits: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """What it costs that a query stands for a box of a class, (queries, boxes): negative where it is sure of it.
+
+    Args:
+        logits: (queries, classes).
+        labels: (boxes,) int64.
+        eps: added inside of logarithms.
+    """
+    p = logits.sigmoid()
+    positive = -(p + eps).log() * _ALPHA * (1 - p) ** _GAMMA
+    negative = -(1 - p + eps).log() * (1 - _ALPHA) * p**_GAMMA
+    return (positive - negative)[:, labels]
+
+
+def giou(a_xyxy: Tensor, b_xyxy: Tensor, eps: float = 1e-6) -> Tensor:
+    """Generalised IoU of boxes that are broadcast, with `eps` added to both areas that are divided by."""
+    inter, union, around = _areas(a_xyxy, b_xyxy)
+    return inter / (union + eps) - (around - union) / (around + eps)
+
+
+def giou_with_floor(a_xyxy: Tensor, b_xyxy: Tensor, eps: float = 1e-6) -> Tensor:
+    """The same, with both areas at least `eps`."""
+    inter, union, around = _areas(a_xyxy, b_xyxy)
+    union, around = union.clamp(min=eps), around.clamp(min=eps)
+    return inter / union - (around - union) / around
+
+
+def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """For each table of costs (queries, boxes) the cheapest pairs, by rising query: queries, boxes, int64.
+
+    All tables come from the device together, so that it is waited for once.
+
+    Raises:
+        ValueError: if a cost is not finite.
+        MissingExtra: if scipy is not installed.
+    """
+    linear_sum_assignment = require("scipy.optimize", "detection").linear_sum_assignment
+    if not costs:
+        return []
+    device = costs[0].device
+    flat = torch.cat([cost.detach().flatten().double() for cost in costs]).cpu()
+    if not flat.isfinite().all():
+        raise ValueError("costs of matching are not finite: the outputs of the network have overflowed")
+    pairs, start = [], 0
+    for cost in costs:
+        table = flat[start : start + cost.numel()].view(cost.shape)
+        start += cost.numel()
+        queries, boxes = linear_sum_assignment(table.numpy())
+        pairs.append((torch.as_tensor(queries, device=device), torch.as_tensor(boxes, device=device)))
+    return pairs
+
+
+def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """Centre and size -> corners, (…, 4)."""
+    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+    """Corners -> centre and size, (…, 4)."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What both cover, what either covers, and what the box around both covers."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    inter = (high - low).clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    return inter, union, around.clamp(min=0).prod(-1)

@@ -1,0 +1,169 @@
+"""Sparse R-CNN: a fixed set of learnt proposals, whose boxes six stages move; no anchors, no suppression.
+
+Source: "Sparse R-CNN: end-to-end object detection with learnable proposals", Sun et al., CVPR 2021, arXiv 2011.12450,
+as mmdetection computes it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from convattn.detection.dynamic_head import DynamicHead, moved_boxes
+from convattn.detection.set_losses import LossWeights, Truth, focal_loss
+from convattn.detection.set_matching import CostWeights, assign, focal_cost, giou_with_floor, to_xyxy
+
+__all__ = ["SparseHead", "Stage"]
+
+_SIDE = 7  # pixels of a region
+_SAMPLES = 2  # of each pixel, at a side
+_SMALLEST = 56  # pixels: the side from which boxes belong to the second level
+_EPS = 1.1920928955078125e-07  # float32's, in every precision
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage says."""
+
+    logits: Tensor  # (B, n, classes)
+    boxes_xyxy: Tensor  # (B, n, 4) pixels of the padded batch
+    proposals: Tensor  # (B, n, dim)
+
+
+class SparseHead(nn.Module):
+    """All of Sparse R-CNN that stands on a neck.
+
+    Args:
+        dim: channels of the neck's levels, of strides 4, 8, 16 and 32.
+        num_classes: classes of objects.
+        proposals: objects that can be found in an image.
+        stages: how many.
+        heads, hidden, inner: as of `DynamicHead`.
+        loss_weights, cost_weights: of classes, L1 and IoU.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        proposals: int = 300,
+        stages: int = 6,
+        heads: int = 8,
+        hidden: int = 2048,
+        inner: int = 64,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        loss_weights: LossWeights | None = None,
+        cost_weights: CostWeights | None = None,
+    ):
+        super().__init__()
+        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.loss_weights = loss_weights or LossWeights(label=2.0)
+        self.cost_weights = cost_weights or CostWeights()
+        self.proposal_boxes = nn.Embedding(proposals, 4)  # cxcywh, 0 to 1 over the image
+        self.proposal_features = nn.Embedding(proposals, dim)
+        self.stages = nn.ModuleList(
+            DynamicHead(dim, num_classes, heads, hidden, inner, _SIDE**2) for _ in range(stages)
+        )
+        with torch.no_grad():
+            self.proposal_boxes.weight.copy_(torch.tensor([0.5, 0.5, 1.0, 1.0]))
+
+    def forward(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Stage]:
+        """What each stage says of images.
+
+        Args:
+            maps: the neck's levels (B, dim, h, w).
+            sizes: height and width of each image without padding.
+        """
+        exact = torch.promote_types(maps[0].dtype, torch.float32)
+        scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=exact, device=maps[0].device)
+        boxes = to_xyxy(self.proposal_boxes.weight.to(exact)) * scale[:, None]
+        proposals = self.proposal_features.weight.expand(len(sizes), -1, -1)
+        said = []
+        for stage in self.stages:
+            logits, deltas, proposals = stage(proposals, self._regions(maps, boxes))
+            moved = moved_boxes(boxes, deltas)
+            said.append(Stage(logits, moved, proposals))
+            boxes = moved.detach()
+        return said
+
+    def losses(self, maps: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
+        """The losses of a batch by name, scalars; the step is taken on their sum.
+
+        Args:
+            maps: the neck's levels (B, dim, h, w).
+            truths: of each image.
+        """
+        said = self(maps, [truth.size for truth in truths])
+        with torch.no_grad():
+            pairs = assign([self._costs(stage, at, truth) for stage in said for at, truth in enumerate(truths)])
+        named: dict[str, Tensor] = {}
+        for index, stage in enumerate(said):
+            chosen = pairs[index * len(truths) : (index + 1) * len(truths)]
+            named |= {f"stage{index}.{name}": loss for name, loss in self._losses(stage, truths, chosen).items()}
+        return named
+
+    def detections(
+        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], most: int | None = None
+    ) -> list[dict[str, Tensor]]:
+        """The surest pairs of proposal and class of each image, as torchvision has them: boxes_xyxy, scores, labels.
+
+        Args:
+            maps: the neck's levels (B, dim, h, w).
+            sizes: height and width of each image without padding.
+            most: how many an image; as many as there are proposals by default.
+        """
+        last = self(maps, sizes)[-1]
+        exact = torch.promote_types(last.logits.dtype, torch.float32)
+        probable = last.logits.to(exact).sigmoid().flatten(1)
+        scores, index = probable.topk(min(most or len(self.proposal_boxes.weight), probable.shape[1]), dim=1)
+        query = index.div(self.num_classes, rounding_mode="floor")
+        boxes = last.boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4))
+        return [
+            {"boxes": boxes[at], "scores": scores[at], "labels": index[at] % self.num_classes}
+            for at in range(len(sizes))
+        ]
+
+    def _regions(self, maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
+        """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""
+        batch, count = boxes_xyxy.shape[:2]
+        image = torch.arange(batch, device=boxes_xyxy.device).repeat_interleave(count)
+        rois = torch.cat([image[:, None].to(boxes_xyxy), boxes_xyxy.flatten(0, 1)], 1).to(maps[0].dtype)
+        sides = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1).sqrt().flatten()
+        level = (sides / _SMALLEST + 1e-6).log2().floor().clamp(0, len(maps) - 1)
+        regions = maps[0].new_zeros(batch * count, maps[0].shape[1], _SIDE, _SIDE)
+        for index, (values, stride) in enumerate(zip(maps, self.strides, strict=True)):
+            (own,) = (level == index).nonzero(as_tuple=True)
+            seen = roi_align(values, rois[own], _SIDE, 1 / stride, _SAMPLES, aligned=True)
+            regions = regions.index_copy(0, own, seen)
+        return regions
+
+    def _costs(self, stage: Stage, at: int, truth: Truth) -> Tensor:
+        logits, boxes = stage.logits[at], stage.boxes_xyxy[at]
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        wanted, scale, weights = truth.boxes_xyxy.to(exact), truth.scale.to(exact), self.cost_weights
+        l1 = (boxes[:, None] / scale - wanted / scale).abs().sum(-1)
+        overlap = giou_with_floor(boxes[:, None], wanted[None])
+        labels = focal_cost(logits.to(exact), truth.labels, 1e-12)
+        return weights.label * labels + weights.l1 * l1 - weights.iou * overlap
+
+    def _losses(
+        self, stage: Stage, truths: Sequence[Truth], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
+        exact, weights = torch.promote_types(stage.logits.dtype, torch.float32), self.loss_weights
+        wanted = torch.zeros_like(stage.logits, dtype=exact)
+        found, true, scales = [], [], []
+        for at, (truth, (queries, chosen)) in enumerate(zip(truths, pairs, strict=True)):
+            wanted[at, queries, truth.labels[chosen]] = 1.0
+            found.append(stage.boxes_xyxy[at, queries])
+            true.append(truth.boxes_xyxy[chosen].to(exact))
+            scales.append(truth.scale.to(exact).expand(len(chosen), 4))
+        there, target, scale = torch.cat(found), torch.cat(true), torch.cat(scales)
+        total = max(len(there), 1) + _EPS  # mmdetection divides by almost nothing where no image has a box
+        return {
+            "label": weights.label * focal_loss(stage.logits.to(exact), wanted).sum() / total,
+            "l1": weights.l1 * ((there - target).abs() / scale).sum() / total,
+            "iou": weights.iou * (1 - giou_with_floor(there, target)).sum() / total,
+        }
