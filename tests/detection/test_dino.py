@@ -5,7 +5,7 @@ import torch
 
 from convattn.detection.denoising import Noise
 from convattn.detection.dino import DETREX_DINO, MMDET_DINO, DinoHead
-from convattn.detection.set_losses import Truth
+from convattn.detection.truth import Truth
 from convattn.weights.query_detectors import DETREX_DINO_NAMES, MMDET_DINO_NAMES
 from query_golden import load_golden
 

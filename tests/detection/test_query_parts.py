@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from convattn.detection.boxes import to_cxcywh
 from convattn.detection.denoising import Noise, denoising_queries, draw_noise
 from convattn.detection.dino import DETREX_DINO, MMDET_DINO, Projection
 from convattn.detection.dino_decoder import MLP, Decoder, SelfAttention
@@ -19,8 +20,9 @@ from convattn.detection.positions import (
     valid_ratios,
 )
 from convattn.detection.query_selection import pixel_proposals, select
-from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Truth, match, set_losses
-from convattn.detection.set_matching import CostWeights, assign, to_cxcywh
+from convattn.detection.set_losses import DETREX, MMDET, LossWeights, match, set_losses
+from convattn.detection.set_matching import CostWeights, assign
+from convattn.detection.truth import Truth
 from convattn.weights.query_detectors import DETREX_DINO_NAMES, SPARSE_RCNN_NAMES
 from query_golden import load_golden
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from convattn.detection.set_losses import Truth
 from convattn.detection.sparse_rcnn import SparseHead
+from convattn.detection.truth import Truth
 from convattn.weights.query_detectors import SPARSE_RCNN_NAMES
 from query_golden import load_golden
 

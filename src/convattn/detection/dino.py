@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convattn.detection.boxes import to_xyxy
 from convattn.detection.denoising import Denoising, Draw, denoising_queries, draw_noise
 from convattn.detection.dino_decoder import MLP, Decoder
 from convattn.detection.dino_encoder import Encoder, pixel_references
 from convattn.detection.positions import inverse_sigmoid, level_padding, map_positions, valid_ratios
 from convattn.detection.query_selection import Selected, pixel_proposals, select
-from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, Truth, match, set_losses
-from convattn.detection.set_matching import CostWeights, to_xyxy
+from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, match, set_losses
+from convattn.detection.set_matching import CostWeights
+from convattn.detection.truth import Truth
 
 __all__ = ["DETREX_DINO", "MMDET_DINO", "DinoHead", "Flavour"]
 

@@ -4,23 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from convattn.detection.set_matching import (
-    CostWeights,
-    assign,
-    focal_cost,
-    giou,
-    giou_with_floor,
-    to_cxcywh,
-    to_xyxy,
-)
+from convattn.detection.boxes import giou, giou_with_floor, to_xyxy
+from convattn.detection.losses import EPS, focal
+from convattn.detection.set_matching import CostWeights, assign, focal_cost
+from convattn.detection.truth import Truth
 
-__all__ = ["DETREX", "MMDET", "LossWeights", "Rules", "Truth", "focal_loss", "match", "set_losses"]
-
-_EPS = 1.1920928955078125e-07  # float32's, in every precision
-_ALPHA = 0.25
+__all__ = ["DETREX", "MMDET", "LossWeights", "Rules", "match", "set_losses"]
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # of each image: queries, boxes
 
@@ -35,26 +26,6 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is to be found in an image."""
-
-    boxes_xyxy: Tensor  # (n, 4) pixels
-    labels: Tensor  # (n,) int64
-    size: tuple[int, int]  # height and width of the image, without padding
-
-    @property
-    def scale(self) -> Tensor:
-        """Width, height, width, height."""
-        height, width = self.size
-        return self.boxes_xyxy.new_tensor([width, height, width, height])
-
-    @property
-    def boxes_cxcywh(self) -> Tensor:
-        """Centres and sizes from 0 to 1."""
-        return to_cxcywh(self.boxes_xyxy / self.scale)
-
-
-@dataclass(frozen=True)
 class Rules:
     """Where two implementations of one paper differ."""
 
@@ -65,7 +36,7 @@ class Rules:
 
 
 DETREX = Rules(1e-8, giou, in_pixels=False, normaliser_eps=0.0)
-MMDET = Rules(1e-12, giou_with_floor, in_pixels=True, normaliser_eps=_EPS)
+MMDET = Rules(1e-12, giou_with_floor, in_pixels=True, normaliser_eps=EPS)
 
 
 def match(
@@ -136,15 +107,7 @@ def set_losses(
     overlap = rules.giou(to_xyxy(there) * scale, to_xyxy(target) * scale)
     total = normaliser + rules.normaliser_eps
     return {
-        "label": weights.label * focal_loss(logits, wanted).sum() / total,
+        "label": weights.label * focal(logits, wanted).sum() / total,
         "l1": weights.l1 * (there - target).abs().sum() / total,
         "iou": weights.iou * (1 - overlap).sum() / total,
     }
-
-
-def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Binary cross entropy, less of what is easy, of each number; alpha ¼, gamma 2 (Lin et al., arXiv 1708.02002)."""
-    p = logits.sigmoid()
-    miss = (1 - p) * wanted + p * (1 - wanted)
-    weight = (_ALPHA * wanted + (1 - _ALPHA) * (1 - wanted)) * miss.square()
-    return weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")

@@ -4,7 +4,7 @@ Source: "End-to-end object detection with transformers", Carion et al., ECCV 202
 with the focal cost of Deformable DETR, arXiv 2010.04159.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor
 
 from convattn.extras import require
 
-__all__ = ["CostWeights", "assign", "focal_cost", "giou", "giou_with_floor", "to_cxcywh", "to_xyxy"]
+__all__ = ["CostWeights", "assign", "focal_cost"]
 
 _ALPHA, _GAMMA = 0.25, 2.0
-
-PairIoU = Callable[[Tensor, Tensor], Tensor]  # boxes_xyxy (…, 4), (…, 4), broadcast -> (…)
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,6 @@ def focal_cost(logits: Tensor, labels: Tensor, eps: float) -> Tensor:
     return (positive - negative)[:, labels]
 
 
-def giou(a_xyxy: Tensor, b_xyxy: Tensor, eps: float = 1e-6) -> Tensor:
-    """Generalised IoU of boxes that are broadcast, with `eps` added to both areas that are divided by."""
-    inter, union, around = _areas(a_xyxy, b_xyxy)
-    return inter / (union + eps) - (around - union) / (around + eps)
-
-
-def giou_with_floor(a_xyxy: Tensor, b_xyxy: Tensor, eps: float = 1e-6) -> Tensor:
-    """The same, with both areas at least `eps`."""
-    inter, union, around = _areas(a_xyxy, b_xyxy)
-    union, around = union.clamp(min=eps), around.clamp(min=eps)
-    return inter / union - (around - union) / around
-
-
 def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """For each table of costs (queries, boxes) the cheapest pairs, by rising query: queries, boxes, int64.
 
@@ -78,24 +63,3 @@ def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         queries, boxes = linear_sum_assignment(table.numpy())
         pairs.append((torch.as_tensor(queries, device=device), torch.as_tensor(boxes, device=device)))
     return pairs
-
-
-def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Centre and size -> corners, (…, 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
-
-
-def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Corners -> centre and size, (…, 4)."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], -1)
-
-
-def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What both cover, what either covers, and what the box around both covers."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    inter = (high - low).clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
-    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    return inter, union, around.clamp(min=0).prod(-1)

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
+from convattn.detection.boxes import giou_with_floor, to_xyxy
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
-from convattn.detection.set_losses import LossWeights, Truth, focal_loss
-from convattn.detection.set_matching import CostWeights, assign, focal_cost, giou_with_floor, to_xyxy
+from convattn.detection.losses import EPS, focal
+from convattn.detection.region_features import region_features, with_images
+from convattn.detection.set_losses import LossWeights
+from convattn.detection.set_matching import CostWeights, assign, focal_cost
+from convattn.detection.truth import Truth
 
 __all__ = ["SparseHead", "Stage"]
 
 _SIDE = 7  # pixels of a region
 _SAMPLES = 2  # of each pixel, at a side
-_SMALLEST = 56  # pixels: the side from which boxes belong to the second level
-_EPS = 1.1920928955078125e-07  # float32's, in every precision
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,11 @@ class SparseHead(nn.Module):
         heads: int = 8,
         hidden: int = 2048,
         inner: int = 64,
-        strides: Sequence[int] = (4, 8, 16, 32),
         loss_weights: LossWeights | None = None,
         cost_weights: CostWeights | None = None,
     ):
         super().__init__()
-        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.num_classes = num_classes
         self.loss_weights = loss_weights or LossWeights(label=2.0)
         self.cost_weights = cost_weights or CostWeights()
         self.proposal_boxes = nn.Embedding(proposals, 4)  # cxcywh, 0 to 1 over the image
@@ -128,17 +128,7 @@ class SparseHead(nn.Module):
 
     def _regions(self, maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
         """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""
-        batch, count = boxes_xyxy.shape[:2]
-        image = torch.arange(batch, device=boxes_xyxy.device).repeat_interleave(count)
-        rois = torch.cat([image[:, None].to(boxes_xyxy), boxes_xyxy.flatten(0, 1)], 1).to(maps[0].dtype)
-        sides = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1).sqrt().flatten()
-        level = (sides / _SMALLEST + 1e-6).log2().floor().clamp(0, len(maps) - 1)
-        regions = maps[0].new_zeros(batch * count, maps[0].shape[1], _SIDE, _SIDE)
-        for index, (values, stride) in enumerate(zip(maps, self.strides, strict=True)):
-            (own,) = (level == index).nonzero(as_tuple=True)
-            seen = roi_align(values, rois[own], _SIDE, 1 / stride, _SAMPLES, aligned=True)
-            regions = regions.index_copy(0, own, seen)
-        return regions
+        return region_features(maps, with_images([*boxes_xyxy]), _SIDE, samples=_SAMPLES)
 
     def _costs(self, stage: Stage, at: int, truth: Truth) -> Tensor:
         logits, boxes = stage.logits[at], stage.boxes_xyxy[at]
@@ -161,9 +151,9 @@ class SparseHead(nn.Module):
             true.append(truth.boxes_xyxy[chosen].to(exact))
             scales.append(truth.scale.to(exact).expand(len(chosen), 4))
         there, target, scale = torch.cat(found), torch.cat(true), torch.cat(scales)
-        total = max(len(there), 1) + _EPS  # mmdetection divides by almost nothing where no image has a box
+        total = max(len(there), 1) + EPS  # mmdetection divides by almost nothing where no image has a box
         return {
-            "label": weights.label * focal_loss(stage.logits.to(exact), wanted).sum() / total,
+            "label": weights.label * focal(stage.logits.to(exact), wanted).sum() / total,
             "l1": weights.l1 * ((there - target).abs() / scale).sum() / total,
             "iou": weights.iou * (1 - giou_with_floor(there, target)).sum() / total,
         }

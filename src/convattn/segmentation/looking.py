@@ -90,4 +90,4 @@ def look_of(model: Any, options: Any) -> Look:
             )
         side = options.window, options.window
     step = tuple(options.step or math.ceil(2 * part / 3) for part in side)
-    return Look(model, model.num_classes, side, step, always=options.window is not None, fixed=fixed is not None)  # type: ignore[arg-type]
+    return Look(model, model.num_classes, side, step, always=options.window is not None, fixed=fixed is not None)

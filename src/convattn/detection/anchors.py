@@ -1,0 +1,71 @@
+"""Anchors: boxes of a few sizes and shapes at every pixel of every level, from which objects are found.
+
+Source: "Faster R-CNN", Ren et al., NeurIPS 2015, arXiv 1506.01497, section 3.1; sizes and order as in mmdetection.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Anchors", "flattened"]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of a detector.
+
+    A base anchor of a level with stride s has height s · scale · √ratio and width s · scale / √ratio, around the upper
+    left corner of the level's pixel; ratios are the outer order, scales the inner one.
+    """
+
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
+
+    @property
+    def count(self) -> int:
+        """How many stand at a pixel."""
+        return len(self.scales) * len(self.ratios)
+
+    def base(self, level: int) -> Tensor:
+        """Those of one pixel around (0, 0), (count, 4) xyxy float64."""
+        stride = self.strides[level]
+        halves = [
+            (stride / math.sqrt(ratio) * scale / 2, stride * math.sqrt(ratio) * scale / 2)
+            for ratio in self.ratios
+            for scale in self.scales
+        ]
+        return torch.tensor([(-w, -h, w, h) for w, h in halves], dtype=torch.float64)
+
+    def boxes(self, level: int, size: tuple[int, int], like: Tensor) -> Tensor:
+        """All of a level of that height and width, (h · w · count, 4) xyxy, of the type and place of `like`."""
+        height, width = size
+        stride = self.strides[level]
+        x = torch.arange(width, device=like.device).to(like.dtype) * stride
+        y = torch.arange(height, device=like.device).to(like.dtype) * stride
+        corner = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).flatten(0, 1)
+        shift = torch.cat([corner, corner], 1)
+        return (shift[:, None] + self.base(level).to(like)).flatten(0, 1)
+
+    def all_boxes(self, sizes: Sequence[tuple[int, int]], like: Tensor) -> list[Tensor]:
+        """Those of every level."""
+        return [self.boxes(level, size, like) for level, size in enumerate(sizes)]
+
+    def within(
+        self, sizes: Sequence[tuple[int, int]], padded: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> list[Tensor]:
+        """Of every level, whether an anchor's pixel lies in an image of that padded height and width, (n,) bool."""
+        found = []
+        for stride, (height, width) in zip(self.strides, sizes, strict=True):
+            rows = torch.arange(height, device=device) < min(-(-padded[0] // stride), height)
+            columns = torch.arange(width, device=device) < min(-(-padded[1] // stride), width)
+            found.append((rows[:, None] & columns).flatten().repeat_interleave(self.count))
+        return found
+
+
+def flattened(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:
+    """What convolutions say of the anchors of each level: (B, count · numbers, h, w) -> (B, h · w · count, numbers)."""
+    return [one.permute(0, 2, 3, 1).reshape(len(one), -1, numbers) for one in maps]

@@ -1,0 +1,45 @@
+"""Losses of many boxes, divided by a number that is counted apart."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convattn.detection.boxes import giou_with_floor
+
+__all__ = ["EPS", "averaged", "centerness_of", "focal", "giou_loss", "smooth_l1"]
+
+EPS = 1.1920928955078125e-07  # float32's, in every precision: mmdetection adds it to every number that it divides by
+_ALPHA = 0.25
+
+
+def averaged(losses: Tensor, count: Tensor | float, eps: float = EPS) -> Tensor:
+    """The sum of losses over a number counted apart, a scalar."""
+    return losses.sum() / (count + eps)
+
+
+def focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Binary cross entropy, less of what is easy, of each number; alpha ¼, gamma 2 (Lin et al., arXiv 1708.02002)."""
+    p = logits.sigmoid()
+    miss = (1 - p) * wanted + p * (1 - wanted)
+    weight = (_ALPHA * wanted + (1 - _ALPHA) * (1 - wanted)) * miss.square()
+    return weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def smooth_l1(got: Tensor, wanted: Tensor, beta: float) -> Tensor:
+    """Of each number the absolute difference, squared below `beta`; 0 for none."""
+    difference = (got - wanted).abs()
+    if not beta:
+        return difference
+    return torch.where(difference < beta, 0.5 * difference.square() / beta, difference - 0.5 * beta)
+
+
+def giou_loss(got_xyxy: Tensor, wanted_xyxy: Tensor) -> Tensor:
+    """1 - GIoU of each pair of boxes (n, 4), (n,)."""
+    return 1 - giou_with_floor(got_xyxy, wanted_xyxy)
+
+
+def centerness_of(anchors_xyxy: Tensor, objects_xyxy: Tensor) -> Tensor:
+    """How near an anchor's centre is to that of the object around it, (n,) 0 to 1 (FCOS, arXiv 1904.01355)."""
+    centres = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2
+    low, high = centres - objects_xyxy[:, :2], objects_xyxy[:, 2:] - centres
+    return (torch.minimum(low, high) / torch.maximum(low, high)).prod(1).sqrt()

@@ -1,0 +1,49 @@
+"""From many scored boxes to the few that are shown."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+__all__ = ["Found", "best_of_classes", "suppressed"]
+
+
+class Found(NamedTuple):
+    """What is left, the surest first."""
+
+    boxes_xyxy: Tensor  # (n, 4)
+    scores: Tensor  # (n,)
+    labels: Tensor  # (n,) int64
+    index: Tensor  # (n,) int64: where it stood before
+
+
+def suppressed(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, *, overlap: float, most: int | None = None) -> Found:
+    """Boxes (n, 4) without those that overlap a surer one of the same label by more than `overlap`, `most` at most."""
+    exact = torch.promote_types(boxes_xyxy.dtype, torch.float32)
+    kept = batched_nms(boxes_xyxy.to(exact), scores.to(exact), labels, overlap)[:most]
+    return Found(boxes_xyxy[kept], scores[kept], labels[kept], kept)
+
+
+def best_of_classes(
+    boxes_xyxy: Tensor, scores: Tensor, *, least: float, overlap: float, most: int, factor: Tensor | None = None
+) -> Found:
+    """What is found in an image by scores of every class.
+
+    Args:
+        boxes_xyxy: (n, 4), or (n, classes, 4) where each class has its own.
+        scores: (n, classes).
+        least: scores must be above.
+        overlap: IoU above which the less sure of two boxes of one class goes.
+        most: how many are left.
+        factor: (n,) of the scores, once `least` was asked of them without it.
+
+    Returns:
+        The boxes; `index` counts box by box, class by class.
+    """
+    classes = scores.shape[1]
+    row, label = (scores > least).nonzero(as_tuple=True)
+    boxes = boxes_xyxy[row] if boxes_xyxy.ndim == 2 else boxes_xyxy[row, label]
+    sure = scores[row, label]
+    found = suppressed(boxes, sure if factor is None else sure * factor[row], label, overlap=overlap, most=most)
+    return found._replace(index=(row * classes + label)[found.index])

@@ -1,0 +1,32 @@
+"""What is to be found in an image, in the words of the losses."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from convattn.detection.boxes import to_cxcywh
+from convattn.detection.masks import Bitmaps, Polygons
+
+__all__ = ["Truth"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The objects of an image."""
+
+    boxes_xyxy: Tensor  # (n, 4) pixels
+    labels: Tensor  # (n,) int64, from 0
+    size: tuple[int, int]  # height and width of the image, without padding
+    masks: Bitmaps | Polygons | None = None
+    ignored_xyxy: Tensor | None = None  # (k, 4): areas of crowds
+
+    @property
+    def scale(self) -> Tensor:
+        """Width, height, width, height."""
+        height, width = self.size
+        return self.boxes_xyxy.new_tensor([width, height, width, height])
+
+    @property
+    def boxes_cxcywh(self) -> Tensor:
+        """Centres and sizes from 0 to 1."""
+        return to_cxcywh(self.boxes_xyxy / self.scale)
