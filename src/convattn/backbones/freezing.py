@@ -68,7 +68,8 @@ def _end(backbone: nn.Module, levels: Sequence[Level], stages: int, modules: Map
     if stages > 1:
         return _behind(levels[stages - 2].module, modules)
     finer = modules_in_front(backbone, levels[0])
-    for row in (name for name in _holders(levels[0].module) if isinstance(modules[name], nn.Sequential | nn.ModuleList)):
+    holders = _holders(levels[0].module)
+    for row in (name for name in holders if isinstance(modules[name], nn.Sequential | nn.ModuleList)):
         inside = [name for name in finer if name.startswith(f"{row}.")]
         end = max((_behind(name, modules) for name in inside), default=[*modules].index(row))
         if any(True for name in [*modules][:end] for _ in modules[name].parameters(recurse=False)):

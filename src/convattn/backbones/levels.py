@@ -57,17 +57,16 @@ def dense_backbone(
             raise ValueError(f"options {', '.join(options)} are of a backbone given by name, and this one is built")
         if getattr(backbone, "task_kind", None) is not None:
             raise ValueError(f"{type(backbone).__name__} has the heads of a task already; give its backbone alone")
-        model, given = copied(backbone), {}
+        model = copied(backbone)
     else:
-        given = options
         model = _build(backbone, strides, options)
     try:
         levels = find_levels(model, strides)
     except ValueError as error:
-        called = backbone if isinstance(backbone, str) else type(backbone).__name__
-        raise ValueError(f"{called}: {error}{_way_out(called, given)}") from None
-    if hasattr(model, "forward_intermediates") and hasattr(model, "prune_intermediate_layers"):
-        model.prune_intermediate_layers([level.index for level in levels], prune_norm=True, prune_head=True)
+        raise ValueError(f"{error}{_way_out(model)}") from None
+    prune: Any = getattr(model, "prune_intermediate_layers", None)
+    if prune is not None and hasattr(model, "forward_intermediates"):
+        prune([level.index for level in levels], prune_norm=True, prune_head=True)
     _state_form(model)
     return model, levels
 
@@ -82,14 +81,14 @@ def find_levels(backbone: nn.Module, strides: Sequence[int] = STRIDES) -> tuple[
     Raises:
         ValueError: if there is none of a stride, naming those there are.
     """
+    name = (getattr(backbone, "built_as", None) or {}).get("name") or type(backbone).__name__
     rows = _described(backbone)
     if not rows:
-        raise ValueError("has no feature_info, which says what levels it has")
+        raise ValueError(f"{name} has no feature_info, which says what levels it has")
     last = {row["reduction"]: at for at, row in enumerate(rows)}
     if any(stride not in last for stride in strides):
-        raise ValueError(
-            f"has levels of stride {', '.join(map(str, last))}; {', '.join(map(str, strides))} are needed"
-        )
+        there = ", ".join(map(str, last))
+        raise ValueError(f"{name} has levels of stride {there}; {', '.join(map(str, strides))} are needed")
     modules = {name for name, _ in backbone.named_modules()}
     return tuple(
         Level(at, rows[at]["num_chs"], stride, _found(rows[at].get("module", ""), modules))
@@ -126,9 +125,8 @@ def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any
     dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name)
     added = {option: value for option, value in dense.items() if option not in options}
     if added:
-        stated = ", ".join(f"{option}={value!r}" for option, value in added.items())
         warnings.warn(
-            f"{name} is built with {stated}, its form for dense prediction; give these options to say so yourself",
+            f"{name} is built with {_stated(added)}, its form for dense prediction; give options of yours to change it",
             FormNote,
             stacklevel=4,
         )
@@ -170,13 +168,18 @@ def _class_of(name: str, options: Mapping[str, Any]) -> type:
         return nn.Module
 
 
-def _way_out(name: str, options: Mapping[str, Any]) -> str:
-    """What to change for the lacking levels to be there, where that is known."""
-    dense = dense_options(name)
-    for option in options:
-        if option in dense:
-            return f"; they are there with {option}={dense[option]!r}"
-    return "; leave out output_stride" if "output_stride" in options else ""
+def _way_out(model: nn.Module) -> str:
+    """With which options the lacking levels would be there, where that is known."""
+    built_as: Any = getattr(model, "built_as", None) or {"name": "", "options": {}}
+    cfg = getattr(unwrap_model(model), "cfg", None)
+    unlike = {key: value for key, value in dense_options(built_as["name"]).items() if getattr(cfg, key, value) != value}
+    if unlike:
+        return f"; with {_stated(unlike)} they are there"
+    return "; leave out output_stride" if "output_stride" in built_as["options"] else ""
+
+
+def _stated(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option}={value!r}" for option, value in options.items())
 
 
 def _described(backbone: nn.Module) -> list[dict[str, Any]]:

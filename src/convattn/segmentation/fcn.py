@@ -1,7 +1,7 @@
 """The head of fully convolutional networks: a few units on one level. It helps UperNet to learn.
 
 Paper: "Fully Convolutional Networks for Semantic Segmentation", Long, Shelhamer, Darrell, CVPR 2015, arXiv 1411.4038.
-Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `FCNHead`; written from a description of it.
+Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `FCNHead`; written from a description.
 """
 
 import torch

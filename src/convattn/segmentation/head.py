@@ -1,6 +1,5 @@
 """What heads are made of: a unit of convolution, norm and ReLU, and the layer that tells the classes."""
 
-import torch
 from torch import Tensor, nn
 
 from convattn.ops.fold import fold_chain

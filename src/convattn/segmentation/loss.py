@@ -1,6 +1,6 @@
 """What a segmenter learns by: cross entropy of every pixel, at the size of the labels.
 
-As in github.com/open-mmlab/mmsegmentation (Apache-2.0), versions 0.11 to 1.2; written from a description of it.
+As in github.com/open-mmlab/mmsegmentation (Apache-2.0), versions 0.11 to 1.2; written from a description.
 """
 
 from collections.abc import Mapping
@@ -54,9 +54,9 @@ def pixel_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, n, h, w), resized to the labels.
         labels: as in `pixel_losses`.
     """
-    valid = labels != IGNORED
-    right = (_at(logits, labels).argmax(1) == labels) & valid
-    return 100 * (right.sum() + _TINY) / (valid.sum() + _TINY)
+    logits, valid = _at(logits, labels), labels != IGNORED
+    right = (logits.argmax(1) == labels) & valid
+    return 100 * (right.sum().to(logits.dtype) + _TINY) / (valid.sum() + _TINY)
 
 
 def _summed(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Semantic FPN: a feature pyramid, and a head that brings its levels to stride 4 in steps of 2 and adds them.
 
 Paper: "Panoptic Feature Pyramid Networks", Kirillov, Girshick, He, Dollár, CVPR 2019, arXiv 1901.02446.
-Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `FPN` and `FPNHead`; written from a description of it.
+Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `FPN` and `FPNHead`; written from a description.
 
     stride 32:  p3 -> [ 3×3 -> ×2 ] x 3 ──┐
     stride 16:  p2 -> [ 3×3 -> ×2 ] x 2 ──┤
@@ -38,7 +38,7 @@ class Neck(FeaturePyramidNetwork):
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
 
-    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Levels (B, C, H, W), the finest first -> as many maps (B, width, H, W)."""
         named = OrderedDict((str(index), level) for index, level in enumerate(levels))
         return [*super().forward(named).values()]

@@ -1,7 +1,7 @@
 """UperNet's head: pooled surroundings on the coarsest level, then all levels joined from coarse to fine.
 
 Paper: "Unified Perceptual Parsing for Scene Understanding", Xiao, Liu, Zhou, Jiang, Sun, ECCV 2018, arXiv 1807.10221.
-Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `UPerHead`; written from a description of it.
+Reference code: github.com/open-mmlab/mmsegmentation (Apache-2.0), `UPerHead`; written from a description.
 
     stride 32:  x3 and its means over grids of 1, 2, 3 and 6 -> concat -> 3×3 ─┬────────────┐
     stride 16:  x2 -> 1×1 ──────────────────────────────────── + <- resize ────┼─ -> 3×3 ──┤
