@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Anchors", "flattened"]
+__all__ = ["Anchors", "flattened", "inside_border"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,12 @@ class Anchors:
             columns = torch.arange(width, device=device) < min(-(-padded[1] // stride), width)
             found.append((rows[:, None] & columns).flatten().repeat_interleave(self.count))
         return found
+
+
+def inside_border(anchors_xyxy: Tensor, size: tuple[int, int], border: float) -> Tensor:
+    """Whether anchors (n, 4) lie in an image of that height and width, or at most `border` pixels outside, (n,) bool."""
+    (height, width), (x0, y0, x1, y1) = size, anchors_xyxy.unbind(1)
+    return (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
 
 
 def flattened(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.detection.anchors import Anchors, flattened
+from convattn.detection.anchors import Anchors, flattened, inside_border
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
 from convattn.detection.losses import EPS, smooth_l1
@@ -155,10 +155,7 @@ class RegionProposals(nn.Module):
     def _sample(self, anchors: Tensor, there: Tensor, truth: Truth) -> tuple[Sample, Tensor]:
         """Numbers among all anchors, and which object each stands for."""
         if self.border is not None:
-            height, width = truth.size
-            border = self.border
-            inside = (anchors[:, :2] >= -border).all(1) & (anchors[:, 2] < width + border)
-            there = there & inside & (anchors[:, 3] < height + border)
+            there = there & inside_border(anchors, truth.size, self.border)
         (index,) = there.nonzero(as_tuple=True)
         objects = truth.boxes_xyxy.to(anchors)
         assigned = torch.full((len(anchors),), -1, device=anchors.device)
