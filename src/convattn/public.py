@@ -11,6 +11,7 @@ from convattn.deploy.load import load_exported
 from convattn.deploy.prepack import prepack
 from convattn.model_files import open_model
 from convattn.prediction import predict
+from convattn.segmentation.segmenter import create_segmenter
 from convattn.surgery import attach, detach, replace
 from convattn.weights.load import load_official
 from convattn.weights.official import to_official
@@ -20,6 +21,7 @@ __all__ = [
     "benchmark",
     "count",
     "create_model",
+    "create_segmenter",
     "detach",
     "export",
     "fuse",

@@ -333,6 +333,7 @@ register_family(
     },
     image_sizes={"cotnet_nano": 32},
     reductions={"cotnet_nano": 16},
+    dense={"cotnet_nano": {"stem": "conv"}},
     first_conv="conv1.conv",
     **_LAYERS,
 )

@@ -295,4 +295,5 @@ register_family(
     },
     image_sizes={"groupmixformer_nano": 32},
     reductions={"groupmixformer_nano": 16},
+    dense={"groupmixformer_nano": {"stem_stride": 4}},
 )

@@ -1,12 +1,26 @@
 """The levels of a backbone, found by their stride: what heads for dense prediction stand on."""
 
-from collections.abc import Sequence
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Level", "find_levels", "level_maps"]
+from convattn.backbones.registry import create_model, dense_options
+from convattn.walk import copied
+from convattn.weights.official import unwrap_model
+
+__all__ = ["STRIDES", "FormNote", "Level", "dense_backbone", "find_levels", "level_maps", "modules_in_front"]
+
+STRIDES = (4, 8, 16, 32)
+_ANY_SIZE = "dynamic_img_size"  # timm's option of networks that are made for images of one size
+
+
+class FormNote(UserWarning):
+    """A model is built in another form than its bare name says."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +30,48 @@ class Level:
     index: int  # in the backbone's own count
     channels: int
     stride: int  # pixels of the image, at each side, to one of the map; odd sizes round as the backbone does
+    module: str = ""  # dotted name inside the backbone of what gives it; empty if that is not told
 
 
-def find_levels(backbone: nn.Module, strides: Sequence[int] = (4, 8, 16, 32)) -> tuple[Level, ...]:
+def dense_backbone(
+    backbone: str | nn.Module, strides: Sequence[int] = STRIDES, **options: Any
+) -> tuple[nn.Module, tuple[Level, ...]]:
+    """A backbone for heads on its levels, without what lies behind them, and those levels.
+
+    Its `built_as`, where it was built by name, states the options of this form in full.
+
+    A named one is built in its family's form for dense prediction (`register_family`'s `dense`), one of timm for images
+    of any size where it offers that; where this is another form than the bare name's, a `FormNote` says so. Options
+    that are given stand.
+
+    Args:
+        backbone: a name, as `create_model` takes it; or a model with timm's `feature_info`, of which a copy is taken.
+        strides: of the levels that are wanted.
+        **options: of `create_model`; with a name only.
+
+    Raises:
+        ValueError: if there is no such model or option, or a level is lacking.
+    """
+    if isinstance(backbone, nn.Module):
+        if options:
+            raise ValueError(f"options {', '.join(options)} are of a backbone given by name, and this one is built")
+        if getattr(backbone, "task_kind", None) is not None:
+            raise ValueError(f"{type(backbone).__name__} has the heads of a task already; give its backbone alone")
+        model = copied(backbone)
+    else:
+        model = _build(backbone, strides, options)
+    try:
+        levels = find_levels(model, strides)
+    except ValueError as error:
+        raise ValueError(f"{error}{_way_out(model)}") from None
+    prune: Any = getattr(model, "prune_intermediate_layers", None)
+    if prune is not None and hasattr(model, "forward_intermediates"):
+        prune([level.index for level in levels], prune_norm=True, prune_head=True)
+    _state_form(model)
+    return model, levels
+
+
+def find_levels(backbone: nn.Module, strides: Sequence[int] = STRIDES) -> tuple[Level, ...]:
     """One level for each stride; of several with a stride the last.
 
     Args:
@@ -28,27 +81,113 @@ def find_levels(backbone: nn.Module, strides: Sequence[int] = (4, 8, 16, 32)) ->
     Raises:
         ValueError: if there is none of a stride, naming those there are.
     """
-    info: Any = getattr(backbone, "feature_info", None)
-    if not info:
-        raise ValueError(f"{type(backbone).__name__} has no feature_info, which says what levels it has")
-    rows = [dict(row) for row in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
-    last = {row["reduction"]: Level(at, row["num_chs"], row["reduction"]) for at, row in enumerate(rows)}
-    lacking = [stride for stride in strides if stride not in last]
-    if lacking:
-        raise ValueError(
-            f"{type(backbone).__name__} has levels of stride {', '.join(map(str, last))}; "
-            f"{', '.join(map(str, strides))} are needed"
-        )
-    return tuple(last[stride] for stride in strides)
+    name = (getattr(backbone, "built_as", None) or {}).get("name") or type(backbone).__name__
+    rows = _described(backbone)
+    if not rows:
+        raise ValueError(f"{name} has no feature_info, which says what levels it has")
+    last = {row["reduction"]: at for at, row in enumerate(rows)}
+    if any(stride not in last for stride in strides):
+        there = ", ".join(map(str, last))
+        raise ValueError(f"{name} has levels of stride {there}; {', '.join(map(str, strides))} are needed")
+    modules = {name for name, _ in backbone.named_modules()}
+    return tuple(
+        Level(at, rows[at]["num_chs"], stride, _found(rows[at].get("module", ""), modules))
+        for stride, at in ((stride, last[stride]) for stride in strides)
+    )
 
 
 def level_maps(backbone: nn.Module, images: Tensor, levels: Sequence[Level]) -> list[Tensor]:
     """The maps (B, C, H', W') of these levels, for images (B, 3, H, W)."""
-    indices = [level.index for level in levels]
+    indices = sorted(level.index for level in levels)
     if hasattr(backbone, "forward_intermediates"):
         maps: list[Tensor] = backbone.forward_intermediates(  # type: ignore[operator]
             images, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
         )
-        return maps
+        return [maps[indices.index(level.index)] for level in levels]
     maps = backbone(images)
-    return [maps[index] for index in indices]
+    if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
+        maps = [each.permute(0, 3, 1, 2) for each in maps]
+    return [maps[level.index] for level in levels]
+
+
+def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
+    """What gives the finer levels: dotted names inside the backbone, as far as they are told."""
+    modules = {name for name, _ in backbone.named_modules()}
+    finer = (row.get("module", "") for row in _described(backbone) if row["reduction"] < level.stride)
+    return [name for name in (_found(told, modules) for told in finer) if name]
+
+
+def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any:
+    """The model of this name in its dense form, which is told where it is another one."""
+    for option in options:
+        if option in _of_classifier(name):
+            raise ValueError(f"option {option} is of a classifier, which {name} has not here; leave it out")
+    dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name)
+    added = {option: value for option, value in dense.items() if option not in options}
+    if added:
+        warnings.warn(
+            f"{name} is built with {_stated(added)}, its form for dense prediction; give options of yours to change it",
+            FormNote,
+            stacklevel=4,
+        )
+    model = create_model(name, num_classes=0, **added, **options)
+    if hasattr(model, "forward_intermediates") or "features_only" in options:
+        return model
+    indices = [level.index for level in find_levels(model, strides)]
+    return create_model(name, num_classes=0, features_only=True, out_indices=indices, **added, **options)
+
+
+def _state_form(model: nn.Module) -> None:
+    """Let `built_as` say all that decides the form, since a bare name stands for another form here than elsewhere."""
+    built_as: Any = vars(model).get("built_as")
+    if built_as is None:
+        return
+    name, inner = built_as["name"], unwrap_model(model)
+    options = {key: value for key, value in built_as["options"].items() if key not in _of_classifier(name)}
+    row: Any = getattr(inner, "cfg", inner)
+    fields = [*dense_options(name), *_size_options(type(inner))]
+    options = {**{field: getattr(row, field) for field in fields if hasattr(row, field)}, **options}
+    vars(model)["built_as"] = {**built_as, "options": options}
+
+
+def _of_classifier(name: str) -> tuple[str, ...]:
+    return ("num_classes", "global_pool", *(() if name.startswith("timm:") else ("drop_rate",)))
+
+
+def _size_options(network: type) -> dict[str, Any]:
+    """timm's option for images of any size, of a class of networks that has it."""
+    return {_ANY_SIZE: True} if _ANY_SIZE in inspect.signature(network).parameters else {}
+
+
+def _class_of(name: str, options: Mapping[str, Any]) -> type:
+    """The class of timm's network of that name."""
+    try:
+        with torch.device("meta"):
+            return type(create_model(name, **{**options, "pretrained": False, "pretrained_path": None}))
+    except (RuntimeError, NotImplementedError):  # it reads its own numbers while it is built
+        return nn.Module
+
+
+def _way_out(model: nn.Module) -> str:
+    """With which options the lacking levels would be there, where that is known."""
+    built_as: Any = getattr(model, "built_as", None) or {"name": "", "options": {}}
+    cfg = getattr(unwrap_model(model), "cfg", None)
+    unlike = {key: value for key, value in dense_options(built_as["name"]).items() if getattr(cfg, key, value) != value}
+    if unlike:
+        return f"; with {_stated(unlike)} they are there"
+    return "; leave out output_stride" if "output_stride" in built_as["options"] else ""
+
+
+def _stated(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option}={value!r}" for option, value in options.items())
+
+
+def _described(backbone: nn.Module) -> list[dict[str, Any]]:
+    info: Any = getattr(backbone, "feature_info", None) or ()
+    return [dict(row) for row in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
+
+
+def _found(told: str, modules: set[str]) -> str:
+    """How a module that timm names is called in this form of the model: `features_only` wraps it, or renames it."""
+    forms = (told, told.replace(".", "_"), f"model.{told}", f"body.{told}")
+    return next((form for form in forms if form and form in modules), "")

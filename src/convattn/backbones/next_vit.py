@@ -367,6 +367,11 @@ class NextViT(Pyramid):
         self.pooled_runs = _pooled_runs(cfg)
         self.apply(init_weights)
 
+    @property
+    def may_start_fresh(self) -> tuple[str, ...]:
+        """The norms that the form for classification has not; of the extra ones the last is its final norm."""
+        return tuple(f"stages.{stage}.norm" for stage in range(3)) if self.cfg.extra_norm else ()
+
     def infer_options(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a checkpoint under our names says about the final norm, which the authors' detectors go without."""
         is_dense = not any(name.startswith("head.") for name in state)
@@ -484,6 +489,8 @@ register_family(
     _VARIANTS | {f"{name}_extra_norm": replace(cfg, extra_norm=True) for name, cfg in _VARIANTS.items()},
     image_sizes={"nextvit_nano": 32, "nextvit_nano_extra_norm": 32},
     reductions={"nextvit_nano": 16, "nextvit_nano_extra_norm": 16},
+    dense={name: {"extra_norm": True} for name in _VARIANTS}
+    | {"nextvit_nano": {"extra_norm": True, "stem_stride": 4}, "nextvit_nano_extra_norm": {"stem_stride": 4}},
     timm_prefix="convattn_",
     first_conv="stem.0.conv",
 )

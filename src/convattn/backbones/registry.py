@@ -36,6 +36,7 @@ from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, Offici
 __all__ = [
     "UnknownOption",
     "create_model",
+    "dense_options",
     "image_size_of",
     "is_network_option",
     "list_families",
@@ -51,6 +52,7 @@ _PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter", flatten_s
 _TIMM = "timm:"  # in front of a name: timm's
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 _FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
+_DENSE: dict[str, Mapping[str, Any]] = {}  # our name -> options of its form for dense prediction, where it is another
 
 
 class UnknownOption(ValueError, TypeError):
@@ -146,6 +148,7 @@ def register_family(
     *,
     image_sizes: Mapping[str, int] | None = None,
     reductions: Mapping[str, int] | None = None,
+    dense: Mapping[str, Mapping[str, Any]] | None = None,
     timm_prefix: str = "",
     first_conv: str = "stem.conv1",
     classifier: str = "head.fc",
@@ -159,6 +162,8 @@ def register_family(
         variants: our name -> frozen dataclass with the variant's differences.
         image_sizes: the size in pixels that a variant without official weights is made for, where it is not 224.
         reductions: the stride of the map in front of the head, of a variant where it is not 32.
+        dense: options with which a variant is built for detection and segmentation, where it is built otherwise: levels
+            at strides 4, 8, 16 and 32, normalised where the authors' are.
         timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
         first_conv: the convolution on the image; adapted when `in_chans` differs from the weights'.
         classifier: the last linear layer; fresh when `num_classes` differs from the weights'.
@@ -185,6 +190,7 @@ def register_family(
         "default_cfgs", {}
     )  # where timm looks; a family may register more than one table
     defaults |= generate_default_cfgs(cfgs)
+    _DENSE.update(dense or {})
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config, feature_cfg, layers)
         entry.__module__ = module_name
@@ -193,6 +199,11 @@ def register_family(
         _TIMM_NAMES[name] = timm_names[name]
         if getattr(model_class, "family", None):
             _FAMILIES[name] = model_class.family  # type: ignore[attr-defined]
+
+
+def dense_options(name: str) -> Mapping[str, Any]:
+    """Options in which the form of `name` for dense prediction differs from what `create_model(name)` builds."""
+    return _DENSE.get(split_model_name_tag(name)[0], {})
 
 
 def official_weights(name: str) -> OfficialWeights:

@@ -347,4 +347,5 @@ register_family(
     },
     image_sizes={"smt_nano": 32},
     reductions={"smt_nano": 16},
+    dense={"smt_nano": {"stem_stride": 4}},
 )

@@ -132,14 +132,19 @@ def _own_macs(module: nn.Module, path: str, macs_of: dict[str, int]) -> int:
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The children of a model, the container of the pyramid's stages split; those that hold nothing are left out."""
-    parts: dict[str, nn.Module] = {}
+    """The children of a model, what holds the pyramid's stages split; those that hold nothing are left out."""
     levels = [info["module"] for info in getattr(model, "feature_info", [])]
-    for name, child in model.named_children():
-        if any(level.startswith(f"{name}.") for level in levels):
-            parts |= {f"{name}.{inner}": stage for inner, stage in child.named_children()}
-        else:
-            parts[name] = child
+    parts: dict[str, nn.Module] = {}
+
+    def split(holder: nn.Module, prefix: str, least: int) -> None:
+        for name, child in holder.named_children():
+            place = f"{prefix}{name}"
+            if sum(level.startswith(f"{place}.") for level in levels) >= least:
+                split(child, f"{place}.", 2)
+            else:
+                parts[place] = child
+
+    split(model, "", 1)
     return {name: part for name, part in parts.items() if _parameters(part)}
 
 

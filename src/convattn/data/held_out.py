@@ -6,13 +6,24 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.images import ImageError
 from convattn.data.names import Names
 
-__all__ = ["hold_out", "share_of"]
+__all__ = ["draw_held_out", "hold_out", "same_content", "share_of"]
+
+
+class ReadableFiles(Protocol):
+    """Files by their paths, in the file system."""
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+
+    def read_bytes(self, index: int) -> bytes:
+        """The content of a file; raises ImageError if it cannot be read."""
 
 
 def share_of(validation: str | Path | None) -> float | None:
@@ -44,23 +55,15 @@ def hold_out(data: LabelledFiles, share: float, seed: int) -> tuple[LabelledFile
     if not isinstance(data.files, PlainFiles):
         raise DataError("data.validation as a share holds files out of folders; give the place of validation images")
     of_class: dict[int, list[list[int]]] = defaultdict(list)
-    for group in _same_content(data):
+    for group in same_content(data):
         of_class[data.labels[group[0]]].append(group)
     generator = random.Random(f"held out {seed}")
     held: set[int] = set()
     alone = []
     for label in sorted(of_class):
-        groups = of_class[label]
-        order = generator.sample(range(len(groups)), len(groups))
-        if len(groups) == 1:
+        held |= draw_held_out(of_class[label], share, generator)
+        if len(of_class[label]) == 1:
             alone.append(data.classes[label])
-            continue
-        wanted, taken = max(1, round(share * sum(map(len, groups)))), 0
-        for at in order[:-1]:  # the last one is left to learn from
-            if taken >= wanted:
-                break
-            held |= {*groups[at]}
-            taken += len(groups[at])
     if not held:
         raise DataError("no class has two different pictures, of which one could be held out for validation")
     if alone:
@@ -69,12 +72,23 @@ def hold_out(data: LabelledFiles, share: float, seed: int) -> tuple[LabelledFile
     return _part(data, [at for at in range(len(data)) if at not in held]), _part(data, sorted(held))
 
 
+def draw_held_out(groups: Sequence[Sequence[int]], share: float, generator: random.Random) -> set[int]:
+    """About a `share` of the indices, at least one; groups stay together, and one of them is left to learn from."""
+    order = generator.sample(range(len(groups)), len(groups))
+    wanted, held = max(1, round(share * sum(map(len, groups)))), set[int]()
+    for at in order[:-1]:
+        if len(held) >= wanted:
+            break
+        held |= {*groups[at]}
+    return held
+
+
 def _part(data: LabelledFiles, indices: Sequence[int]) -> LabelledFiles:
     files = PlainFiles(Names(data.paths[at] for at in indices))
     return LabelledFiles(files, [data.labels[at] for at in indices], data.classes)
 
 
-def _same_content(data: LabelledFiles) -> list[list[int]]:
+def same_content(data: ReadableFiles) -> list[list[int]]:
     """The indices of files that have the same bytes, in the order of the first of each; equal sizes alone are read."""
     of_size: dict[int, list[int]] = defaultdict(list)
     for at, path in enumerate(data.paths):
@@ -91,7 +105,7 @@ def _same_content(data: LabelledFiles) -> list[list[int]]:
     return sorted(groups)
 
 
-def _digest(data: LabelledFiles, at: int) -> bytes:
+def _digest(data: ReadableFiles, at: int) -> bytes:
     try:
         return hashlib.sha256(data.read_bytes(at)).digest()
     except ImageError:

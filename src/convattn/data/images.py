@@ -5,8 +5,9 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -22,11 +23,13 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "as_rgb",
+    "decode_as_stored",
     "decode_image",
     "decode_with_mode",
     "pieces",
     "read_bytes",
     "read_image",
+    "size_of",
 ]
 
 # What is read, by Pillow's names; MPO comes with JPEG. Its other formats start programs (EPS) or are hardly tested.
@@ -47,10 +50,13 @@ _TURNS = {  # what makes an image upright, by that entry
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_TURNS[entry] for entry in (5, 6, 7, 8)}
 
 # Bytes a pixel that decoders hold beside Pillow's image, measured on images of one colour; 0 for those that fill it row
 # by row. Those of JPEG, JPEG 2000 and TIFF depend on the file.
 _DECODER = {"WEBP": 12, "AVIF": 12}
+
+_Decoded = TypeVar("_Decoded")
 
 
 class ImageError(ValueError):
@@ -132,12 +138,35 @@ def decode_image(content: bytes, name: str) -> Image.Image:
 
 def decode_with_mode(content: bytes, name: str) -> tuple[Image.Image, str]:
     """`decode_image`, and Pillow's name of the mode that the file has: RGB, L, CMYK, I;16, …"""
+    return _guarded(_decode_rgb, content, name)
+
+
+def decode_as_stored(content: bytes, name: str) -> Image.Image:
+    """The image in the content of a file, upright, its pixels as they are: numbers in a palette stay numbers.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return _guarded(_decode_stored, content, name)
+
+
+def size_of(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height of the upright image in the content of a file, by its header alone where that tells them.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return _guarded(_size, content, name)
+
+
+def _guarded(decode: Callable[[bytes, str], _Decoded], content: bytes, name: str) -> _Decoded:
+    """What `decode` makes of the content of a file, whatever is wrong with it as an ImageError."""
     name = shown(name)
     if not content:
         raise ImageError(f"{name}: the file is empty")
     silence_decoders()
     try:
-        return _decode(content, name)
+        return _without_long_texts(decode, content, name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -152,30 +181,52 @@ def decode_with_mode(content: bytes, name: str) -> tuple[Image.Image, str]:
         raise ImageError(f"{name}: damaged or cut short ({shown(reason)})") from None
 
 
-def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
+def _without_long_texts(decode: Callable[[bytes, str], _Decoded], content: bytes, name: str) -> _Decoded:
     if content.count(b"Exif\0\0") > _MANY:
         raise ImageError(f"{name}: damaged or cut short (more than {_MANY:,} pieces of EXIF)")
     try:
-        return _decode_whole(content, name)
+        return decode(content, name)
     except ValueError:
         # Pillow refuses a PNG for a long text or colour profile, which tell nothing of its pixels.
         shorter = without_texts(content)
         if shorter is None:
             raise
-        return _decode_whole(shorter, name)
+        return decode(shorter, name)
 
 
-def _decode_whole(content: bytes, name: str) -> tuple[Image.Image, str]:
+def _decode_rgb(content: bytes, name: str) -> tuple[Image.Image, str]:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(_too_large(name, image.width * image.height))
-        _check_memory(name, image, is_turned=False)
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))  # of a PNG it may stand behind the pixels
-        _check_memory(name, image, is_turned=turn is not None)
-        image.load()
+        turn = _load(image, name)
         mode = image.mode
         rgb = as_rgb(name, image)
     return (rgb if turn is None else rgb.transpose(turn)), mode
+
+
+def _decode_stored(content: bytes, name: str) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        turn = _load(image, name)
+        return image if turn is None else image.transpose(turn)
+
+
+def _size(content: bytes, name: str) -> tuple[int, int]:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return image.size[::-1] if _turn_of(image, name) in _SIDEWAYS else image.size
+
+
+def _load(image: Image.Image, name: str) -> Image.Transpose | None:
+    """Decode the pixels of an opened image; gives what makes it upright."""
+    turn = _turn_of(image, name)
+    _check_memory(name, image, is_turned=turn is not None)
+    image.load()
+    return turn
+
+
+def _turn_of(image: Image.Image, name: str) -> Image.Transpose | None:
+    """What makes an opened image upright; of a PNG that may stand behind the pixels, which are decoded for it."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(_too_large(name, image.width * image.height))
+    _check_memory(name, image, is_turned=False)
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
 
 
 def _check_memory(name: str, image: Image.Image, *, is_turned: bool) -> None:

@@ -1,4 +1,7 @@
-"""A list of images in a CSV, TSV or Parquet file: columns `path` and `label`, and `class` where labels are numbers."""
+"""A list of images in a CSV, TSV or Parquet file: columns `path` and `label`, and `class` where labels are numbers.
+
+Where each image has a mask, the columns are `image` and `mask`, and perhaps `split`.
+"""
 
 import csv
 import os
@@ -26,6 +29,7 @@ __all__ = [
     "LIST_SUFFIXES",
     "ClassNames",
     "Row",
+    "has_columns",
     "is_list_name",
     "is_separator_line",
     "names_columns",
@@ -41,6 +45,7 @@ _MARKS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}  # between ce
 _COLUMNS = {
     "path": ("path", "filename", "filepath", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
     "label": ("label", "labels", "target", "category", "classname", "class"),
+    "mask": ("mask", "maskpath", "maskfile", "maskname", "annotation", "annotationpath", "segmentation"),
 }
 _SPLIT_COLUMNS = {"split", "set", "subset", "dataset", "partition", "isvalid", "isvalidation", "istest", "istrain"}
 _SPLIT_CELLS = {word for words in SPLITS.values() for word in words} | {"true", "false", "0", "1", "2"}
@@ -55,6 +60,7 @@ class Row:
     label: str = ""
     name: str = ""  # of the class that the label numbers
     split: str = ""
+    mask: str = ""
 
 
 def is_list_name(name: str) -> bool:
@@ -139,6 +145,18 @@ def rows_of(file: Path, needed: Sequence[str] = ("path", "label")) -> Iterator[R
         yield row
 
 
+def has_columns(file: Path, needed: Sequence[str]) -> bool:
+    """Whether a list names these columns."""
+    try:
+        if row_word(file) == "row":
+            return next(_parquet(file, needed), None) is not None
+        with text_lines(file) as lines:
+            heading, _ = _heading(lines)
+    except DataError:
+        return False
+    return any(not isinstance(_columns(_cells(heading, mark), needed), str) for mark in _MARKS)
+
+
 def names_columns(line: str) -> bool:
     """Whether a line names the columns of a list, in any of the usual ways."""
     return any(not isinstance(_columns(_cells(line, mark), ("path", "label")), str) for mark in _MARKS)
@@ -212,13 +230,7 @@ def _whole(path: str) -> str:
 
 def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     with text_lines(file) as lines:
-        before = 0
-        for heading in lines:
-            before += 1
-            if heading.strip() and not is_separator_line(heading):
-                break
-        else:
-            heading = ""
+        heading, before = _heading(lines)
         mark = _mark(file, heading, needed)
         columns = _columns(_cells(heading, mark), needed)
         if isinstance(columns, str):
@@ -240,6 +252,16 @@ def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
                 yield before + reader.line_num, {kind: cells[at].strip() for kind, at in columns.items()}
         except csv.Error as error:
             raise DataError(f"{file}: could not be read as a list ({error}, line {before + reader.line_num})") from None
+
+
+def _heading(lines: Iterator[str]) -> tuple[str, int]:
+    """The line that names the columns, and its number; empty if there is none."""
+    before = 0
+    for line in lines:
+        before += 1
+        if line.strip() and not is_separator_line(line):
+            return line, before
+    return "", before
 
 
 def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -293,7 +315,7 @@ def _columns(heading: Sequence[str], needed: Sequence[str]) -> dict[str, int] | 
     if "label" in needed and "class" in called and called.index("class") != found["label"]:
         found["name"] = called.index("class")
     splits = [at for at, name in enumerate(called) if name in _SPLIT_COLUMNS and at not in found.values()]
-    if "label" in needed and len(splits) == 1:
+    if {"label", "mask"} & {*needed} and len(splits) == 1:
         found["split"] = splits[0]
     return found
 

@@ -6,6 +6,7 @@ both as mmdetection computes them.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,8 @@ class DenseHead(nn.Module):
             sizes: height and width of each image as the network sees it.
             originals: of the pictures behind, at whose size boxes are given; `sizes` by default.
         """
-        return self.results(*self(levels), sizes, originals)
+        logits, steps, centers = self(levels)
+        return self.results(logits, steps, centers, sizes, originals)
 
     def results(
         self,
@@ -252,7 +254,11 @@ class ATSSHead(DenseHead):
             near = F.binary_cross_entropy_with_logits(centers[image, positive, 0], goal, reduction="none")
             center = center.index_put(place, near)
         label = (focal(scores, wanted) * counted).sum(2)
-        by = {"label": total + EPS, "box": weights.sum().clamp(min=1) * (1 + EPS), "center": total + EPS}
+        by: dict[str, Any] = {
+            "label": total + EPS,
+            "box": weights.sum().clamp(min=1) * (1 + EPS),
+            "center": total + EPS,
+        }
         losses = {"label": label, "box": box, "center": center}
         return {
             name: torch.stack([part.sum() for part in loss.split(counts, 1)]) / by[name]

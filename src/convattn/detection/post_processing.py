@@ -1,6 +1,6 @@
 """From many scored boxes to the few that are shown."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from torchvision.ops import batched_nms
 __all__ = ["Found", "best_of_classes", "suppressed"]
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """What is left, the surest first."""
 
     boxes_xyxy: Tensor  # (n, 4)
@@ -46,4 +47,4 @@ def best_of_classes(
     boxes = boxes_xyxy[row] if boxes_xyxy.ndim == 2 else boxes_xyxy[row, label]
     sure = scores[row, label]
     found = suppressed(boxes, sure if factor is None else sure * factor[row], label, overlap=overlap, most=most)
-    return found._replace(index=(row * classes + label)[found.index])
+    return replace(found, index=(row * classes + label)[found.index])

@@ -78,12 +78,12 @@ class StageSaid:
 
 class _ScaledGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, share):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, share):
         ctx.share = share
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+    def backward(ctx, gradient):
         return gradient * ctx.share, None
 
 
@@ -300,7 +300,7 @@ class RegionStages(nn.Module):
             if number + 1 < len(self.stages):
                 boxes = clipped(self._moved(boxes.to(exact), steps, said[:, :-1].argmax(1), stage), cut)
         if self.rules.averages == "logits":
-            scores = (sum(logits) / len(logits)).softmax(1)  # type: ignore[union-attr]
+            scores = (sum(logits) / len(logits)).softmax(1)
         else:
             scores = sum(one.softmax(1) for one in logits) / len(logits)
         there = clipped(self.stages[-1].coder.decode(boxes[:, None].to(steps), steps), cut[:, None])
@@ -325,7 +325,7 @@ class RegionStages(nn.Module):
             logits = head(seen)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             shares.append(logits[torch.arange(len(own), device=own.device), own].sigmoid())
-        return sum(shares) / len(shares)  # type: ignore[return-value]
+        return sum(shares) / len(shares)
 
     def _add_masks(
         self,

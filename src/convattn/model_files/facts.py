@@ -21,7 +21,7 @@ __all__ = ["Difference", "ModelFacts", "differences", "facts_of", "is_plain", "m
 
 # Kept by every module for torch itself; what matters of it is looked at below.
 _OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
-# Of the root: descriptions, which nothing is computed with.
+# Descriptions, which nothing is computed with: of the root, or of a network in it.
 _DESCRIPTIONS = {
     "pretrained_cfg",
     "default_cfg",
@@ -110,8 +110,6 @@ def facts_of(model: nn.Module) -> ModelFacts:
             for key, buffer in module._buffers.items()
             if buffer is not None and key not in _saved_names(module)
         }
-    for described in _DESCRIPTIONS:
-        facts.modules[""].attributes.pop(described, None)
     facts.ties = {frozenset(group) for group in _same(model) if len(group) > 1}
     return facts
 
@@ -190,7 +188,7 @@ def _is_passed_over(module: nn.Module, key: str) -> bool:
     if key in ("forward", "_original_forward"):  # Accelerate's autocast around the class's own
         own = getattr(vars(module).get("_original_forward"), "__func__", None)
         return own is type(module).forward
-    return key in _OF_TORCH or key in _OF_TRAINING or "cache" in key
+    return key in _OF_TORCH | _OF_TRAINING | _DESCRIPTIONS or "cache" in key
 
 
 def _fact(value: Any, where: str, names: dict[int, str], hidden: dict[str, Tensor], depth: int = 0) -> Any:

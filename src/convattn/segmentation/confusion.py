@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED", "Scores", "confusion", "scores"]
+from convattn.segmentation.options import IGNORED
 
-IGNORED = 255  # in label maps: pixels that count for nothing
+__all__ = ["IGNORED", "Scores", "confusion", "scores"]
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

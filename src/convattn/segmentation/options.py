@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from convattn.task import Metric, RoomWords, TaskOptions, check, check_finite
 
 __all__ = [
+    "IGNORED",
     "METRICS",
     "WORDS",
     "EvaluationOptions",
@@ -15,6 +16,8 @@ __all__ = [
     "PredictionOptions",
     "SegmentationOptions",
 ]
+
+IGNORED = 255  # in label maps: pixels that count for nothing
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from convattn.segmentation.confusion import IGNORED
+from convattn.segmentation.options import IGNORED
 
 __all__ = ["coloured", "errors", "index_png", "overlaid", "with_legend"]
 

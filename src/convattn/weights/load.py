@@ -29,11 +29,13 @@ from convattn.weights.official import (
     convert_official,
     describe,
     is_behind,
+    name_map,
     shapes_by_name,
     to_our_names,
     unwrap_model,
 )
 from convattn.weights.read import read_checkpoint
+from convattn.weights.rename import JoinedNames
 
 __all__ = ["HeadRows", "load_official", "load_pretrained"]
 
@@ -70,7 +72,7 @@ def load_official(
     conversion, notes = _convert(core, content, source, _classifiers(core), head_rows, (), pyramid)
     problems = conversion.problems(core)
     if problems and strict:
-        raise CheckpointError(_misfit(source, core, problems) + "; load what fits with strict=False")
+        raise CheckpointError(_misfit(source, core, conversion) + "; load what fits with strict=False")
     if problems:
         notes.append(f"left out of {describe(core)}: {_listed(problems)}")
     core.load_state_dict(conversion.fits, strict=False)
@@ -111,9 +113,10 @@ def load_pretrained(
     conversion, notes = _convert(model, content, source, classifiers, head_rows, classes, pyramid)
     kernel, notes_of_kernel = _adapt_kernel(model, conversion, first_conv)
     notes += notes_of_kernel + _take_fresh_head(model, conversion, classifiers, pyramid, head_rows == FRESH)
+    notes += _take_fresh_norms(model, conversion)
     problems = conversion.problems(model)
     if problems:
-        raise CheckpointError(_misfit(source, model, problems))
+        raise CheckpointError(_misfit(source, model, conversion))
     model.load_state_dict(conversion.fits | kernel, strict=False)
     _say(source, notes)
 
@@ -161,8 +164,8 @@ def _convert(
         notes.append(f"head takes {len(rows):,} of the file's {outputs:,} outputs{by}")
     conversion = convert_official(state, model)
     if not conversion.fits:
-        first = ", ".join([*part.state][:3])
-        raise CheckpointError(f"{source}: not a checkpoint of {describe(model)}: its entries are {first}, …")
+        found = _part_of(content, model) or f": its entries are {', '.join([*part.state][:3])}, …"
+        raise CheckpointError(f"{source}: not a checkpoint of {describe(model)}{found}")
     if conversion.unused:
         notes.append(f"left out, because the authors' code never reads it: {', '.join(conversion.unused)}")
     aside = [name for name in conversion.unexpected if _stands_behind(name, model, classifiers, pyramid)]
@@ -171,6 +174,17 @@ def _convert(
     if aside:
         notes.append(_aside(aside))
     return conversion, notes
+
+
+def _part_of(content: Any, model: nn.Module) -> str:
+    """Of which part of the model a file is that has nothing of the whole; empty if of none."""
+    names = name_map(model)
+    for part in names.parts if isinstance(names, JoinedNames) else ():
+        inner = model.get_submodule(part.ours)
+        state = find_weights(content, shapes_by_name(inner)).state
+        if 2 * len(convert_official(state, inner).fits) > len(inner.state_dict()):
+            return f", but of its {part.ours} alone; load it there: load_official(model.{part.ours}, …)"
+    return ""
 
 
 def _head_beside(part: Part, model: nn.Module, classifiers: Sequence[str]) -> tuple[dict[str, Tensor], str]:
@@ -241,8 +255,21 @@ def _take_fresh_head(
     return note
 
 
+def _take_fresh_norms(model: nn.Module, conversion: Conversion) -> list[str]:
+    """Take norms that another form of the network has not off the list of what does not fit, and say so."""
+    norms: Sequence[str] = getattr(model, "may_start_fresh", ())
+    wanted = [name for name in model.state_dict() if _is_of(name, norms) and not name.endswith("num_batches_tracked")]
+    if not wanted or not {*wanted} <= conversion.missing.keys():
+        return []
+    for name in wanted:
+        del conversion.missing[name]
+    return [f"{', '.join(norms)} fresh: the file is of the form without them"]
+
+
 def _stands_behind(name: str, model: nn.Module, classifiers: Sequence[str], pyramid: bool) -> bool:
     """Whether an entry that the model lacks belongs behind its end: a head, its norm, levels that were taken off."""
+    if isinstance(name_map(model), JoinedNames):
+        return is_behind(name, model)  # of its backbone; its own classifier is there
     if _is_of(name, classifiers):
         return True
     if pyramid:
@@ -270,8 +297,21 @@ def _cfg(model: nn.Module) -> Mapping[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
-def _misfit(source: str, model: nn.Module, problems: list[str]) -> str:
+def _misfit(source: str, model: nn.Module, conversion: Conversion) -> str:
+    problems = _lacking_parts(conversion, model) or conversion.problems(model)
     return f"{source}: does not fit {describe(model)}: {_listed(problems)}"
+
+
+def _lacking_parts(conversion: Conversion, model: nn.Module) -> list[str]:
+    """One phrase for the parts of a model of which a file has nothing that fits, and for what it has instead."""
+    names = name_map(model)
+    parts = [part.ours for part in names.parts] if isinstance(names, JoinedNames) else []
+    fresh = [part for part in parts if not any(name.startswith(f"{part}.") for name in conversion.fits)]
+    if not fresh:
+        return []
+    instead = {".".join(name.split(".")[:2]) for name in conversion.unexpected}
+    has = f", which has {brief(sorted(instead), most=6)}" if instead else ""
+    return [f"nothing of {' and '.join(fresh)} is in the file{has}"]
 
 
 def _listed(problems: list[str], most: int = 12) -> str:

@@ -13,13 +13,14 @@ from convattn.weights.cotnet import COTNET_NAMES
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
 from convattn.weights.nextvit import nextvit_names
 from convattn.weights.read import CheckpointError
-from convattn.weights.rename import NameMap
+from convattn.weights.rename import JoinedNames, NameMap
 from convattn.weights.smt import SMT_NAMES
 
 __all__ = [
     "NAME_MAPS",
     "Conversion",
     "convert_official",
+    "name_map",
     "shapes_by_name",
     "to_official",
     "to_our_names",
@@ -69,9 +70,9 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
             released no files.
     """
     model = unwrap_model(model)
-    if getattr(model, "family", None) not in NAME_MAPS:
+    names = name_map(model)
+    if names is _OWN_NAMES:
         raise CheckpointError(f"{type(model).__name__} has no official checkpoint; families: {', '.join(NAME_MAPS)}")
-    names = _name_map(model)
     state = dict(names.unused)
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear2d)}
     for name, tensor in model.state_dict().items():
@@ -84,7 +85,7 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
 
 def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict under our names, whatever fits; names without counterpart, or for what is there twice, are kept."""
-    names = _name_map(model)
+    names = name_map(model)
     ours = model.state_dict().keys()
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -96,7 +97,7 @@ def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Sort a state dict into what fits `model` and what does not. Nothing is loaded."""
     target = model.state_dict()
-    unused = _name_map(model).unused
+    unused = name_map(model).unused
     conversion = Conversion()
     for name, tensor in to_our_names(state, model).items():
         if name in target and is_of_linear(tensor.shape, target[name].shape) and tensor.layout == torch.strided:
@@ -118,7 +119,7 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
 
 def shapes_by_name(model: nn.Module) -> dict[str, Size]:
     """The shapes of the entries of `model`, under each of the names that a file may have for them."""
-    names = _name_map(model)
+    names = name_map(model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, shape in list(shapes.items()):
         theirs = names.to_theirs(name)
@@ -128,12 +129,26 @@ def shapes_by_name(model: nn.Module) -> dict[str, Size]:
     return shapes
 
 
+def name_map(model: nn.Module) -> NameMap:
+    """The names of the authors' files for a model: of its family, or what its `official_names` says.
+
+    A network that is made of parts, such as a segmenter, says it so: see `convattn.weights.rename.JoinedNames`.
+    """
+    stated: Any = getattr(model, "official_names", None)
+    if isinstance(stated, NameMap):
+        return stated
+    names = NAME_MAPS.get(getattr(model, "family", None) or "", _OWN_NAMES)
+    return names if isinstance(names, NameMap) else names(model)
+
+
 def is_behind(name: str, model: nn.Module) -> bool:
     """Whether an entry that `model` lacks may be of what was taken off its end: a later level, or what follows all.
 
     What is inside a level that is there, or one more than the model ever had, is of another, deeper model.
     """
-    names = _name_map(model)
+    names = name_map(model)
+    if isinstance(names, JoinedNames):
+        return any(_is_behind_part(name, part.ours, model) for part in names.parts)
     if names is not _OWN_NAMES and names.to_theirs(name) is None:
         return False
     info = getattr(model, "feature_info", None) or ()
@@ -144,6 +159,12 @@ def is_behind(name: str, model: nn.Module) -> bool:
     beside = [level.removeprefix(f"{around}.") for level in levels if level.startswith(f"{around}.")]
     last = max((int(level) for level in beside if level.isdecimal()), default=-1)
     return not around or (number.isdecimal() and int(number) <= last)
+
+
+def _is_behind_part(name: str, part: str, model: nn.Module) -> bool:
+    """The same of a part of a network that gives levels: a backbone."""
+    inner = model.get_submodule(part)
+    return name.startswith(f"{part}.") and hasattr(inner, "feature_info") and is_behind(name[len(part) + 1 :], inner)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -160,11 +181,6 @@ def describe(model: nn.Module) -> str:
     """The name of a model's architecture, and how many classes it has."""
     architecture = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)
     return f"{architecture} ({getattr(model, 'num_classes', 0)} classes)"
-
-
-def _name_map(model: nn.Module) -> NameMap:
-    names = NAME_MAPS.get(getattr(model, "family", None) or "", _OWN_NAMES)
-    return names if isinstance(names, NameMap) else names(model)
 
 
 def _fits(tensor: Tensor, target: Tensor) -> bool:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["NameMap"]
+__all__ = ["SAME_NAMES", "JoinedNames", "NameMap", "Part"]
 
 _SLOT = re.compile(r"\{(\w+)(\+1)?\}")
 
@@ -38,6 +38,65 @@ class NameMap:
     def to_theirs(self, name: str) -> str | None:
         """The authors' name for one of ours, or None if no row knows it."""
         return _translate(name, self.modules.items())
+
+
+class _SameNames(NameMap):
+    """Of modules that are called the same on both sides."""
+
+    def to_ours(self, name: str) -> str:
+        return name
+
+    def to_theirs(self, name: str) -> str:
+        return name
+
+
+SAME_NAMES = _SameNames({})
+
+
+class Part(NamedTuple):
+    """A part of a network that has names of its own behind a prefix."""
+
+    ours: str  # dotted name of the part here
+    theirs: str  # and in the authors' files
+    names: NameMap  # of what is in it
+
+
+class JoinedNames(NameMap):
+    """The names of a network that is made of parts: a backbone with its own map behind `backbone.`, heads, a neck.
+
+    Args:
+        parts: prefixes and maps.
+        aliases: as in `NameMap`, of whole names; those of the parts count too.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __init__(self, parts: Iterable[Part], aliases: Mapping[str, str] | None = None):
+        parts = tuple(parts)
+        spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
+        unused = {f"{part.theirs}.{name}": value for part in parts for name, value in part.names.unused.items()}
+        super().__init__({}, {**(aliases or {}), **spellings}, unused)
+        object.__setattr__(self, "parts", parts)
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name for one of the authors', or None if no part knows it."""
+        for alias, spelling in self.aliases.items():
+            name = name.replace(alias, spelling)
+        for part in self.parts:
+            if name.startswith(f"{part.theirs}."):
+                ours = part.names.to_ours(name.removeprefix(f"{part.theirs}."))
+                if ours is not None:
+                    return f"{part.ours}.{ours}"
+        return None
+
+    def to_theirs(self, name: str) -> str | None:
+        """The authors' name for one of ours, or None if no part knows it."""
+        for part in self.parts:
+            if name.startswith(f"{part.ours}."):
+                theirs = part.names.to_theirs(name.removeprefix(f"{part.ours}."))
+                if theirs is not None:
+                    return f"{part.theirs}.{theirs}"
+        return None
 
 
 def _translate(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
