@@ -45,7 +45,8 @@ class Golden:
 
     def pyramid(self, channels: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """The levels of two images."""
-        return [self.normal(f"level{at}", 2, width, *size) for at, (width, size) in enumerate(zip(channels, sizes))]
+        rows = zip(channels, sizes, strict=True)
+        return [self.normal(f"level{at}", 2, width, *size) for at, (width, size) in enumerate(rows)]
 
     def state(self, case: str = "") -> dict[str, Tensor]:
         """The weights whose names begin so, without that."""

@@ -65,9 +65,18 @@ class Anchors:
             found.append((rows[:, None] & columns).flatten().repeat_interleave(self.count))
         return found
 
+    def counted(
+        self, sizes: Sequence[tuple[int, int]], padded: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> list[Tensor] | None:
+        """As `within`; None if all of them do."""
+        reach = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in self.strides]
+        if all(h <= down and w <= right for (h, w), (down, right) in zip(sizes, reach, strict=True)):
+            return None
+        return self.within(sizes, padded, device)
+
 
 def inside_border(anchors_xyxy: Tensor, size: tuple[int, int], border: float) -> Tensor:
-    """Whether anchors (n, 4) lie in an image of that height and width, or at most `border` pixels outside, (n,) bool."""
+    """Whether anchors (n, 4) lie in an image of that height and width, or up to `border` pixels outside, (n,) bool."""
     (height, width), (x0, y0, x1, y1) = size, anchors_xyxy.unbind(1)
     return (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
 
