@@ -15,7 +15,10 @@ __all__ = ["DEFAULT", "KINDS", "kind_of", "room", "room_of", "words_of"]
 DEFAULT = "classification"  # of what was written before there were others, and of a network with classes
 
 # Kind -> its room, or the package that has it: `options.WORDS` without torch, `room.ROOM` with it.
-KINDS: dict[str, TaskRoom | str] = {DEFAULT: "convattn.classification"}
+KINDS: dict[str, TaskRoom | str] = {
+    DEFAULT: "convattn.classification",
+    "segmentation": "convattn.segmentation",
+}
 
 
 def room(kind: str = DEFAULT) -> TaskRoom:
