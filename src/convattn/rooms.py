@@ -15,7 +15,10 @@ __all__ = ["DEFAULT", "KINDS", "data_of", "kind_of", "kind_of_data", "room", "ro
 DEFAULT = "classification"  # of what was written before there were others, and of a network with classes
 
 # Kind -> its room, or the package that has it: `options.WORDS` without torch, `room.ROOM` with it.
-KINDS: dict[str, TaskRoom | str] = {DEFAULT: "convattn.classification", "segmentation": "convattn.segmentation"}
+KINDS: dict[str, TaskRoom | str] = {
+    DEFAULT: "convattn.classification",
+    "segmentation": "convattn.segmentation",
+}
 
 
 def room(kind: str = DEFAULT) -> TaskRoom:

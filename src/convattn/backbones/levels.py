@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from convattn.backbones.registry import create_model, dense_options
-from convattn.walk import copied
+from convattn.walk import copied, probe
 from convattn.weights.official import unwrap_model
 
-__all__ = ["STRIDES", "FormNote", "Level", "dense_backbone", "find_levels", "level_maps", "modules_in_front"]
+__all__ = [
+    "STRIDES",
+    "FormNote",
+    "Level",
+    "dense_backbone",
+    "find_levels",
+    "fixed_size",
+    "level_maps",
+    "modules_in_front",
+]
 
 STRIDES = (4, 8, 16, 32)
 _ANY_SIZE = "dynamic_img_size"  # timm's option of networks that are made for images of one size
@@ -64,6 +74,9 @@ def dense_backbone(
         levels = find_levels(model, strides)
     except ValueError as error:
         raise ValueError(f"{error}{_way_out(model)}") from None
+    for module in model.modules():
+        if isinstance(module, PatchEmbed) and not module.strict_img_size:
+            module.dynamic_img_pad = True  # rather than refuse sides that patches do not divide
     prune: Any = getattr(model, "prune_intermediate_layers", None)
     if prune is not None and hasattr(model, "forward_intermediates"):
         prune([level.index for level in levels], prune_norm=True, prune_head=True)
@@ -108,6 +121,22 @@ def level_maps(backbone: nn.Module, images: Tensor, levels: Sequence[Level]) -> 
     if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
         maps = [each.permute(0, 3, 1, 2) for each in maps]
     return [maps[level.index] for level in levels]
+
+
+def fixed_size(backbone: nn.Module, levels: Sequence[Level]) -> tuple[int, int] | None:
+    """Height and width of the only images that a backbone takes; None if it takes others too."""
+    cfg: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    if not cfg.get("fixed_input_size"):
+        return None
+    given = (getattr(backbone, "built_as", None) or {}).get("options", {}).get("img_size")
+    height, width = cfg["input_size"][1:] if given is None else (given, given) if isinstance(given, int) else given
+    other = torch.empty(1, cfg["input_size"][0], height + 32, width + 64, device="meta", dtype=_dtype(backbone))
+    try:
+        with torch.no_grad():
+            level_maps(probe(backbone), other, levels)
+    except (RuntimeError, ValueError, AssertionError):  # as networks refuse a size
+        return height, width
+    return None
 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
@@ -185,6 +214,10 @@ def _stated(options: Mapping[str, Any]) -> str:
 def _described(backbone: nn.Module) -> list[dict[str, Any]]:
     info: Any = getattr(backbone, "feature_info", None) or ()
     return [dict(row) for row in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _found(told: str, modules: set[str]) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
-from convattn.detection.losses import EPS, averaged, giou_loss, smooth_l1
+from convattn.detection.losses import EPS, averaged, giou_loss, mask_loss, smooth_l1
 from convattn.detection.masks import pasted
-from convattn.detection.post_processing import best_of_classes
+from convattn.detection.post_processing import best_of_classes, stretch
 from convattn.detection.region_features import region_features, with_images
 from convattn.detection.region_heads import BoxHead, MaskHead
 from convattn.detection.sampling import Sampler
@@ -217,7 +217,8 @@ class RegionStages(nn.Module):
     def _losses(self, said: StageSaid, stage: StageRules, truths: Sequence[Truth]) -> dict[str, Tensor]:
         labels = torch.cat(said.regions.labels)
         eps = self.rules.eps
-        label = averaged(F.cross_entropy(said.logits, labels, reduction="none"), len(labels), eps)
+        count = max(len(labels), 1)
+        label = averaged(F.cross_entropy(said.logits, labels, reduction="none"), count, eps)
         (positive,) = (labels < self.num_classes).nonzero(as_tuple=True)
         own = labels[positive] if said.steps.shape[1] > 1 else torch.zeros_like(positive)
         steps, boxes = said.steps[positive, own], said.rois[positive, 1:].to(said.steps)
@@ -228,7 +229,7 @@ class RegionStages(nn.Module):
             box = smooth_l1(steps, stage.coder.encode(boxes, wanted), stage.beta)
         # Without an object the weights still take part, for who waits for their gradient.
         nothing = 0.0 * said.steps.sum() if not len(positive) else 0.0
-        return {"label": label, "box": averaged(box, len(labels), eps) + nothing}
+        return {"label": label, "box": averaged(box, count, eps) + nothing}
 
     def _mask_loss(
         self, levels: Sequence[Tensor], regions: Regions, head: nn.Module, truths: Sequence[Truth]
@@ -238,17 +239,12 @@ class RegionStages(nn.Module):
         labels = torch.cat([own[there] for own, there in zip(regions.labels, kept, strict=True)])
         logits = head(region_features(levels, with_images(boxes), 14, eps=self.rules.level_eps))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if not len(labels):
-            return logits.sum()  # of nothing: 0, with the weights taking part
-        wanted = torch.cat(
-            [
-                truth.masks.within(index[there], own.to(logits), logits.shape[-1])
-                for truth, index, there, own in zip(truths, regions.objects, kept, boxes, strict=True)
-                if truth.masks is not None and len(own)
-            ]
-        )
-        own = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(own, wanted.to(own))
+        parts = [
+            truth.masks.within(index[there], own.to(logits), logits.shape[-1])
+            for truth, index, there, own in zip(truths, regions.objects, kept, boxes, strict=True)
+            if truth.masks is not None and len(own)
+        ]
+        return mask_loss(logits, labels, torch.cat(parts) if parts else logits[:, 0])
 
     @torch.no_grad()
     def _moved_on(self, said: StageSaid, stage: StageRules, truths: Sequence[Truth]) -> list[Tensor]:
@@ -306,7 +302,7 @@ class RegionStages(nn.Module):
         there = clipped(self.stages[-1].coder.decode(boxes[:, None].to(steps), steps), cut[:, None])
         found = []
         for image, (own, score) in enumerate(zip(there.split(counts), scores.split(counts), strict=True)):
-            factor = _factor(sizes[image], originals[image] if originals else sizes[image], own)
+            factor = stretch(sizes[image], originals[image] if originals else sizes[image], own)
             scaled = own / factor if self.rules.in_original_pixels else own
             several = scaled.expand(-1, self.num_classes, -1)
             best = best_of_classes(several, score[:, :-1], least=self.least, overlap=self.overlap, most=self.most)
@@ -335,7 +331,7 @@ class RegionStages(nn.Module):
         originals: Sequence[tuple[int, int]],
     ) -> None:
         seen = [
-            one["boxes"] * _factor(size, original, one["boxes"])
+            one["boxes"] * stretch(size, original, one["boxes"])
             for one, size, original in zip(found, sizes, originals, strict=True)
         ]
         shares = self.mask_shares(levels, seen, [one["labels"] for one in found])
@@ -351,9 +347,3 @@ def _objects(regions: Regions, truths: Sequence[Truth]) -> Tensor:
     for index, truth in zip(regions.objects, truths, strict=True):
         found.append(truth.boxes_xyxy[index] if len(truth.labels) else truth.boxes_xyxy.new_zeros(len(index), 4))
     return torch.cat(found)
-
-
-def _factor(size: tuple[int, int], original: tuple[int, int], like: Tensor) -> Tensor:
-    """What the original's pixels are multiplied with: width, height, width, height."""
-    down, right = size[0] / original[0], size[1] / original[1]
-    return like.new_tensor([right, down, right, down])

@@ -3,8 +3,8 @@
 Each step is arithmetic in float32, clipped to 0..255 and cut off to 8 bits. Hue and saturation go through 8-bit HSV,
 hue in half degrees (0 to 179), and quantise to it each time.
 
-Source: `PhotoMetricDistortion` of mmsegmentation, after SSD (Liu et al., arXiv 1512.02325); HSV after the text of
-OpenCV on its colour conversions.
+Source: `PhotoMetricDistortion` of mmsegmentation, after SSD (Liu et al., arXiv 1512.02325, data augmentation); HSV
+after OpenCV's documentation of its colour conversions.
 """
 
 import torch

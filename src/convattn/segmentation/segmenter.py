@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from torch import Tensor, nn
 
 from convattn.backbones.freezing import check_frozen_stages, freeze
-from convattn.backbones.levels import Level, dense_backbone, level_maps
+from convattn.backbones.levels import Level, dense_backbone, fixed_size, level_maps
 from convattn.nearest import nearest
 from convattn.segmentation.fcn import AuxiliaryHead
 from convattn.segmentation.resize import resized
@@ -69,6 +69,7 @@ class Segmenter(nn.Module):
         self.levels = tuple(levels)
         self.num_classes = num_classes
         self.frozen_stages, self.frozen_norms = frozen_stages, frozen_norms
+        self.fixed_size: tuple[int, int] | None = None  # of the only images that it takes
         self.backbone = backbone
         self.neck: Neck | None = None
         self.decode_head: UPerHead | FPNHead
@@ -233,9 +234,10 @@ def _describe(model: Segmenter, head: str, options: dict[str, Any]) -> None:
     """Tell the model what it takes, and what builds it again where that is known."""
     trunk = model.backbone
     cfg: Any = getattr(trunk, "pretrained_cfg", None) or {}
+    model.fixed_size = fixed_size(trunk, model.levels)
     described = {key: cfg[key] for key in ("mean", "std") if key in cfg} | {
         "architecture": f"{head}_{cfg.get('architecture') or type(trunk).__name__}",
-        "input_size": (getattr(trunk, "in_chans", 3), _IMAGE_SIZE, _IMAGE_SIZE),
+        "input_size": (getattr(trunk, "in_chans", 3), *(model.fixed_size or (_IMAGE_SIZE, _IMAGE_SIZE))),
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "num_classes": model.num_classes,

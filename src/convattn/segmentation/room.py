@@ -1,0 +1,237 @@
+"""The room of segmentation: what the loop, the commands, the report and the export ask of a task."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from convattn.data.held_out import share_of
+from convattn.data.images import ImageError
+from convattn.segmentation import exported
+from convattn.segmentation.arg_max import ArgMax
+from convattn.segmentation.classes import default_colours
+from convattn.segmentation.dataset import MaskedImages
+from convattn.segmentation.findings import Examination
+from convattn.segmentation.label_maps import collate
+from convattn.segmentation.looking import look_of
+from convattn.segmentation.options import WORDS, EvaluationOptions, ExportOptions, LabelOptions, PredictionOptions
+from convattn.segmentation.predict import MaskPrediction, segment
+from convattn.segmentation.segmenter import create_segmenter
+from convattn.segmentation.sources import open_evaluation, open_training
+from convattn.segmentation.task import Segmentation
+from convattn.segmentation.transforms import evaluation_transform, training_transform
+from convattn.task import ConfigError, TaskRoom
+
+__all__ = ["ROOM", "SegmentationRoom"]
+
+_CROP = 512  # side of training crops, pixels
+_LEAST_CROP = 64
+_MULTIPLE = 32  # of a crop that is chosen by the images
+_LOOKED_AT = 9  # images whose size is looked at
+_MASKS_READ = 1000  # validation images up to which their masks are read before a run, to find absent classes
+
+
+class SegmentationRoom(TaskRoom):
+    """The class of every pixel."""
+
+    kind = "segmentation"
+    words = WORDS
+
+    # Networks
+
+    def create(self, name: str, **options: Any) -> nn.Module:
+        """`create_segmenter` with the head of that name."""
+        return create_segmenter(head=name, **options)  # type: ignore[arg-type]
+
+    def build_model(self, config: Any, data: MaskedImages) -> nn.Module:
+        """The head of the configuration on its backbone; it knows the classes, their colours and the size of images."""
+        model, task = config.model, config.task
+        for name in ("drop_rate", "head_rows"):
+            if getattr(model, name):
+                raise ConfigError(f"model.{name} has no effect on a segmenter; there is task.dropout")
+        given: dict[str, Any] = dict(drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path)
+        try:
+            network: Any = create_segmenter(
+                model.name,
+                task.head,
+                len(data.classes),
+                pretrained=model.pretrained,
+                width=task.width,
+                dropout=task.dropout,
+                frozen_stages=task.frozen_stages,
+                frozen_norms=task.frozen_norms,
+                **{name: value for name, value in given.items() if value},
+                **model.options,
+            )
+        except TypeError as error:
+            raise ConfigError(f"model {model.name} cannot be built: {error}") from None
+        if model.grad_checkpointing:
+            try:
+                network.backbone.set_grad_checkpointing()
+            except (AssertionError, AttributeError):  # how timm's models say so
+                raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
+        side = config.data.image_size or _CROP
+        described = dict(input_size=(3, side, side), label_names=data.classes, label_colours=data.colours)
+        network.pretrained_cfg = {**network.pretrained_cfg, **described, "num_classes": len(data.classes)}
+        if task.scale is not None:
+            network.pretrained_cfg["scale"] = task.scale
+        network.default_cfg = network.pretrained_cfg
+        return network
+
+    # Data
+
+    def open_training(self, config: Any) -> tuple[MaskedImages, MaskedImages]:
+        """The images with masks of a run."""
+        data = config.data
+        return open_training(data.source, config.task.labels, validation=data.validation, seed=config.loop.seed)
+
+    def open_evaluation(
+        self, source: str, model: nn.Module, options: EvaluationOptions, run: Any = None
+    ) -> MaskedImages:
+        """Images with masks, under the classes of the model."""
+        if run is not None and share_of(run.data.validation) is not None:
+            return self.open_training(run)[1]
+        labels = options.labels or (LabelOptions() if run is None else run.task.labels)
+        return open_evaluation(source, labels, classes=self._classes(model))
+
+    def further_evaluation(
+        self, source: str, config: Any, model: nn.Module, validation: Any
+    ) -> tuple[Any, Callable[[], Any]]:
+        """Images elsewhere, whose masks are as those of the run."""
+        options = EvaluationOptions(labels=config.task.labels)
+        data = self.open_evaluation(source, model, options)
+        return data, lambda: self.examine(model, data, source, options)
+
+    def collate(self, targets: list[Any]) -> Any:
+        """Label maps, of several sizes in a list."""
+        return collate(targets)
+
+    def training_transform(self, model: nn.Module, config: Any) -> Any:
+        """Scaled, cropped, mirrored, varied in colour."""
+        cfg: Any = model.pretrained_cfg
+        return training_transform(config.task, cfg["input_size"][-1], cfg["mean"], cfg["std"])
+
+    def evaluation_transform(self, model: nn.Module, options: EvaluationOptions | None = None) -> Any:
+        """Resized by the rule of the weights; the picture itself where it is looked at in several sizes."""
+        if options is not None and _looks_at_several(options):
+            return lambda picture, target: (pil_to_tensor(picture), torch.as_tensor(target))
+        return self._transform(model)
+
+    def fitted(self, config: Any, train: MaskedImages) -> tuple[Any, list[str]]:
+        """Crops no larger than the images."""
+        if config.data.image_size is not None:
+            return config, []
+        sides = []
+        for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
+            with suppress(ImageError):  # told where it matters
+                sides.append(min(train.read(at).size))
+        if not sides:
+            return config, []
+        seen = config.task.scale[1] if config.task.scale else int(statistics.median(sides))
+        side = max(_LEAST_CROP, min(_CROP, seen // _MULTIPLE * _MULTIPLE))
+        line = f"data.image_size {side}, the side of training crops: images have a short side of about {seen} pixels"
+        return replace(config, data=replace(config.data, image_size=side)), [line]
+
+    def remarks(self, config: Any, train: Any, validation: MaskedImages) -> list[str]:
+        """Classes that no validation pixel is of."""
+        if len(validation) > _MASKS_READ:
+            return []
+        seen = set[int]()
+        for index in range(len(validation)):
+            with suppress(ImageError):  # told where it matters
+                seen |= {*torch.as_tensor(validation.target(index)).unique().tolist()}
+        absent = [name for label, name in enumerate(validation.classes) if label not in seen]
+        return [f"without a validation pixel, so that no figure tells of it: {', '.join(absent)}"] if absent else []
+
+    # Runs
+
+    def rebuild(self, config: Any, model: nn.Module, state: Mapping[str, Any]) -> Segmentation:
+        """Losses and meter."""
+        found: Any = model
+        return Segmentation(found.num_classes, config.task, found.pretrained_cfg["input_size"][1:])
+
+    # Use
+
+    def examine(self, model: nn.Module, data: MaskedImages, source: str, options: EvaluationOptions) -> Examination:
+        """Each image by itself."""
+        views = partial(self._views, model, options) if _looks_at_several(options) else _alone
+        return Examination(model, data, options, views, self._again(options), _seen(model, options))
+
+    def predict(
+        self, model: nn.Module, pictures: Sequence[Image.Image], options: PredictionOptions
+    ) -> list[MaskPrediction]:
+        """The class of each pixel."""
+        names = self._classes(model)
+        colours = _colours(model, len(names))
+        transform = self._transform(model)
+        return segment(model, pictures, options, lambda picture: transform(picture, None)[0], names, colours)
+
+    # Exported files
+
+    def for_export(self, model: nn.Module, options: ExportOptions) -> nn.Module:
+        """With the arg max inside, if asked for."""
+        return ArgMax(model) if options.arg_max else model
+
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        """Classes, colours and the size of images."""
+        return exported.describe(model)
+
+    def check_description(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """The same from anybody's file."""
+        return exported.check_description(described)
+
+    def agreement(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
+        """The share of equal pixels."""
+        return exported.agreement(got, want)
+
+    def _classes(self, model: Any) -> tuple[str, ...]:
+        names = (model.pretrained_cfg or {}).get("label_names")
+        return tuple(names or map(str, range(model.num_classes)))
+
+    def _transform(self, model: Any, ratio: float = 1.0) -> Any:
+        cfg = model.pretrained_cfg
+        scale = cfg.get("scale")
+        return evaluation_transform(
+            None if scale is None else (int(scale[0] * ratio), int(scale[1] * ratio)), cfg["mean"], cfg["std"]
+        )
+
+    def _views(self, model: Any, options: EvaluationOptions, picture: Tensor) -> list[Tensor]:
+        return [self._transform(model, ratio)(picture, None)[0] for ratio in options.scales]
+
+    def _again(self, options: EvaluationOptions) -> Callable[[nn.Module, Image.Image], MaskPrediction]:
+        whole = PredictionOptions(options.window, options.step)
+        return lambda model, picture: self.predict(model, [picture], whole)[0]
+
+
+def _looks_at_several(options: EvaluationOptions) -> bool:
+    return options.flip or options.scales != (1.0,)
+
+
+def _alone(image: Tensor) -> list[Tensor]:
+    return [image]
+
+
+def _colours(model: Any, classes: int) -> tuple[tuple[int, int, int], ...]:
+    colours = (model.pretrained_cfg or {}).get("label_colours")
+    return tuple(map(tuple, colours or default_colours(classes)))
+
+
+def _seen(model: Any, options: EvaluationOptions) -> str:
+    """How images are looked at, in words."""
+    scale = model.pretrained_cfg.get("scale")
+    size = "as they are" if scale is None else f"short side {scale[1]}, long at most {scale[0]}"
+    look = look_of(model, options)
+    windows = look.always or look.fixed
+    part = f"windows of {look.side[0]} x {look.side[1]}, {look.step[0]} apart" if windows else "whole"
+    several = f", at {' '.join(f'{each:g}' for each in options.scales)} times" if options.scales != (1.0,) else ""
+    return f"{size}, {part}{several}{', mirrored too' if options.flip else ''}"
+
+
+ROOM = SegmentationRoom()
