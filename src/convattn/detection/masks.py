@@ -58,6 +58,14 @@ class Polygons:
             found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in moved], side, side)))
         return torch.from_numpy(found).to(boxes_xyxy)
 
+    def drawn(self, size: tuple[int, int]) -> Tensor:
+        """As bitmaps of an image of that height and width, (n, H, W) uint8."""
+        coco, (height, width) = require("pycocotools.mask", "detection"), size
+        found = np.zeros((len(self), height, width), dtype=np.uint8)
+        for row, parts in enumerate(self.outlines):
+            found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in parts], height, width)))
+        return torch.from_numpy(found)
+
 
 def pasted(shares: Tensor, boxes_xyxy: Tensor, size: tuple[int, int], least: float = 0.5) -> Tensor:
     """Masks within boxes put into an image, (n, H, W) bool.
