@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Anchors", "flattened"]
+__all__ = ["Anchors", "flattened", "inside_border"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,21 @@ class Anchors:
             columns = torch.arange(width, device=device) < min(-(-padded[1] // stride), width)
             found.append((rows[:, None] & columns).flatten().repeat_interleave(self.count))
         return found
+
+    def counted(
+        self, sizes: Sequence[tuple[int, int]], padded: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> list[Tensor] | None:
+        """As `within`; None if all of them do."""
+        reach = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in self.strides]
+        if all(h <= down and w <= right for (h, w), (down, right) in zip(sizes, reach, strict=True)):
+            return None
+        return self.within(sizes, padded, device)
+
+
+def inside_border(anchors_xyxy: Tensor, size: tuple[int, int], border: float) -> Tensor:
+    """Whether anchors (n, 4) lie in an image of that height and width, or up to `border` pixels outside, (n,) bool."""
+    (height, width), (x0, y0, x1, y1) = size, anchors_xyxy.unbind(1)
+    return (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
 
 
 def flattened(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:

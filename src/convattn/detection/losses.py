@@ -1,12 +1,23 @@
 """Losses of many boxes, divided by a number that is counted apart."""
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
 from convattn.detection.boxes import giou_with_floor
 
-__all__ = ["EPS", "averaged", "centerness_of", "focal", "giou_loss", "smooth_l1"]
+__all__ = [
+    "EPS",
+    "averaged",
+    "centerness_of",
+    "focal",
+    "focal_of_background",
+    "giou_loss",
+    "mask_loss",
+    "mean_over_processes",
+    "smooth_l1",
+]
 
 EPS = 1.1920928955078125e-07  # float32's, in every precision: mmdetection adds it to every number that it divides by
 _ALPHA = 0.25
@@ -23,6 +34,34 @@ def focal(logits: Tensor, wanted: Tensor) -> Tensor:
     miss = (1 - p) * wanted + p * (1 - wanted)
     weight = (_ALPHA * wanted + (1 - _ALPHA) * (1 - wanted)) * miss.square()
     return weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def focal_of_background(logits: Tensor) -> Tensor:
+    """`focal` where nothing is wanted, in fewer steps."""
+    return (_ALPHA - 1) * logits.sigmoid().square() * F.logsigmoid(-logits)  # softplus is inexact above 20
+
+
+def mask_loss(logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """Binary cross entropy over all pixels of all regions, each in the map of its own class; of none 0.
+
+    Args:
+        logits: (n, classes, h, w).
+        labels: (n,).
+        wanted: (n, h, w), 0 or 1.
+    """
+    if not len(labels):
+        return logits.sum()  # 0, and the weights take part, for who waits for their gradient
+    own = logits[torch.arange(len(labels), device=labels.device), labels]
+    return F.binary_cross_entropy_with_logits(own, wanted.to(own))
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """A number that losses are divided by, averaged over the processes that learn together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    total = count.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def smooth_l1(got: Tensor, wanted: Tensor, beta: float) -> Tensor:

@@ -14,7 +14,7 @@ from torchvision.ops import roi_align
 
 from convattn.extras import require
 
-__all__ = ["Bitmaps", "Polygons", "pasted"]
+__all__ = ["Bitmaps", "Polygons", "pasted", "shares_of_pixels"]
 
 _AT_ONCE = 2**24  # pixels that are pasted together
 
@@ -58,6 +58,14 @@ class Polygons:
             found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in moved], side, side)))
         return torch.from_numpy(found).to(boxes_xyxy)
 
+    def drawn(self, size: tuple[int, int]) -> Tensor:
+        """As bitmaps of an image of that height and width, (n, H, W) uint8."""
+        coco, (height, width) = require("pycocotools.mask", "detection"), size
+        found = np.zeros((len(self), height, width), dtype=np.uint8)
+        for row, parts in enumerate(self.outlines):
+            found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in parts], height, width)))
+        return torch.from_numpy(found)
+
 
 def pasted(shares: Tensor, boxes_xyxy: Tensor, size: tuple[int, int], least: float = 0.5) -> Tensor:
     """Masks within boxes put into an image, (n, H, W) bool.
@@ -73,11 +81,11 @@ def pasted(shares: Tensor, boxes_xyxy: Tensor, size: tuple[int, int], least: flo
     step = max(1, _AT_ONCE // max(1, height * width))
     for start in range(0, len(shares), step):
         part = slice(start, start + step)
-        found[part] = _laid(shares[part], boxes_xyxy[part].to(shares), height, width) >= least
+        found[part] = shares_of_pixels(shares[part], boxes_xyxy[part].to(shares), height, width) >= least
     return found
 
 
-def _laid(shares: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def shares_of_pixels(shares: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=shares.device).to(shares.dtype) + 0.5
     columns = torch.arange(width, device=shares.device).to(shares.dtype) + 0.5
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)

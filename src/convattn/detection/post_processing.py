@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["Found", "best_of_classes", "suppressed"]
+__all__ = ["Found", "best_of_classes", "stretch", "suppressed"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,9 @@ def best_of_classes(
     sure = scores[row, label]
     found = suppressed(boxes, sure if factor is None else sure * factor[row], label, overlap=overlap, most=most)
     return replace(found, index=(row * classes + label)[found.index])
+
+
+def stretch(size: tuple[int, int], original: tuple[int, int], like: Tensor) -> Tensor:
+    """What the pixels of an original are multiplied with to be those of a size: width, height, width, height."""
+    down, right = size[0] / original[0], size[1] / original[1]
+    return like.new_tensor([right, down, right, down])

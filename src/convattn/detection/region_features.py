@@ -29,14 +29,15 @@ def region_features(
         samples: of each of these pixels at each side; as many as the box has pixels of the level by default.
         eps: added to the size of a box, over `_SMALLEST`.
     """
-    levels = levels[: len(STRIDES)]
-    own = levels_of(rois[:, 1:], eps)
-    regions = levels[0].new_zeros(len(rois), levels[0].shape[1], side, side)
-    for number, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
-        (index,) = (own == number).nonzero(as_tuple=True)
-        seen = roi_align(level, rois[index].to(level.dtype), side, 1 / stride, samples, aligned=True)
-        regions = regions.index_copy(0, index, seen)
-    return regions
+    exact = torch.promote_types(levels[0].dtype, torch.float32)  # in half precision pixels have no numbers of their own
+    rois = rois.to(exact).nan_to_num(0.0)  # of a network that has overflowed; nobody knows where roi_align would read
+    own, order = levels_of(rois[:, 1:], eps).sort(stable=True)
+    counts = torch.bincount(own, minlength=len(STRIDES)).tolist()
+    parts = [
+        roi_align(level.to(exact), part, side, 1 / stride, samples, aligned=True)
+        for level, stride, part in zip(levels, STRIDES, rois[order].split(counts), strict=False)
+    ]
+    return torch.cat(parts)[order.argsort()].to(levels[0].dtype)
 
 
 def levels_of(boxes_xyxy: Tensor, eps: float = 1e-6) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.detection.anchors import Anchors, flattened
+from convattn.detection.anchors import Anchors, flattened, inside_border
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
 from convattn.detection.losses import EPS, smooth_l1
@@ -23,6 +23,7 @@ __all__ = ["Proposals", "RegionProposals"]
 _ASSIGN = MaxIoU(0.7, 0.3, "all", 0.3)
 _SAMPLER = Sampler(256, 0.5)
 _CODER = BoxCoder()
+_OVERLAP = 0.7  # IoU above which the less sure of two proposals of a level goes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Proposals:
     """Where there may be objects in an image, the surest first."""
 
     boxes_xyxy: Tensor  # (n, 4) pixels
-    scores: Tensor  # (n,)
+    logits: Tensor  # (n,)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RegionProposals(nn.Module):
         anchors: of all levels.
         training, testing: how many proposals are left of a level, and of an image.
         beta: below which differences count squared in the loss of boxes; 0 for none.
+        smallest: pixels that both sides of a proposal must have more of.
         border: pixels that anchors may lie outside of the image in training; any by default.
         assign: which anchors stand for which object.
         sampler: of the anchors that are learnt from.
@@ -65,6 +67,7 @@ class RegionProposals(nn.Module):
         training: tuple[int, int] = (2000, 1000),
         testing: tuple[int, int] = (1000, 1000),
         beta: float = 0.0,
+        smallest: float = 0.0,
         border: float | None = None,
         assign: MaxIoU = _ASSIGN,
         sampler: Sampler = _SAMPLER,
@@ -75,7 +78,8 @@ class RegionProposals(nn.Module):
         super().__init__()
         self.anchors, self.assign, self.sampler, self.coder = anchors, assign, sampler, coder
         self.kept = {True: _Kept(*training), False: _Kept(*testing)}
-        self.beta, self.border, self.fixed_count, self.eps = beta, border, fixed_count, eps
+        self.beta, self.smallest, self.border = beta, smallest, border
+        self.fixed_count, self.eps = fixed_count, eps
         self.rpn_conv = nn.Conv2d(width, width, 3, padding=1)
         self.rpn_cls = nn.Conv2d(width, anchors.count, 1)
         self.rpn_reg = nn.Conv2d(width, anchors.count * 4, 1)
@@ -108,22 +112,19 @@ class RegionProposals(nn.Module):
         found = []
         for image, size in enumerate(sizes):
             there = clipped(box[image], size)
-            real = (there[:, 2:] > there[:, :2]).all(1)
-            one = suppressed(
-                there[real], score[image][real].sigmoid(), at[image][real], overlap=0.7, most=kept.of_image
-            )
+            real = (there[:, 2:] - there[:, :2] > self.smallest).all(1)
+            one = suppressed(there[real], score[image][real], at[image][real], overlap=_OVERLAP, most=kept.of_image)
             found.append(Proposals(one.boxes_xyxy, one.scores))
         return found
 
     def losses(
-        self, logits: Sequence[Tensor], steps: Sequence[Tensor], truths: Sequence[Truth], padded: tuple[int, int]
+        self, logits: Sequence[Tensor], steps: Sequence[Tensor], truths: Sequence[Truth]
     ) -> tuple[dict[str, Tensor], list[Sample]]:
         """The losses `label` and `box`, one of each level (levels,), and the anchors of each image that were sampled.
 
         Args:
             logits, steps: as `forward` gives them.
             truths: of each image.
-            padded: height and width of the batch.
         """
         exact = torch.promote_types(logits[0].dtype, torch.float32)
         maps = [(one.shape[2], one.shape[3]) for one in logits]
@@ -131,8 +132,7 @@ class RegionProposals(nn.Module):
         moves = torch.cat(flattened(steps, 4), 1).to(exact)
         parts = self.anchors.all_boxes(maps, scores)
         anchors = torch.cat(parts)
-        there = torch.cat(self.anchors.within(maps, padded, scores.device))
-        samples = [self._sample(anchors, there, truth) for truth in truths]
+        samples = [self._sample(anchors, maps, truth) for truth in truths]
         wanted, counted, box = torch.zeros_like(scores), torch.zeros_like(scores), torch.zeros_like(scores)
         total = 0
         for image, (truth, (sample, assigned)) in enumerate(zip(truths, samples, strict=True)):
@@ -152,15 +152,19 @@ class RegionProposals(nn.Module):
             for name, loss in (("label", label), ("box", box))
         }, [sample for sample, _ in samples]
 
-    def _sample(self, anchors: Tensor, there: Tensor, truth: Truth) -> tuple[Sample, Tensor]:
+    @torch.no_grad()
+    def _sample(self, anchors: Tensor, maps: Sequence[tuple[int, int]], truth: Truth) -> tuple[Sample, Tensor]:
         """Numbers among all anchors, and which object each stands for."""
+        parts = None if truth.padded is None else self.anchors.counted(maps, truth.padded, anchors.device)
+        there = None if parts is None else torch.cat(parts)
         if self.border is not None:
-            height, width = truth.size
-            border = self.border
-            inside = (anchors[:, :2] >= -border).all(1) & (anchors[:, 2] < width + border)
-            there = there & inside & (anchors[:, 3] < height + border)
-        (index,) = there.nonzero(as_tuple=True)
+            inside = inside_border(anchors, truth.size, self.border)
+            there = inside if there is None else there & inside
         objects = truth.boxes_xyxy.to(anchors)
-        assigned = torch.full((len(anchors),), -1, device=anchors.device)
-        assigned[index] = self.assign(anchors[index], objects, truth.ignored_xyxy)
+        if there is None:
+            assigned = self.assign(anchors, objects, truth.ignored_xyxy)
+        else:
+            (index,) = there.nonzero(as_tuple=True)
+            assigned = torch.full((len(anchors),), -1, device=anchors.device)
+            assigned[index] = self.assign(anchors[index], objects, truth.ignored_xyxy)
         return self.sampler(assigned), assigned

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
-from convattn.detection.losses import EPS, averaged, giou_loss, smooth_l1
+from convattn.detection.losses import EPS, averaged, giou_loss, mask_loss, smooth_l1
 from convattn.detection.masks import pasted
-from convattn.detection.post_processing import best_of_classes
+from convattn.detection.post_processing import best_of_classes, stretch
 from convattn.detection.region_features import region_features, with_images
 from convattn.detection.region_heads import BoxHead, MaskHead
 from convattn.detection.sampling import Sampler
@@ -25,6 +25,7 @@ from convattn.detection.truth import Truth
 __all__ = ["DETECTRON2_REGIONS", "MMDET_REGIONS", "RegionRules", "RegionStages", "StageRules"]
 
 _GIOU_WEIGHT = 10.0  # of boxes that are compared themselves
+_BOX_SIDE, _MASK_SIDE = 7, 14  # pixels of regions
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,6 @@ class RegionStages(nn.Module):
         self.stages, self.rules = tuple(stages), rules
         self.sampler = sampler or Sampler(512, 0.25)
         self.least, self.overlap, self.most = least, overlap, most
-        self.num_classes = box_heads[0].num_classes
         several = len(self.stages) > 1
         self.bbox_head = nn.ModuleList(box_heads) if several else box_heads[0]
         self.mask_head: nn.Module | None = None
@@ -135,6 +135,27 @@ class RegionStages(nn.Module):
         if self.mask_head is None:
             return []
         return [*self.mask_head] if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]
+
+    @property
+    def num_classes(self) -> int:
+        """Of objects."""
+        return self.box_heads[0].num_classes  # type: ignore[return-value]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace by fresh ones the layers that tell classes, and those whose boxes or masks are of a class."""
+        for head in (*self.box_heads, *self.mask_heads):
+            head.reset_classifier(num_classes)  # type: ignore[operator]
+
+    def products(self, levels: Sequence[Tensor], images: Tensor, regions: int, masks: int) -> list[Tensor]:
+        """What all heads make of so many regions and masks an image, all of nothing: costs are counted of it."""
+        seen, drawn = (
+            levels[0].new_zeros(len(images) * count, levels[0].shape[1], side, side)
+            for count, side in ((regions, _BOX_SIDE), (masks, _MASK_SIDE))
+        )
+        return [*(part for head in self.box_heads for part in head(seen)), *(head(drawn) for head in self.mask_heads)]
+
+    def _seen(self, levels: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
+        return region_features(levels, rois, side, eps=self.rules.level_eps)
 
     # Training
 
@@ -207,7 +228,7 @@ class RegionStages(nn.Module):
 
     def _say(self, levels: Sequence[Tensor], regions: Regions, head: nn.Module) -> StageSaid:
         rois = with_images(regions.boxes_xyxy)
-        seen = region_features(levels, rois, 7, eps=self.rules.level_eps)
+        seen = self._seen(levels, rois, _BOX_SIDE)
         if self.rules.shares_gradient and len(self.stages) > 1:
             seen = _ScaledGradient.apply(seen, 1 / len(self.stages))
         logits, steps = head(seen)
@@ -217,7 +238,8 @@ class RegionStages(nn.Module):
     def _losses(self, said: StageSaid, stage: StageRules, truths: Sequence[Truth]) -> dict[str, Tensor]:
         labels = torch.cat(said.regions.labels)
         eps = self.rules.eps
-        label = averaged(F.cross_entropy(said.logits, labels, reduction="none"), len(labels), eps)
+        count = max(len(labels), 1)
+        label = averaged(F.cross_entropy(said.logits, labels, reduction="none"), count, eps)
         (positive,) = (labels < self.num_classes).nonzero(as_tuple=True)
         own = labels[positive] if said.steps.shape[1] > 1 else torch.zeros_like(positive)
         steps, boxes = said.steps[positive, own], said.rois[positive, 1:].to(said.steps)
@@ -228,7 +250,7 @@ class RegionStages(nn.Module):
             box = smooth_l1(steps, stage.coder.encode(boxes, wanted), stage.beta)
         # Without an object the weights still take part, for who waits for their gradient.
         nothing = 0.0 * said.steps.sum() if not len(positive) else 0.0
-        return {"label": label, "box": averaged(box, len(labels), eps) + nothing}
+        return {"label": label, "box": averaged(box, count, eps) + nothing}
 
     def _mask_loss(
         self, levels: Sequence[Tensor], regions: Regions, head: nn.Module, truths: Sequence[Truth]
@@ -236,19 +258,14 @@ class RegionStages(nn.Module):
         kept = [labels < self.num_classes for labels in regions.labels]
         boxes = [own[there] for own, there in zip(regions.boxes_xyxy, kept, strict=True)]
         labels = torch.cat([own[there] for own, there in zip(regions.labels, kept, strict=True)])
-        logits = head(region_features(levels, with_images(boxes), 14, eps=self.rules.level_eps))
+        logits = head(self._seen(levels, with_images(boxes), _MASK_SIDE))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if not len(labels):
-            return logits.sum()  # of nothing: 0, with the weights taking part
-        wanted = torch.cat(
-            [
-                truth.masks.within(index[there], own.to(logits), logits.shape[-1])
-                for truth, index, there, own in zip(truths, regions.objects, kept, boxes, strict=True)
-                if truth.masks is not None and len(own)
-            ]
-        )
-        own = logits[torch.arange(len(labels), device=labels.device), labels]
-        return F.binary_cross_entropy_with_logits(own, wanted.to(own))
+        parts = [
+            truth.masks.within(index[there], own.to(logits), logits.shape[-1])
+            for truth, index, there, own in zip(truths, regions.objects, kept, boxes, strict=True)
+            if truth.masks is not None and len(own)
+        ]
+        return mask_loss(logits, labels, torch.cat(parts) if parts else logits[:, 0])
 
     @torch.no_grad()
     def _moved_on(self, said: StageSaid, stage: StageRules, truths: Sequence[Truth]) -> list[Tensor]:
@@ -293,7 +310,7 @@ class RegionStages(nn.Module):
         numbers = with_images(proposals)[:, :1]
         cut = boxes.new_tensor(sizes).repeat_interleave(torch.tensor(counts, device=boxes.device), 0)
         for number, (head, stage) in enumerate(zip(self.box_heads, self.stages, strict=True)):
-            said, steps = head(region_features(levels, torch.cat([numbers, boxes], 1), 7, eps=self.rules.level_eps))
+            said, steps = head(self._seen(levels, torch.cat([numbers, boxes], 1), _BOX_SIDE))
             exact = torch.promote_types(said.dtype, torch.float32)
             steps = steps.to(exact)
             logits.append(said.to(exact))
@@ -306,7 +323,7 @@ class RegionStages(nn.Module):
         there = clipped(self.stages[-1].coder.decode(boxes[:, None].to(steps), steps), cut[:, None])
         found = []
         for image, (own, score) in enumerate(zip(there.split(counts), scores.split(counts), strict=True)):
-            factor = _factor(sizes[image], originals[image] if originals else sizes[image], own)
+            factor = stretch(sizes[image], originals[image] if originals else sizes[image], own)
             scaled = own / factor if self.rules.in_original_pixels else own
             several = scaled.expand(-1, self.num_classes, -1)
             best = best_of_classes(several, score[:, :-1], least=self.least, overlap=self.overlap, most=self.most)
@@ -319,7 +336,7 @@ class RegionStages(nn.Module):
     def mask_shares(self, levels: Sequence[Tensor], boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """How sure the pixels of boxes of each image are of their objects, (N, 28, 28) 0 to 1."""
         rois, own = with_images(boxes_xyxy), torch.cat([*labels])
-        seen = region_features(levels, rois, 14, eps=self.rules.level_eps)
+        seen = self._seen(levels, rois, _MASK_SIDE)
         shares = []
         for head in self.mask_heads:
             logits = head(seen)
@@ -335,7 +352,7 @@ class RegionStages(nn.Module):
         originals: Sequence[tuple[int, int]],
     ) -> None:
         seen = [
-            one["boxes"] * _factor(size, original, one["boxes"])
+            one["boxes"] * stretch(size, original, one["boxes"])
             for one, size, original in zip(found, sizes, originals, strict=True)
         ]
         shares = self.mask_shares(levels, seen, [one["labels"] for one in found])
@@ -351,9 +368,3 @@ def _objects(regions: Regions, truths: Sequence[Truth]) -> Tensor:
     for index, truth in zip(regions.objects, truths, strict=True):
         found.append(truth.boxes_xyxy[index] if len(truth.labels) else truth.boxes_xyxy.new_zeros(len(index), 4))
     return torch.cat(found)
-
-
-def _factor(size: tuple[int, int], original: tuple[int, int], like: Tensor) -> Tensor:
-    """What the original's pixels are multiplied with: width, height, width, height."""
-    down, right = size[0] / original[0], size[1] / original[1]
-    return like.new_tensor([right, down, right, down])

@@ -19,6 +19,7 @@ class Truth:
     size: tuple[int, int]  # height and width of the image, without padding
     masks: Bitmaps | Polygons | None = None
     ignored_xyxy: Tensor | None = None  # (k, 4): areas of crowds
+    padded: tuple[int, int] | None = None  # of the image with padding of its own, beyond which no anchor counts
 
     @property
     def scale(self) -> Tensor:
