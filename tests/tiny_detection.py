@@ -1,11 +1,16 @@
-"""Tiny detection data sets in each format, on disk."""
+"""Tiny detection data sets in each format, on disk; objects and detections by hand."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from convattn.detection.annotations import Annotations
+from convattn.detection.detections import Detections
+
 WIDTH, HEIGHT = 40, 30
+SIZE = (120, 160)  # height and width of pictures of which there are only objects
 
 
 def write_images(folder: Path, names, size=(WIDTH, HEIGHT)) -> None:
@@ -84,3 +89,23 @@ def voc_file(folder: Path, stem: str, *objects: str, size=(WIDTH, HEIGHT)) -> Pa
     file = folder / f"{stem}.xml"
     file.write_text(f"<annotation><filename>{stem}.jpg</filename>{sides}{''.join(objects)}</annotation>")
     return file
+
+
+def truth(*objects, crowd=(), index=0, size=SIZE):
+    """Objects (label, x1, y1, x2, y2), each filled by its rectangle."""
+    rows = np.array(objects, dtype=np.float64).reshape(-1, 5)
+    boxes, places = rows[:, 1:], np.arange(len(rows))
+    outlines = [[np.array([a, b, c, b, c, d, a, d])] for a, b, c, d in boxes]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return Annotations(boxes, rows[:, 0].astype(np.int64), np.isin(places, crowd), areas, size, outlines, index)
+
+
+def found(*objects, size=SIZE, masks=False):
+    """Detections (label, score, x1, y1, x2, y2)."""
+    rows = np.array(objects, dtype=np.float64).reshape(-1, 6)
+    pixels = None
+    if masks:
+        pixels = np.zeros((len(rows), *size), bool)
+        for at, (a, b, c, d) in enumerate(rows[:, 2:].astype(int)):
+            pixels[at, b:d, a:c] = True
+    return Detections(rows[:, 2:], rows[:, 1], rows[:, 0].astype(np.int64), size, pixels)
