@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 
 help:
 	@echo "make setup     install everything into $(VENV)"
-	@echo "make demo      train, explain, export and measure a small model on handwritten digits; writes demo/report.html"
+	@echo "make demo      train, compare, explain, export and measure a small model on digits; writes demo/report.html"
 	@echo "make check     format, lint, types, import arrows, public surface"
 	@echo "make test      the default test suite"
 	@echo "make test-all  the slow tests too"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, cast
 
-from convattn.task import RoomWords, TaskRoom
+from convattn.task import RoomData, RoomWords, TaskRoom
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT", "KINDS", "kind_of", "room", "room_of", "words_of"]
+__all__ = ["DEFAULT", "KINDS", "data_of", "kind_of", "kind_of_data", "room", "room_of", "words_of"]
 
 DEFAULT = "classification"  # of what was written before there were others, and of a network with classes
 
@@ -35,6 +35,24 @@ def words_of(kind: str = DEFAULT) -> RoomWords:
     """What can be said of a task without torch; raises ValueError for an unknown kind."""
     found = _entry(kind)
     return cast(RoomWords, importlib.import_module(f"{found}.options").WORDS) if isinstance(found, str) else found.words
+
+
+def data_of(kind: str = DEFAULT) -> RoomData:
+    """What a task knows of its data on disk, without torch.
+
+    Raises:
+        ValueError: for an unknown kind, or one whose data cannot be looked through.
+    """
+    name = words_of(kind).data
+    if name is None:
+        raise ValueError(f"data of the task {kind} cannot be looked through")
+    return cast(RoomData, importlib.import_module(name))
+
+
+def kind_of_data(source: object) -> str:
+    """The task whose data lie at a place, by their layout, without torch; the default where no other knows it."""
+    others = [kind for kind in KINDS if kind != DEFAULT and words_of(kind).data is not None]
+    return next((kind for kind in others if data_of(kind).recognises(str(source))), DEFAULT)
 
 
 def kind_of(model: nn.Module) -> str | None:

@@ -34,6 +34,7 @@ __all__ = [
     "NoOptions",
     "PairTransform",
     "Prediction",
+    "RoomData",
     "RoomWords",
     "Table",
     "Target",
@@ -293,6 +294,32 @@ class RoomWords:
     prediction: type
     metrics: tuple[Metric, ...]  # what a meter's result holds; the first chooses the best model
     export: type = NoOptions  # the options of `convattn export`
+    check: type = NoOptions  # and of `convattn data check`
+    data: str | None = None  # a module with the names of `RoomData`; imported when it is asked for
+
+
+class RoomData(Protocol):
+    """How a task's data lie on disk, and what may be wrong with them: a module, which needs no torch."""
+
+    SIDE: int  # pixels of a picture on the contact sheet
+
+    def recognises(self, source: str) -> bool:
+        """Whether data of this task lie there and those of no other, by names alone: no image is opened."""
+
+    def open_splits(self, source: str, validation: str | None = None, options: Any = None) -> Any:
+        """The splits as training opens them, `convattn.data.check.Opened`; DataError if nothing can be looked at.
+
+        Args:
+            source: where they are.
+            validation: as `data.validation` of a run.
+            options: of `RoomWords.check`.
+        """
+
+    def check_data(self, opened: Any, on_images: Callable[[int], None] | None = None) -> Any:
+        """Look at every image and its target, `convattn.data.check.DataCheck`; tells how many more are done."""
+
+    def picture(self, data: Any, index: int) -> Image.Image:
+        """An image with what is said of it, in RGB; ImageError if it cannot be read."""
 
 
 class TaskRoom(Protocol):

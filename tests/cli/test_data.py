@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from convattn.cli.main import main
-from convattn.data.check import SplitCheck, _stops
+from convattn.data.check import SplitCheck, stops_of
 from convattn.data.dataset import DataError
 from convattn.training.loop import train
 from tiny_archives import pack_splits
@@ -231,4 +231,4 @@ def test_one_image_of_a_hundred_may_be_broken_as_in_training(broken, stops):
     corrupt = {f"{number}.png": "damaged" for number in range(broken)}
     for split in ("train", "val", "all"):
         found = SplitCheck(100, {"cat": 100}, corrupt, {}, (0, 0, 0), (0, 0, 0))
-        assert len(list(_stops({split: found, "test": found}))) == stops
+        assert len(list(stops_of({split: found, "test": found}))) == stops

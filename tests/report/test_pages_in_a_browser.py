@@ -9,7 +9,6 @@ from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable, NotMeasured
 from convattn.classification.options import METRICS
-from convattn.data.check import check_data, open_splits
 from convattn.page import (
     Command,
     Confusion,
@@ -29,6 +28,7 @@ from convattn.page import (
 from convattn.report.benchmark import write_benchmark
 from convattn.report.contact_sheet import write_contact_sheet
 from convattn.report.write import write_report
+from convattn.rooms import data_of
 from headless_chromium import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
@@ -94,8 +94,10 @@ def pages(tmp_path_factory):
     for name in ("cat", LONG):
         (folder / "data" / name).mkdir(parents=True)
         Image.new("RGB", (300, 20), (len(name), 0, 0)).save(folder / "data" / name / f"{name}.png")
-    opened = open_splits(folder / "data")
-    write_contact_sheet(folder / "contact_sheet.html", check_data(opened), opened.splits, folder / "data" / LONG)
+    room = data_of()
+    opened = room.open_splits(folder / "data")
+    check = room.check_data(opened)
+    write_contact_sheet(folder / "contact_sheet.html", check, opened.splits, folder / "data" / LONG, room)
     return folder
 
 

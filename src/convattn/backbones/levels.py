@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from convattn.backbones.registry import create_model, dense_options
-from convattn.walk import copied
+from convattn.walk import copied, probe
 from convattn.weights.official import unwrap_model
 
-__all__ = ["STRIDES", "FormNote", "Level", "dense_backbone", "find_levels", "level_maps", "modules_in_front"]
+__all__ = [
+    "STRIDES",
+    "FormNote",
+    "Level",
+    "dense_backbone",
+    "find_levels",
+    "fixed_size",
+    "level_maps",
+    "modules_in_front",
+]
 
 STRIDES = (4, 8, 16, 32)
 _ANY_SIZE = "dynamic_img_size"  # timm's option of networks that are made for images of one size
@@ -57,13 +67,23 @@ def dense_backbone(
             raise ValueError(f"options {', '.join(options)} are of a backbone given by name, and this one is built")
         if getattr(backbone, "task_kind", None) is not None:
             raise ValueError(f"{type(backbone).__name__} has the heads of a task already; give its backbone alone")
-        model = copied(backbone)
+        model, added = copied(backbone), {}
     else:
-        model = _build(backbone, strides, options)
+        added = _dense_form(backbone, options)
+        model = _build(backbone, strides, {**added, **options})
     try:
         levels = find_levels(model, strides)
     except ValueError as error:
         raise ValueError(f"{error}{_way_out(model)}") from None
+    if added:
+        warnings.warn(
+            f"{backbone} is built with {_stated(added)}, its form for dense prediction; give options to change it",
+            FormNote,
+            stacklevel=3,
+        )
+    for module in model.modules():
+        if isinstance(module, PatchEmbed) and not module.strict_img_size:
+            module.dynamic_img_pad = True  # rather than refuse sides that patches do not divide
     prune: Any = getattr(model, "prune_intermediate_layers", None)
     if prune is not None and hasattr(model, "forward_intermediates"):
         prune([level.index for level in levels], prune_norm=True, prune_head=True)
@@ -104,10 +124,27 @@ def level_maps(backbone: nn.Module, images: Tensor, levels: Sequence[Level]) -> 
             images, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
         )
         return [maps[indices.index(level.index)] for level in levels]
-    maps = backbone(images)
+    given = backbone(images)
+    maps = [*given.values()] if isinstance(given, Mapping) else given  # timm's wrapper has a form that names them
     if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
         maps = [each.permute(0, 3, 1, 2) for each in maps]
     return [maps[level.index] for level in levels]
+
+
+def fixed_size(backbone: nn.Module, levels: Sequence[Level]) -> tuple[int, int] | None:
+    """Height and width of the only images that a backbone takes; None if it takes others too."""
+    cfg: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    if not cfg.get("fixed_input_size"):
+        return None
+    given = (getattr(backbone, "built_as", None) or {}).get("options", {}).get("img_size")
+    height, width = cfg["input_size"][1:] if given is None else (given, given) if isinstance(given, int) else given
+    other = torch.empty(1, cfg["input_size"][0], height + 32, width + 64, device="meta", dtype=_dtype(backbone))
+    try:
+        with torch.no_grad():
+            level_maps(probe(backbone), other, levels)
+    except (RuntimeError, ValueError, AssertionError):  # as networks refuse a size
+        return height, width
+    return None
 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
@@ -117,24 +154,22 @@ def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
     return [name for name in (_found(told, modules) for told in finer) if name]
 
 
-def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any:
-    """The model of this name in its dense form, which is told where it is another one."""
+def _dense_form(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form for dense prediction of a name adds to options that are given."""
     for option in options:
         if option in _of_classifier(name):
             raise ValueError(f"option {option} is of a classifier, which {name} has not here; leave it out")
     dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name)
-    added = {option: value for option, value in dense.items() if option not in options}
-    if added:
-        warnings.warn(
-            f"{name} is built with {_stated(added)}, its form for dense prediction; give options of yours to change it",
-            FormNote,
-            stacklevel=4,
-        )
-    model = create_model(name, num_classes=0, **added, **options)
+    return {option: value for option, value in dense.items() if option not in options}
+
+
+def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any:
+    """The model of this name without classes; where it gives no levels, timm's wrapper of it that does."""
+    model = create_model(name, num_classes=0, **options)
     if hasattr(model, "forward_intermediates") or "features_only" in options:
         return model
     indices = [level.index for level in find_levels(model, strides)]
-    return create_model(name, num_classes=0, features_only=True, out_indices=indices, **added, **options)
+    return create_model(name, num_classes=0, features_only=True, out_indices=indices, **options)
 
 
 def _state_form(model: nn.Module) -> None:
@@ -185,6 +220,10 @@ def _stated(options: Mapping[str, Any]) -> str:
 def _described(backbone: nn.Module) -> list[dict[str, Any]]:
     info: Any = getattr(backbone, "feature_info", None) or ()
     return [dict(row) for row in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _found(told: str, modules: set[str]) -> str:

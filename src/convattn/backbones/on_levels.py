@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import nn
 
 from convattn.backbones.freezing import check_frozen_stages, freeze
-from convattn.backbones.levels import Level
+from convattn.backbones.levels import Level, fixed_size
 from convattn.weights.official import name_map, unwrap_model
 from convattn.weights.rename import Part
 
@@ -34,6 +34,7 @@ class OnLevels(nn.Module):
         check_frozen_stages(backbone, levels, frozen_stages)
         self.levels = tuple(levels)
         self.frozen_stages, self.frozen_norms = frozen_stages, frozen_norms
+        self.fixed_size: tuple[int, int] | None = None  # height and width of the only images that it takes
         self.backbone = backbone
         self._freeze()
 
@@ -102,15 +103,16 @@ def describe(
         name: of the heads.
         options: with which the model is built, beside those of the backbone.
         task: whose builder builds it.
-        image_size: height and width that it is made for.
+        image_size: height and width that it is made for, where the backbone leaves them free.
         num_classes: of its heads.
         classifier: the modules that tell classes.
     """
     trunk = model.backbone
     cfg: Any = getattr(trunk, "pretrained_cfg", None) or {}
+    model.fixed_size = fixed_size(trunk, model.levels)
     described = {key: cfg[key] for key in ("mean", "std") if key in cfg} | {
         "architecture": f"{name}_{cfg.get('architecture') or type(trunk).__name__}",
-        "input_size": (getattr(trunk, "in_chans", 3), *image_size),
+        "input_size": (getattr(trunk, "in_chans", 3), *(model.fixed_size or image_size)),
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "num_classes": num_classes,

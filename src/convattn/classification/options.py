@@ -11,6 +11,7 @@ from convattn.task import Metric, RoomWords, TaskOptions, check, check_finite
 __all__ = [
     "METRICS",
     "WORDS",
+    "CheckOptions",
     "ClassificationOptions",
     "DistillationConfig",
     "EvaluationOptions",
@@ -154,10 +155,25 @@ class PredictionOptions:
             raise ValueError(f"--top {self.top} must be 1 or more")
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is known of images beside where they are."""
+
+    validation_labels: str | None = None
+    """Label file of the validation images, if they lie in no class folders: as `task.validation_labels` of a run."""
+
+
 METRICS = (
     Metric("top1", "Top-1", "%", lowest=0, highest=100),
     Metric("top5", "Top-5", "%", lowest=0, highest=100),
     Metric("val_loss", "Validation loss", greater_is_better=False, digits=3, lowest=0),
 )
 
-WORDS = RoomWords(ClassificationOptions, EvaluationOptions, PredictionOptions, METRICS)
+WORDS = RoomWords(
+    ClassificationOptions,
+    EvaluationOptions,
+    PredictionOptions,
+    METRICS,
+    check=CheckOptions,
+    data="convattn.classification.check",
+)

@@ -1,24 +1,44 @@
-"""A look at every image of a data set before training: what is broken, double, leaked between splits, or odd."""
+"""A look at every image of a data set before training: what is broken, double, leaked between splits, or odd.
+
+What holds for images of every task is here; a task's own `open_splits` and `check_data` add what its targets say.
+"""
 
 import hashlib
 import os
 import statistics
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
-from convattn.data.dataset import DataError, DataWarning
-from convattn.data.files import LabelledFiles
-from convattn.data.images import ImageError, decode_with_mode, pieces
-from convattn.data.sources import has_splits, open_data, open_evaluation, open_test, open_training
+from convattn.data.dataset import DataWarning
+from convattn.data.images import pieces
+from convattn.task import Dataset, Table
 
-__all__ = ["UNREADABLE_LIMIT", "DataCheck", "Found", "Opened", "SplitCheck", "check_data", "open_splits"]
+__all__ = [
+    "UNREADABLE_LIMIT",
+    "DataCheck",
+    "Examined",
+    "Found",
+    "Opened",
+    "Seen",
+    "Sheet",
+    "SplitCheck",
+    "brightest_of",
+    "digest_of",
+    "examined",
+    "facts_of",
+    "some_of",
+    "splits_table",
+    "stops_of",
+    "telling",
+]
 
 UNREADABLE_LIMIT = 0.01  # share of the training or validation images above which training stops
 _STOPPING = {"train": "training images", "val": "validation images", "all": "images"}
@@ -34,8 +54,11 @@ class Found:
 
     split: str
     path: str
-    class_name: str
+    class_name: str  # empty where an image has no class as a whole
     index: int  # within its split
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.class_name})" if self.class_name else self.path
 
 
 @dataclass(frozen=True)
@@ -43,122 +66,200 @@ class SplitCheck:
     """What one split holds."""
 
     images: int
-    classes: Mapping[str, int]  # images of each, broken ones too
-    corrupt: Mapping[str, str]  # file -> why
+    classes: Mapping[str, int]  # images of each, broken ones too; of masks pixels
+    corrupt: Mapping[str, str]  # file -> why it cannot be read, or learnt from
     modes: Mapping[str, int]  # Pillow's, as in the file: RGB, L, CMYK, …
     widths: tuple[float, float, float]  # smallest, median, greatest, pixels; zeros without a readable image
     heights: tuple[float, float, float]
+    kinds: Mapping[str, str] = field(default_factory=dict)  # of those in `corrupt`: what several such are called
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain numbers and texts."""
+        content = asdict(self)
+        del content["kinds"]
+        return content
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images that are shown together, under a heading."""
+
+    title: str
+    note: str
+    split: str
+    indices: Sequence[int]
 
 
 @dataclass(frozen=True)
 class DataCheck:
     """What was found in a data set."""
 
+    broken: ClassVar[str] = "cannot be read"  # what is said of images that would be set aside
+    contradiction: ClassVar[str] = "under different classes"  # how the same picture is there, where that is wrong
+
     splits: Mapping[str, SplitCheck]
     duplicates: Sequence[Sequence[Found]]  # groups of the same picture within one split
     leaked: Sequence[Sequence[Found]]  # groups of the same picture in more than one
+    contradicting: int  # of both kinds of groups: those of which different things are said
     odd: Sequence[tuple[Found, str]]  # and what is odd about it
     stops: Sequence[str]  # why a run would not start or end; each in one line
+    sheets: Sequence[Sheet]
     notes: Sequence[str] = ()  # what was chosen, mapped or passed over when it was opened
+    colours: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of classes that are shown in some
 
-    @property
-    def mislabelled(self) -> int:
-        """Groups of the same picture in different classes."""
-        return sum(len({found.class_name for found in group}) > 1 for group in (*self.duplicates, *self.leaked))
+    def as_json(self) -> dict[str, Any]:
+        """As plain numbers and texts."""
+        return {
+            "splits": {name: split.as_json() for name, split in self.splits.items()},
+            "duplicates": [[asdict(found) for found in group] for group in self.duplicates],
+            "leaked": [[asdict(found) for found in group] for group in self.leaked],
+            "contradicting": self.contradicting,
+            "odd": [asdict(found) | {"what": what} for found, what in self.odd],
+            "notes": list(self.notes),
+            "stops": list(self.stops),
+        }
+
+    def class_table(self, most: int | None = None) -> Table:
+        """What each split holds of each class; of more than `most` classes the smallest and the greatest."""
+        names = some_of(next(iter(self.splits.values())).classes, most)
+        rows = tuple((name, *(f"{split.classes[name]:,}" for split in self.splits.values())) for name in names)
+        return Table("Classes", ("class", *self.splits), rows, frozenset(range(1, len(self.splits) + 1)))
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """What a look at one image has told."""
+
     problem: str = ""
-    digest: bytes = b""  # of the pixels: a copy in another format, or with other metadata, has the same
+    kind: str = DataCheck.broken  # what several such problems are called
+    digest: bytes = b""  # of the pixels, so that copies in other formats have the same; none of what cannot be read
     mode: str = ""
     size: tuple[int, int] = (0, 0)
     brightest: int = 255  # of 255, where the file has more than 8 bits
+    class_name: str = ""
+    said: Hashable = ""  # of the same picture the same should be said
+    oddities: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Opened:
     """The splits of a data set."""
 
-    splits: dict[str, LabelledFiles]
+    splits: dict[str, Any]  # Dataset of some kind
     problems: list[str]  # why a run would not start, in one line each
     notes: list[str]  # what was chosen, mapped or passed over
 
 
-def open_splits(
-    source: str | Path, *, validation: str | Path | None = None, validation_labels: str | Path | None = None
-) -> Opened:
-    """Open a data set as training does (`open_training`), and its test images where they are beside.
+@dataclass(frozen=True)
+class Examined:
+    """What was seen of every image, and which images are one picture."""
 
-    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`;
-    that training would refuse it is among the problems.
-
-    Args:
-        source, validation, validation_labels: as `open_data` takes them.
-
-    Raises:
-        DataError: if there are no training images, with the reason that training would give.
-    """
-    notes: list[str] = []
-    with _telling(notes):
-        splits, problems = {}, []
-        if validation is None and not has_splits(source):
-            splits = {"all": _with_files(open_evaluation(source, labels=validation_labels))}
-            try:
-                open_training(source, validation_labels=validation_labels)
-            except DataError as error:
-                problems.append(str(error))
-            return Opened(splits, problems, notes)
-        try:
-            train, held_out = open_training(source, validation=validation, validation_labels=validation_labels)
-            splits = {"train": _with_files(train), "val": _with_files(held_out)}
-        except DataError as error:
-            splits = {"train": _with_files(open_data(source, "train"))}
-            problems.append(str(error))
-        try:
-            test = open_test(source, classes=splits["train"].classes)
-            if test is not None and all(test.paths != other.paths for other in splits.values()):
-                splits["test"] = _with_files(test)
-        except DataError as error:
-            notes.append(f"the test images are not looked at: {error}")
-    return Opened(splits, problems, notes)
+    seen: Mapping[str, Sequence[Seen]]  # split -> an entry an image
+    duplicates: Sequence[Sequence[Found]]
+    leaked: Sequence[Sequence[Found]]
+    contradicting: int
+    odd: Sequence[tuple[Found, str]]
 
 
-def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -> DataCheck:
-    """Read and decode every image once, on all processors.
+def examined(
+    splits: Mapping[str, Dataset], look: Callable[[Any, int], Seen], on_images: Callable[[int], None] | None = None
+) -> Examined:
+    """Look at every image once, on all processors.
 
     Args:
-        opened: the splits, and what is known of them already.
+        splits: the images.
+        look: at one of a data set; it raises nothing.
         on_images: called with a number of images that are done.
     """
-    checks: dict[str, SplitCheck] = {}
+    all_seen: dict[str, list[Seen]] = {}
     odd: list[tuple[Found, str]] = []
-    by_content: dict[bytes, list[Found]] = defaultdict(list)
-    notes = list(dict.fromkeys(opened.notes))
-    for split, data in opened.splits.items():
-        seen = []
+    by_content: dict[bytes, list[tuple[Found, Hashable]]] = defaultdict(list)
+    for split, data in splits.items():
+        seen = all_seen[split] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what matters is an error
-            for one in _examined(data):
+            for one in _in_threads(data, look):
                 seen.append(one)
                 if on_images is not None:
                     on_images(1)
-        notes += _lost_classes(split, data, seen)
-        named = [Found(split, data.paths[at], data.classes[data.labels[at]], at) for at in range(len(data))]
+        named = [
+            Found(split, path, one.class_name, at) for at, (path, one) in enumerate(zip(data.paths, seen, strict=True))
+        ]
         for found, one in zip(named, seen, strict=True):
             if one.digest:
-                by_content[one.digest].append(found)
-        checks[split] = _summary(data, seen)
+                by_content[one.digest].append((found, one.said))
         odd += _odd(named, seen)
     groups = [group for group in by_content.values() if len(group) > 1]
-    leaked = [group for group in groups if len({found.split for found in group}) > 1]
-    duplicates = [group for group in groups if len({found.split for found in group}) == 1]
-    problems = [*opened.problems, *_stops(checks)]
-    return DataCheck(checks, duplicates, leaked, odd, problems, notes)
+    pictures = [[found for found, _ in group] for group in groups]
+    return Examined(
+        all_seen,
+        duplicates=[group for group in pictures if len({found.split for found in group}) == 1],
+        leaked=[group for group in pictures if len({found.split for found in group}) > 1],
+        contradicting=sum(len({said for _, said in group}) > 1 for group in groups),
+        odd=odd,
+    )
+
+
+def facts_of(data: Dataset, seen: Sequence[Seen]) -> dict[str, Any]:
+    """The fields of a `SplitCheck` but for its classes."""
+    readable = [one for one in seen if one.digest]
+    broken = [(path, one) for path, one in zip(data.paths, seen, strict=True) if one.problem]
+    return {
+        "images": len(data),
+        "corrupt": {path: one.problem for path, one in broken},
+        "modes": dict(Counter(one.mode for one in readable).most_common()),
+        "widths": _spread([one.size[0] for one in readable]),
+        "heights": _spread([one.size[1] for one in readable]),
+        "kinds": {path: one.kind for path, one in broken},
+    }
+
+
+def stops_of(checks: Mapping[str, SplitCheck], broken: str = DataCheck.broken) -> Iterator[str]:
+    """Why a run would not begin, or end: too many images that are broken, in words of `DataCheck.broken`."""
+    for split, check in checks.items():
+        count = len(check.corrupt)
+        if split in _STOPPING and count > UNREADABLE_LIMIT * check.images:
+            yield (
+                f"{count} of {check.images} {_STOPPING[split]} {broken}, more than {UNREADABLE_LIMIT:.0%}; "
+                "repair or remove them"
+            )
+
+
+def splits_table(check: DataCheck) -> Table:
+    """A row a split: how much it holds, what cannot be read, sizes and modes."""
+    rows = []
+    for name, split in check.splits.items():
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in split.modes.items())
+        present = sum(count > 0 for count in split.classes.values())
+        sizes = (" to ".join(f"{side:g}" for side in sides) for sides in (split.widths, split.heights))
+        rows.append((name, f"{split.images:,}", f"{present:,}", f"{len(split.corrupt):,}", *sizes, modes))
+    columns = ("split", "images", "classes", check.broken, "width", "height", "modes")
+    return Table("Splits", columns, tuple(rows))
+
+
+def some_of(counts: Mapping[str, int], most: int | None) -> list[str]:
+    """The names; of more than `most` those with the smallest and with the greatest counts, half of each."""
+    if most is None or len(counts) <= most:
+        return [*counts]
+    ordered = sorted(counts, key=lambda name: counts[name])
+    return [*ordered[: most // 2], *ordered[-(most // 2) :]]
+
+
+def digest_of(image: Image.Image) -> bytes:
+    """A hash of the pixels of an RGB image."""
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    for _, piece in pieces(image):
+        digest.update(piece.tobytes())
+    return digest.digest()
+
+
+def brightest_of(image: Image.Image, mode: str) -> int:
+    """The brightest value of an image whose file has more than 8 bits, of 255; 255 for any other."""
+    return int(np.asarray(image).max()) if mode.startswith("I") else 255
 
 
 @contextmanager
-def _telling(notes: list[str]) -> Iterator[None]:
+def telling(notes: list[str]) -> Iterator[None]:
     """Keep what is told of data as a list of lines."""
     others: list[warnings.WarningMessage] = []  # to be warned of anew: all, if an error ends this
     try:
@@ -173,62 +274,25 @@ def _telling(notes: list[str]) -> Iterator[None]:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
-def _with_files(data: object) -> LabelledFiles:
-    if not isinstance(data, LabelledFiles):
-        raise DataError("digits: they are in memory and whole; name a folder, an archive or a list")
-    return data
-
-
-def _examined(data: LabelledFiles) -> Iterator[_Seen]:
+def _in_threads(data: Dataset, look: Callable[[Any, int], Seen]) -> Iterator[Seen]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders let go of Python's lock
         for start in range(0, len(data), _CHUNK):
-            yield from pool.map(lambda at: _examine(data, at), range(start, min(start + _CHUNK, len(data))))
-
-
-def _examine(data: LabelledFiles, index: int) -> _Seen:
-    try:
-        content = data.read_bytes(index)
-        image, mode = decode_with_mode(content, data.paths[index])
-    except ImageError as error:
-        return _Seen(str(error))
-    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-    for _, piece in pieces(image):
-        digest.update(piece.tobytes())
-    brightest = int(np.asarray(image).max()) if mode.startswith("I") else 255
-    return _Seen("", digest.digest(), mode, image.size, brightest)
-
-
-def _summary(data: LabelledFiles, seen: Sequence[_Seen]) -> SplitCheck:
-    counts = Counter(data.labels)
-    readable = [one for one in seen if not one.problem]
-    return SplitCheck(
-        len(data),
-        {name: counts[label] for label, name in enumerate(data.classes)},
-        {data.paths[at]: one.problem for at, one in enumerate(seen) if one.problem},
-        dict(Counter(one.mode for one in readable).most_common()),
-        _spread([one.size[0] for one in readable]),
-        _spread([one.size[1] for one in readable]),
-    )
-
-
-def _lost_classes(split: str, data: LabelledFiles, seen: Sequence[_Seen]) -> list[str]:
-    left = {data.labels[at] for at, one in enumerate(seen) if not one.problem}
-    return [f"{split}: no image of class {data.classes[at]!r} can be read" for at in sorted(set(data.labels) - left)]
+            yield from pool.map(lambda at: look(data, at), range(start, min(start + _CHUNK, len(data))))
 
 
 def _spread(values: Sequence[int]) -> tuple[float, float, float]:
     return (min(values), statistics.median(values), max(values)) if values else (0, 0, 0)
 
 
-def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found, str]]:
+def _odd(named: Sequence[Found], seen: Sequence[Seen]) -> Iterator[tuple[Found, str]]:
     """Images whose mode is not that of most, that are very dark for their bits or very long, or of another size."""
-    readable = [one for one in seen if not one.problem]
+    readable = [one for one in seen if one.digest]
     if not readable:
         return
     usual = Counter(one.mode for one in readable).most_common(1)[0][0]
     median = statistics.median(one.size[0] * one.size[1] for one in readable)
     for found, one in zip(named, seen, strict=True):
-        if one.problem:
+        if not one.digest:
             continue
         width, height = one.size
         reasons = []
@@ -240,15 +304,6 @@ def _odd(named: Sequence[Found], seen: Sequence[_Seen]) -> Iterator[tuple[Found,
             )
         if max(width, height) > _LONGEST * min(width, height) or not median / _FAR < width * height < median * _FAR:
             reasons.append(f"{width} × {height} pixels")
+        reasons += one.oddities
         if reasons:
             yield found, ", ".join(reasons)
-
-
-def _stops(checks: Mapping[str, SplitCheck]) -> Iterator[str]:
-    for split, check in checks.items():
-        broken = len(check.corrupt)
-        if split in _STOPPING and broken > UNREADABLE_LIMIT * check.images:
-            yield (
-                f"{broken} of {check.images} {_STOPPING[split]} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
-                "repair or remove them"
-            )

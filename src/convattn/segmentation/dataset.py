@@ -7,7 +7,7 @@ from PIL import Image
 
 from convattn.data.images import read_bytes, read_image, size_of
 from convattn.segmentation.classes import Colour
-from convattn.segmentation.masks import MaskCode, MissingMask, OtherSize
+from convattn.segmentation.masks import MaskCode, MissingMask, OtherSize, UnknownLabel
 from convattn.segmentation.pairs import Pairs
 from convattn.shown import shown
 
@@ -57,24 +57,28 @@ class MaskedImages:
             ImageError: if image or mask cannot be read. MaskError: if there is no mask, or it does not fit.
         """
         last, size = self._last
-        return self.labels(index, size if last == index else size_of(self.read_bytes(index), self.paths[index]))
+        labels, problem = self.known_labels(
+            index, size if last == index else size_of(self.read_bytes(index), self.paths[index])
+        )
+        if problem:
+            raise UnknownLabel(problem)
+        return labels
 
-    def labels(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """`target`, for an image of this width and height."""
+    def known_labels(self, index: int, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+        """`target` of an image of this width and height; what is no class is ignored, and a line tells of it."""
         path, mask = self.paths[index], self.mask_paths[index]
         if not mask:
             raise MissingMask(f"{shown(path)}: no mask in {shown(self.pairs.masks_at)}")
-        labels = self.code.read(read_bytes(mask), mask)
-        height, width = labels.shape
-        if (width, height) != size:
-            turned = (
-                "; the photograph is turned by its EXIF entry, and its mask is not?" if (height, width) == size else ""
-            )
+        labels, problem = self.code.read_known(read_bytes(mask), mask)
+        if labels.shape[::-1] != size:
+            hint = "make them equal, without smoothing the mask"
+            if labels.shape == size:
+                hint = "is the photograph turned by its EXIF entry, and its mask is not?"
             raise OtherSize(
-                f"{shown(mask)}: {width} × {height} pixels, and its image {shown(path)} has {size[0]} × {size[1]}"
-                f"{turned or '; make them equal, without smoothing the mask'}"
+                f"{shown(mask)}: {labels.shape[1]} × {labels.shape[0]} pixels, and its image {shown(path)} has "
+                f"{size[0]} × {size[1]}; {hint}"
             )
-        return labels
+        return labels, problem
 
     def part(self, indices: Sequence[int]) -> "MaskedImages":
         """Some of the images."""

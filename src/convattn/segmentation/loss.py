@@ -4,7 +4,7 @@ As in github.com/open-mmlab/mmsegmentation (Apache-2.0), versions 0.11 to 1.2; w
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,10 +39,13 @@ def pixel_losses(
     Returns:
         "decode.loss_ce", and "aux.loss_ce" where there is a second head, its weight in it.
     """
-    pixels = labels.numel() if mean == "all" else (labels != IGNORED).sum() + _TINY
-    losses = {"decode.loss_ce": _summed(outputs["decode"], labels) / pixels}
-    if "auxiliary" in outputs:
-        losses["aux.loss_ce"] = auxiliary_weight * _summed(outputs["auxiliary"], labels) / pixels
+    sums = {head: _summed(logits, labels) for head, logits in outputs.items()}
+    pixels: Any = labels.numel()
+    if mean == "valid":
+        pixels = (labels != IGNORED).sum().to(sums["decode"].dtype) + _TINY
+    losses = {"decode.loss_ce": sums["decode"] / pixels}
+    if "auxiliary" in sums:
+        losses["aux.loss_ce"] = auxiliary_weight * sums["auxiliary"] / pixels
     return losses
 
 

@@ -84,19 +84,14 @@ class MaskCode:
     options: LabelOptions
     where: str
 
-    def read(self, content: bytes, name: str) -> np.ndarray:
-        """The label map (H, W) uint8 in the content of a mask's file.
+    def read_known(self, content: bytes, name: str) -> tuple[np.ndarray, str]:
+        """The label map (H, W) uint8 in the content of a mask's file, and a line about what in it is no class.
+
+        That is ignored in the map; the line is empty where all is known.
 
         Raises:
-            ImageError: naming the file, if it cannot be read. MaskError: if it holds what is no class.
+            ImageError: naming the file, if it cannot be read. OtherKind: if it holds neither numbers nor known colours.
         """
-        labels, problem = self.read_known(content, name)
-        if problem:
-            raise UnknownLabel(problem)
-        return labels
-
-    def read_known(self, content: bytes, name: str) -> tuple[np.ndarray, str]:
-        """`read`; pixels of what is no class are ignored, and a line tells of them."""
         image = decode_as_stored(content, name)
         greys = self._greys_are_colours and image.mode in ("1", "L")
         if self.palette is not None and (greys or image.mode in _COLOURED):

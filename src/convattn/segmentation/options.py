@@ -10,6 +10,7 @@ __all__ = [
     "IGNORED",
     "METRICS",
     "WORDS",
+    "CheckOptions",
     "EvaluationOptions",
     "ExportOptions",
     "LabelOptions",
@@ -140,6 +141,14 @@ class ExportOptions:
     """The class of each pixel, uint8, instead of logits: a smaller output, that nothing can be averaged of."""
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is known of masks beside where they are."""
+
+    labels: LabelOptions = LabelOptions()
+    """What the numbers in masks mean."""
+
+
 METRICS = (
     Metric("miou", "mIoU", "%", lowest=0, highest=100),
     Metric("macc", "mAcc", "%", lowest=0, highest=100),
@@ -147,4 +156,12 @@ METRICS = (
     Metric("mdice", "Dice", "%", lowest=0, highest=100),
 )
 
-WORDS = RoomWords(SegmentationOptions, EvaluationOptions, PredictionOptions, METRICS, ExportOptions)
+WORDS = RoomWords(
+    SegmentationOptions,
+    EvaluationOptions,
+    PredictionOptions,
+    METRICS,
+    ExportOptions,
+    CheckOptions,
+    "convattn.segmentation.check",
+)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from convattn.segmentation.grid_mean import GridMean
 from convattn.segmentation.head import Head, Unit
 from convattn.segmentation.resize import resized
 
@@ -37,9 +38,7 @@ class UPerHead(Head):
     def __init__(self, in_channels: Sequence[int], width: int, num_classes: int, dropout: float):
         super().__init__(width, num_classes, dropout)
         *finer, coarsest = in_channels
-        self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(side), Unit(coarsest, width, 1)) for side in POOLS
-        )
+        self.psp_modules = nn.ModuleList(nn.Sequential(GridMean(side), Unit(coarsest, width, 1)) for side in POOLS)
         self.bottleneck = Unit(coarsest + len(POOLS) * width, width, 3)
         self.lateral_convs = nn.ModuleList(Unit(channels, width, 1) for channels in finer)
         self.fpn_convs = nn.ModuleList(Unit(width, width, 3) for _ in finer)
@@ -51,7 +50,8 @@ class UPerHead(Head):
         Raises:
             ValueError: in training on a single image, of which the coarsest mean is one number a channel.
         """
-        self._check_batch(levels[0].shape[0])
+        if self.training:
+            self._check_batch(levels[0].shape[0])
         *finer, coarsest = levels
         maps = [lateral(level) for lateral, level in zip(self.lateral_convs, finer, strict=True)]
         maps.append(self._pool(coarsest))

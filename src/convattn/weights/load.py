@@ -298,20 +298,32 @@ def _cfg(model: nn.Module) -> Mapping[str, Any]:
 
 
 def _misfit(source: str, model: nn.Module, conversion: Conversion) -> str:
-    problems = _lacking_parts(conversion, model) or conversion.problems(model)
-    return f"{source}: does not fit {describe(model)}: {_listed(problems)}"
-
-
-def _lacking_parts(conversion: Conversion, model: nn.Module) -> list[str]:
-    """One phrase for the parts of a model of which a file has nothing that fits, and for what it has instead."""
     names = name_map(model)
-    parts = [part.ours for part in names.parts] if isinstance(names, JoinedNames) else []
+    said = conversion.problems(model)
+    if isinstance(names, JoinedNames):
+        said = _lacking_parts(conversion, names) or _other_classes(conversion, model) or said
+    return f"{source}: does not fit {describe(model)}: {_listed(said)}"
+
+
+def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:
+    """One phrase for the parts of a model of which a file has nothing that fits, and for what it has instead."""
+    parts = [part.ours for part in names.parts]
     fresh = [part for part in parts if not any(name.startswith(f"{part}.") for name in conversion.fits)]
     if not fresh:
         return []
     instead = {".".join(name.split(".")[:2]) for name in conversion.unexpected}
     has = f", which has {brief(sorted(instead), most=6)}" if instead else ""
     return [f"nothing of {' and '.join(fresh)} is in the file{has}"]
+
+
+def _other_classes(conversion: Conversion, model: nn.Module) -> list[str]:
+    """One phrase if a file differs from a model in the number of classes alone."""
+    others = {name: tensor for name, tensor in conversion.mismatched.items() if _is_of(name, _classifiers(model))}
+    rest = len(conversion.mismatched) - len(others) + len(conversion.missing) + len(conversion.unexpected)
+    weight = next((tensor for name, tensor in others.items() if name.endswith(".weight")), None)
+    if rest or weight is None:
+        return []
+    return [f"the file has {len(weight):,} classes; build the model with num_classes={len(weight)}"]
 
 
 def _listed(problems: list[str], most: int = 12) -> str:

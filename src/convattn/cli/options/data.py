@@ -7,9 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from convattn.cli.arguments import UsageError, check_page, parse
+from convattn.cli.arguments import UsageError, check_page
 from convattn.cli.help import HELP_WORDS
 from convattn.cli.options.files import IMAGES
+from convattn.cli.options.of_task import parse_for
+from convattn.rooms import DEFAULT, kind_of_data
 
 __all__ = ["Options", "read"]
 
@@ -32,8 +34,6 @@ class Options:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help=_SOURCE)]
     validation: str | None = None
     """Where the validation images are, if not in the same folder: as `data.validation` of a run."""
-    validation_labels: str | None = None
-    """Label file of these, if they lie in no class folders: as `data.validation_labels` of a run."""
     output: Path | None = None
     """Write a page with a contact sheet of the classes to this file (.html)."""
     json: bool = False
@@ -48,6 +48,12 @@ def read(args: Sequence[str]) -> Options:
     elif action != ["check"]:
         found = f"unknown action {action[0]!r}" if action else "missing action"
         raise UsageError(f"{found}, there is check; see convattn data --help")
-    options = parse(Options, rest, command="data check", description=_DESCRIPTION)
+    kind = next((kind for word in rest if (kind := _kind(word)) != DEFAULT), DEFAULT)
+    options: Options = parse_for(kind, Options, "check", rest, command="data check", description=_DESCRIPTION)
     check_page(options.output)
     return options
+
+
+def _kind(word: str) -> str:
+    """The task whose data a word names."""
+    return DEFAULT if word.startswith("-") or not Path(word).exists() else kind_of_data(word)

@@ -9,7 +9,7 @@ from convattn.cli.arguments import UsageError, parse
 from convattn.cli.help import HELP_WORDS
 from convattn.rooms import DEFAULT, KINDS, words_of
 
-__all__ = ["parse_for_task"]
+__all__ = ["parse_for", "parse_for_task"]
 
 
 def parse_for_task(options: type, part: str, args: Sequence[str], *, command: str, description: str) -> Any:
@@ -24,7 +24,12 @@ def parse_for_task(options: type, part: str, args: Sequence[str], *, command: st
     Raises:
         UsageError: as `parse`.
     """
-    added = getattr(words_of(_kind(args)), part)
+    return parse_for(_kind(args), options, part, args, command=command, description=description)
+
+
+def parse_for(kind: str, options: type, part: str, args: Sequence[str], *, command: str, description: str) -> Any:
+    """The same for a task that is known."""
+    added = getattr(words_of(kind), part)
     both = dataclasses.make_dataclass(options.__name__, (), bases=(added, options), frozen=True)  # ours come first
     try:
         return parse(both, args, command=command, description=description)
