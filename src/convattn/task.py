@@ -296,6 +296,7 @@ class RoomWords:
     export: type = NoOptions  # the options of `convattn export`
     check: type = NoOptions  # and of `convattn data check`
     data: str | None = None  # a module with the names of `RoomData`; imported when it is asked for
+    recipe: str | None = None  # for data of one's own, where no other is named
 
 
 class RoomData(Protocol):

@@ -189,6 +189,8 @@ def test_one_image_at_a_time_needs_another_head():
     with pytest.raises(ConfigError, match=r"data.batch_size 1 leaves the batch norm behind UperNet's 1 × 1 pool one"):
         tiny_segmentation("data", "run", task=dict(head="upernet"), data=dict(batch_size=1))
     tiny_segmentation("data", "run", data=dict(batch_size=1))
+    with pytest.raises(ConfigError, match=r"data.image_size \(32, 64\): crops are square here; give a side"):
+        tiny_segmentation("data", "run", data=dict(image_size=(32, 64)))
 
 
 def test_options_of_a_classifier_are_refused(data, tmp_path):
