@@ -14,8 +14,8 @@ from convattn.recipes import RECIPES
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
-from tiny_masks import CLASSES, tiny_segmentation, write_masks
 from tiny_runs import assert_same_run
+from tiny_segmenters import CLASSES, tiny_segmentation, write_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*classes.txt. names the:convattn.data.dataset.DataWarning")
 

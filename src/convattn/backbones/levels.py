@@ -23,6 +23,7 @@ __all__ = [
     "fixed_size",
     "level_maps",
     "modules_in_front",
+    "size_multiple",
 ]
 
 STRIDES = (4, 8, 16, 32)
@@ -138,13 +139,30 @@ def fixed_size(backbone: nn.Module, levels: Sequence[Level]) -> tuple[int, int] 
         return None
     given = (getattr(backbone, "built_as", None) or {}).get("options", {}).get("img_size")
     height, width = cfg["input_size"][1:] if given is None else (given, given) if isinstance(given, int) else given
-    other = torch.empty(1, cfg["input_size"][0], height + 32, width + 64, device="meta", dtype=_dtype(backbone))
+    return None if _takes(backbone, levels, (height + 32, width + 64)) else (height, width)
+
+
+def size_multiple(backbone: nn.Module, levels: Sequence[Level]) -> int:
+    """What the sides of images are multiples of that a backbone takes: 1, or its coarsest stride if it refuses others.
+
+    Some of timm's put maps together that agree in size only then. Families of ours take any size.
+    """
+    coarsest = max(level.stride for level in levels)
+    if hasattr(backbone, "min_input_size") or not getattr(backbone, "pretrained_cfg", None):
+        return 1
+    return 1 if _takes(backbone, levels, (7 * coarsest - 21, 10 * coarsest - 19)) else coarsest
+
+
+def _takes(backbone: nn.Module, levels: Sequence[Level], size: tuple[int, int]) -> bool:
+    """Whether a backbone runs on images of this height and width; nothing is computed."""
+    cfg: Any = backbone.pretrained_cfg
+    images = torch.empty(1, cfg["input_size"][0], *size, device="meta", dtype=_dtype(backbone))
     try:
         with torch.no_grad():
-            level_maps(probe(backbone), other, levels)
+            level_maps(probe(backbone), images, levels)
     except (RuntimeError, ValueError, AssertionError):  # as networks refuse a size
-        return height, width
-    return None
+        return False
+    return True
 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
