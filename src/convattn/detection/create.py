@@ -103,7 +103,7 @@ def create_detector(
     if pretrained:
         backbone_options["pretrained"] = pretrained
     strides = STRIDES if isinstance(row, _Regions) else STRIDES[1:]
-    trunk, levels = dense_backbone(backbone, strides, **backbone_options)
+    trunk, levels = dense_backbone(backbone, strides, task=Detector.task_kind, **backbone_options)
     like = next((p for p in trunk.parameters() if p.is_floating_point()), None)
     options: dict[str, Any] = dict(style=style, box_head=box_head)
     frozen: dict[str, Any] = dict(frozen_stages=frozen_stages, frozen_norms=frozen_norms)
