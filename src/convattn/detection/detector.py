@@ -1,7 +1,7 @@
 """Detectors: a backbone, a neck on its levels, and heads that find objects; in one stage or in two."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Detector(OnLevels):
         mmdet: what is not learnt from follows mmdetection, otherwise detectron2.
     """
 
-    task_kind = "detection"
+    task_kind: Literal["detection"] = "detection"
 
     def __init__(
         self,
