@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor, nn
+
 import convattn
 from convattn.segmentation.segmenter import Segmenter
 from toys import randomise_norms, toy
@@ -16,3 +18,17 @@ def build_segmenter(name: str = "smt_tiny", head: str = "upernet", num_classes: 
     model = convattn.create_segmenter(name, head, num_classes, **{"width": 8, **small, **options})
     randomise_norms(model)
     return model.eval()
+
+
+class GivenLevels(nn.Module):
+    """Stands where a backbone would, and gives the same maps for all images."""
+
+    def __init__(self, maps: list[Tensor]):
+        super().__init__()
+        self.maps = maps
+        self.feature_info = [
+            dict(num_chs=each.shape[1], reduction=stride) for each, stride in zip(maps, (4, 8, 16, 32), strict=True)
+        ]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.maps

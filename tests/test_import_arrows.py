@@ -59,7 +59,7 @@ ARROWS["starting"] = set()
 ARROWS["timm"] = set()  # what `python -m convattn.timm` runs
 
 # What everyone may know of `backbones`. The other files there are families.
-CONTRACT = {"freezing", "levels", "pyramid", "recompute", "registry"}
+CONTRACT = {"freezing", "levels", "on_levels", "pyramid", "recompute", "registry"}
 MAY_NAME_A_FAMILY = {"backbones", "recipes", "ablation", "cli"}
 
 

@@ -12,23 +12,10 @@ from convattn.segmentation.loss import pixel_accuracy, pixel_losses
 from convattn.segmentation.resize import resized
 from convattn.segmentation.segmenter import Segmenter, create_segmenter
 from segmentation_golden import Golden, image, labels, levels, load_golden
+from segmentation_toys import GivenLevels
 
 HEADS = ["upernet_even", "upernet_odd", "upernet_floor", "semantic_fpn_even", "semantic_fpn_odd"]
 BAR = 1e-9
-
-
-class GivenLevels(nn.Module):
-    """Stands where a backbone would, and gives the same maps for all images."""
-
-    def __init__(self, maps: list[Tensor]):
-        super().__init__()
-        self.maps = maps
-        self.feature_info = [
-            dict(num_chs=each.shape[1], reduction=stride) for each, stride in zip(maps, (4, 8, 16, 32), strict=True)
-        ]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.maps
 
 
 def segmenter_of(golden: Golden, maps: list[Tensor]) -> Segmenter:

@@ -23,6 +23,7 @@ __all__ = [
     "fixed_size",
     "level_maps",
     "modules_in_front",
+    "size_multiple",
 ]
 
 STRIDES = (4, 8, 16, 32)
@@ -67,13 +68,20 @@ def dense_backbone(
             raise ValueError(f"options {', '.join(options)} are of a backbone given by name, and this one is built")
         if getattr(backbone, "task_kind", None) is not None:
             raise ValueError(f"{type(backbone).__name__} has the heads of a task already; give its backbone alone")
-        model = copied(backbone)
+        model, added = copied(backbone), {}
     else:
-        model = _build(backbone, strides, options)
+        added = _dense_form(backbone, options)
+        model = _build(backbone, strides, {**added, **options})
     try:
         levels = find_levels(model, strides)
     except ValueError as error:
         raise ValueError(f"{error}{_way_out(model)}") from None
+    if added:
+        warnings.warn(
+            f"{backbone} is built with {_stated(added)}, its form for dense prediction; give options to change it",
+            FormNote,
+            stacklevel=3,
+        )
     for module in model.modules():
         if isinstance(module, PatchEmbed) and not module.strict_img_size:
             module.dynamic_img_pad = True  # rather than refuse sides that patches do not divide
@@ -117,7 +125,8 @@ def level_maps(backbone: nn.Module, images: Tensor, levels: Sequence[Level]) -> 
             images, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
         )
         return [maps[indices.index(level.index)] for level in levels]
-    maps = backbone(images)
+    given = backbone(images)
+    maps = [*given.values()] if isinstance(given, Mapping) else given  # timm's wrapper has a form that names them
     if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC"):
         maps = [each.permute(0, 3, 1, 2) for each in maps]
     return [maps[level.index] for level in levels]
@@ -130,13 +139,30 @@ def fixed_size(backbone: nn.Module, levels: Sequence[Level]) -> tuple[int, int] 
         return None
     given = (getattr(backbone, "built_as", None) or {}).get("options", {}).get("img_size")
     height, width = cfg["input_size"][1:] if given is None else (given, given) if isinstance(given, int) else given
-    other = torch.empty(1, cfg["input_size"][0], height + 32, width + 64, device="meta", dtype=_dtype(backbone))
+    return None if _takes(backbone, levels, (height + 32, width + 64)) else (height, width)
+
+
+def size_multiple(backbone: nn.Module, levels: Sequence[Level]) -> int:
+    """What the sides of images are multiples of that a backbone takes: 1, or its coarsest stride if it refuses others.
+
+    Some of timm's put maps together that agree in size only then. Families of ours take any size.
+    """
+    coarsest = max(level.stride for level in levels)
+    if hasattr(backbone, "min_input_size") or not getattr(backbone, "pretrained_cfg", None):
+        return 1
+    return 1 if _takes(backbone, levels, (7 * coarsest - 21, 10 * coarsest - 19)) else coarsest
+
+
+def _takes(backbone: nn.Module, levels: Sequence[Level], size: tuple[int, int]) -> bool:
+    """Whether a backbone runs on images of this height and width; nothing is computed."""
+    cfg: Any = backbone.pretrained_cfg
+    images = torch.empty(1, cfg["input_size"][0], *size, device="meta", dtype=_dtype(backbone))
     try:
         with torch.no_grad():
-            level_maps(probe(backbone), other, levels)
+            level_maps(probe(backbone), images, levels)
     except (RuntimeError, ValueError, AssertionError):  # as networks refuse a size
-        return height, width
-    return None
+        return False
+    return True
 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
@@ -146,24 +172,22 @@ def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
     return [name for name in (_found(told, modules) for told in finer) if name]
 
 
-def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any:
-    """The model of this name in its dense form, which is told where it is another one."""
+def _dense_form(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form for dense prediction of a name adds to options that are given."""
     for option in options:
         if option in _of_classifier(name):
             raise ValueError(f"option {option} is of a classifier, which {name} has not here; leave it out")
     dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name)
-    added = {option: value for option, value in dense.items() if option not in options}
-    if added:
-        warnings.warn(
-            f"{name} is built with {_stated(added)}, its form for dense prediction; give options of yours to change it",
-            FormNote,
-            stacklevel=4,
-        )
-    model = create_model(name, num_classes=0, **added, **options)
+    return {option: value for option, value in dense.items() if option not in options}
+
+
+def _build(name: str, strides: Sequence[int], options: Mapping[str, Any]) -> Any:
+    """The model of this name without classes; where it gives no levels, timm's wrapper of it that does."""
+    model = create_model(name, num_classes=0, **options)
     if hasattr(model, "forward_intermediates") or "features_only" in options:
         return model
     indices = [level.index for level in find_levels(model, strides)]
-    return create_model(name, num_classes=0, features_only=True, out_indices=indices, **added, **options)
+    return create_model(name, num_classes=0, features_only=True, out_indices=indices, **options)
 
 
 def _state_form(model: nn.Module) -> None:

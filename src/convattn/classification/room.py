@@ -81,7 +81,7 @@ class ClassificationRoom(TaskRoom):
     ) -> ImageDataset:
         """Labelled images, under the classes of the model."""
         cfg: Any = model.pretrained_cfg or {}
-        size = cfg.get("input_size", (3, 32, 32))[1]
+        size = cfg.get("input_size", 32)
         if run is not None and share_of(run.data.validation) is not None:
             return in_model_order(self.open_training(run)[1], model)
         labels = options.labels or (run and run.task.validation_labels)

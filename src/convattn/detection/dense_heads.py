@@ -7,6 +7,7 @@ both as mmdetection computes them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ __all__ = ["ATSSHead", "Candidates", "DenseHead", "RetinaHead", "Wanted"]
 _STRIDES = (8, 16, 32, 64, 128)
 _PRIOR = -math.log(99)  # bias of a class at first: one anchor in a hundred is of it
 _GIOU_WEIGHT = 2.0
+_SPREAD = 0.01  # of weights at first
 
 
 class DenseHead(nn.Module):
@@ -50,6 +52,8 @@ class DenseHead(nn.Module):
         least: scores of what is found must be above.
         most: objects of an image.
     """
+
+    classifier_name: ClassVar[str]
 
     def __init__(
         self,
@@ -73,14 +77,29 @@ class DenseHead(nn.Module):
             units = (ConvUnit(width if at == 0 else conv_width, conv_width, 3, norm=norm) for at in range(convs))
             self.add_module(name, nn.ModuleList(units))
 
-    def start(self, classifier: nn.Conv2d) -> None:
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The layer that tells the classes."""
+        return self.get_submodule(self.classifier_name)  # type: ignore[return-value]
+
+    def start(self) -> None:
         """Small weights everywhere, and the classes' prior."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
+                nn.init.normal_(module.weight, std=_SPREAD)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.constant_(classifier.bias, _PRIOR)  # type: ignore[arg-type]
+        nn.init.constant_(self.classifier.bias, _PRIOR)  # type: ignore[arg-type]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the layer that tells the classes by a fresh one."""
+        old, count = self.classifier, self.anchors.count * num_classes
+        self.num_classes = num_classes
+        with old.weight.device:
+            fresh = nn.Conv2d(old.in_channels, count, 3, padding=1, dtype=old.weight.dtype)
+        nn.init.normal_(fresh.weight, std=_SPREAD)
+        nn.init.constant_(fresh.bias, _PRIOR)  # type: ignore[arg-type]
+        setattr(self, self.classifier_name, fresh)
 
     def towers(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """What is behind the convolutions for classes, and for boxes."""
@@ -90,6 +109,15 @@ class DenseHead(nn.Module):
         for conv in self.reg_convs:  # type: ignore[union-attr]
             box = conv(box)
         return label, box
+
+    def losses(self, levels: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
+        """The losses by name, one of each level (levels,).
+
+        Args:
+            levels: of the neck.
+            truths: of each image.
+        """
+        raise NotImplementedError
 
     def detections(
         self,
@@ -256,6 +284,8 @@ class Wanted:
 class RetinaHead(DenseHead):
     """RetinaNet: nine anchors a pixel, the focal loss."""
 
+    classifier_name = "retina_cls"
+
     def __init__(self, width: int, num_classes: int, *, conv_width: int = 256):
         scales = tuple(4 * 2 ** (step / 3) for step in range(3))
         super().__init__(
@@ -264,7 +294,7 @@ class RetinaHead(DenseHead):
         self.assign = MaxIoU(0.5, 0.4, "all", 0.0)  # whatever its best overlap is, an object gets an anchor
         self.retina_cls = nn.Conv2d(conv_width, self.anchors.count * num_classes, 3, padding=1)
         self.retina_reg = nn.Conv2d(conv_width, self.anchors.count * 4, 3, padding=1)
-        self.start(self.retina_cls)
+        self.start()
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], None]:
         """Of each level logits (B, anchors · classes, h, w) and steps (B, anchors · 4, h, w)."""
@@ -276,12 +306,7 @@ class RetinaHead(DenseHead):
         return self.assign(anchors, truth.boxes_xyxy.to(anchors), truth.ignored_xyxy)
 
     def losses(self, levels: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """The losses `label` and `box`, one of each level (levels,).
-
-        Args:
-            levels: of the neck.
-            truths: of each image.
-        """
+        """The losses `label` and `box`, as `DenseHead.losses`."""
         logits, steps, _ = self(levels)
         scores, moves = self._laid_out((logits, steps))
         wanted = self.wanted([(one.shape[2], one.shape[3]) for one in logits], truths, scores)
@@ -296,6 +321,8 @@ class RetinaHead(DenseHead):
 
 class ATSSHead(DenseHead):
     """ATSS: one anchor a pixel, chosen by statistics; how near it is to an object's middle is learnt too."""
+
+    classifier_name = "atss_cls"
 
     def __init__(self, width: int, num_classes: int, *, conv_width: int = 256):
         super().__init__(
@@ -312,7 +339,7 @@ class ATSSHead(DenseHead):
         self.atss_reg = nn.Conv2d(conv_width, 4, 3, padding=1)
         self.atss_centerness = nn.Conv2d(conv_width, 1, 3, padding=1)
         self.scales = nn.ModuleList(_Scale() for _ in _STRIDES)
-        self.start(self.atss_cls)
+        self.start()
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Of each level logits (B, classes, h, w), steps (B, 4, h, w) and how near an object's middle (B, 1, h, w)."""
@@ -328,7 +355,7 @@ class ATSSHead(DenseHead):
         return self.assign(anchors, counts, truth.boxes_xyxy.to(anchors), truth.ignored_xyxy)
 
     def losses(self, levels: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
-        """The losses `label`, `box` and `center`, one of each level (levels,); as `RetinaHead.losses`.
+        """The losses `label`, `box` and `center`, as `DenseHead.losses`.
 
         What they are divided by is averaged over processes.
         """

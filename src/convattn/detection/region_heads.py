@@ -51,9 +51,17 @@ class BoxHead(nn.Module):
         for layer in self.shared_fcs:
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        for layer, spread in ((self.fc_cls, 0.01), (self.fc_reg, 0.001)):
-            nn.init.normal_(layer.weight, std=spread)
-            nn.init.zeros_(layer.bias)
+        for conv in self.shared_convs:
+            _kaiming(conv)
+        _small(self.fc_cls, 0.01)
+        _small(self.fc_reg, 0.001)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace by fresh ones the layer that tells classes, and that of boxes if each class has its own."""
+        self.num_classes = num_classes
+        self.fc_cls = _small(_sized(self.fc_cls, num_classes + 1), 0.01)
+        if self.by_class:
+            self.fc_reg = _small(_sized(self.fc_reg, 4 * num_classes), 0.001)
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (n, width, side, side) -> logits (n, classes + 1), steps (n, classes or 1, 4)."""
@@ -83,14 +91,38 @@ class MaskHead(nn.Module):
         )
         self.upsample = nn.ConvTranspose2d(conv_width, conv_width, 2, 2)
         self.conv_logits = nn.Conv2d(conv_width, num_classes, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _kaiming(self)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer, which has a map a class, by a fresh one."""
+        old = self.conv_logits
+        with old.weight.device:
+            self.conv_logits = nn.Conv2d(old.in_channels, num_classes, 1, dtype=old.weight.dtype)
+        _kaiming(self.conv_logits)
 
     def forward(self, regions: Tensor) -> Tensor:
         """Regions (n, width, s, s) -> logits (n, classes, 2s, 2s)."""
         for conv in self.convs:
             regions = conv(regions)
         return self.conv_logits(F.relu(self.upsample(regions)))
+
+
+def _kaiming(part: nn.Module) -> None:
+    """Start the convolutions of a part as those in front of a ReLU are, by their outputs."""
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _sized(old: nn.Linear, outputs: int) -> nn.Linear:
+    """A layer like another, with so many outputs."""
+    with old.weight.device:
+        return nn.Linear(old.in_features, outputs, dtype=old.weight.dtype)
+
+
+def _small(layer: nn.Linear, spread: float) -> nn.Linear:
+    nn.init.normal_(layer.weight, std=spread)
+    nn.init.zeros_(layer.bias)
+    return layer

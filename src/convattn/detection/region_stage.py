@@ -25,6 +25,7 @@ from convattn.detection.truth import Truth
 __all__ = ["DETECTRON2_REGIONS", "MMDET_REGIONS", "RegionRules", "RegionStages", "StageRules"]
 
 _GIOU_WEIGHT = 10.0  # of boxes that are compared themselves
+_BOX_SIDE, _MASK_SIDE = 7, 14  # pixels of regions
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,6 @@ class RegionStages(nn.Module):
         self.stages, self.rules = tuple(stages), rules
         self.sampler = sampler or Sampler(512, 0.25)
         self.least, self.overlap, self.most = least, overlap, most
-        self.num_classes = box_heads[0].num_classes
         several = len(self.stages) > 1
         self.bbox_head = nn.ModuleList(box_heads) if several else box_heads[0]
         self.mask_head: nn.Module | None = None
@@ -135,6 +135,27 @@ class RegionStages(nn.Module):
         if self.mask_head is None:
             return []
         return [*self.mask_head] if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]
+
+    @property
+    def num_classes(self) -> int:
+        """Of objects."""
+        return self.box_heads[0].num_classes  # type: ignore[return-value]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace by fresh ones the layers that tell classes, and those whose boxes or masks are of a class."""
+        for head in (*self.box_heads, *self.mask_heads):
+            head.reset_classifier(num_classes)  # type: ignore[operator]
+
+    def products(self, levels: Sequence[Tensor], images: Tensor, regions: int, masks: int) -> list[Tensor]:
+        """What all heads make of so many regions and masks an image, all of nothing: costs are counted of it."""
+        seen, drawn = (
+            levels[0].new_zeros(len(images) * count, levels[0].shape[1], side, side)
+            for count, side in ((regions, _BOX_SIDE), (masks, _MASK_SIDE))
+        )
+        return [*(part for head in self.box_heads for part in head(seen)), *(head(drawn) for head in self.mask_heads)]
+
+    def _seen(self, levels: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
+        return region_features(levels, rois, side, eps=self.rules.level_eps)
 
     # Training
 
@@ -207,7 +228,7 @@ class RegionStages(nn.Module):
 
     def _say(self, levels: Sequence[Tensor], regions: Regions, head: nn.Module) -> StageSaid:
         rois = with_images(regions.boxes_xyxy)
-        seen = region_features(levels, rois, 7, eps=self.rules.level_eps)
+        seen = self._seen(levels, rois, _BOX_SIDE)
         if self.rules.shares_gradient and len(self.stages) > 1:
             seen = _ScaledGradient.apply(seen, 1 / len(self.stages))
         logits, steps = head(seen)
@@ -237,7 +258,7 @@ class RegionStages(nn.Module):
         kept = [labels < self.num_classes for labels in regions.labels]
         boxes = [own[there] for own, there in zip(regions.boxes_xyxy, kept, strict=True)]
         labels = torch.cat([own[there] for own, there in zip(regions.labels, kept, strict=True)])
-        logits = head(region_features(levels, with_images(boxes), 14, eps=self.rules.level_eps))
+        logits = head(self._seen(levels, with_images(boxes), _MASK_SIDE))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         parts = [
             truth.masks.within(index[there], own.to(logits), logits.shape[-1])
@@ -289,7 +310,7 @@ class RegionStages(nn.Module):
         numbers = with_images(proposals)[:, :1]
         cut = boxes.new_tensor(sizes).repeat_interleave(torch.tensor(counts, device=boxes.device), 0)
         for number, (head, stage) in enumerate(zip(self.box_heads, self.stages, strict=True)):
-            said, steps = head(region_features(levels, torch.cat([numbers, boxes], 1), 7, eps=self.rules.level_eps))
+            said, steps = head(self._seen(levels, torch.cat([numbers, boxes], 1), _BOX_SIDE))
             exact = torch.promote_types(said.dtype, torch.float32)
             steps = steps.to(exact)
             logits.append(said.to(exact))
@@ -315,7 +336,7 @@ class RegionStages(nn.Module):
     def mask_shares(self, levels: Sequence[Tensor], boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """How sure the pixels of boxes of each image are of their objects, (N, 28, 28) 0 to 1."""
         rois, own = with_images(boxes_xyxy), torch.cat([*labels])
-        seen = region_features(levels, rois, 14, eps=self.rules.level_eps)
+        seen = self._seen(levels, rois, _MASK_SIDE)
         shares = []
         for head in self.mask_heads:
             logits = head(seen)

@@ -67,8 +67,9 @@ _SEMANTIC_FPN = (
 
 
 def _run(row: _Row, head: str, batch_size: int, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> RunConfig:
+    dense = {"extra_norm": True} if row.backbone.startswith("nextvit") else {}  # as the authors have it
     return RunConfig(
-        model=ModelConfig(row.backbone, pretrained=True, drop_path_rate=row.drop_path),
+        model=ModelConfig(row.backbone, pretrained=True, drop_path_rate=row.drop_path, options=dense),
         data=DataConfig(source="ade20k", image_size=512, batch_size=batch_size, workers=4),
         optimizer=replace(optimizer, decay_all=True, no_decay=row.no_decay, betas=(0.9, 0.999)),
         schedule=schedule,

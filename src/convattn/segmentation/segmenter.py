@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.backbones.freezing import check_frozen_stages, freeze
-from convattn.backbones.levels import Level, dense_backbone, fixed_size, level_maps
+from convattn.backbones.levels import Level, dense_backbone, level_maps
+from convattn.backbones.on_levels import OnLevels, describe
 from convattn.nearest import nearest
 from convattn.segmentation.fcn import AuxiliaryHead
 from convattn.segmentation.resize import resized
 from convattn.segmentation.semantic_fpn import FPNHead, Neck
 from convattn.segmentation.upernet import UPerHead
-from convattn.weights.official import name_map, unwrap_model
 from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
 
 __all__ = ["Segmenter", "create_segmenter"]
@@ -28,7 +28,7 @@ _AUXILIARY = 2  # the level that the second head sees, of stride 16
 _NECK_NAMES = NameMap({"inner_blocks.{i}.0": "lateral_convs.{i}.conv", "layer_blocks.{i}.0": "fpn_convs.{i}.conv"})
 
 
-class Segmenter(nn.Module):
+class Segmenter(OnLevels):
     """Images to the logits of each pixel's class.
 
     Args:
@@ -62,15 +62,10 @@ class Segmenter(nn.Module):
         frozen_stages: int = 0,
         frozen_norms: bool = False,
     ):
-        super().__init__()
+        super().__init__(backbone, levels, frozen_stages=frozen_stages, frozen_norms=frozen_norms)
         _check_classes(num_classes)
-        check_frozen_stages(backbone, levels, frozen_stages)
         channels = [level.channels for level in levels]
-        self.levels = tuple(levels)
         self.num_classes = num_classes
-        self.frozen_stages, self.frozen_norms = frozen_stages, frozen_norms
-        self.fixed_size: tuple[int, int] | None = None  # of the only images that it takes
-        self.backbone = backbone
         self.neck: Neck | None = None
         self.decode_head: UPerHead | FPNHead
         self.auxiliary_head: AuxiliaryHead | None = None
@@ -80,7 +75,6 @@ class Segmenter(nn.Module):
         else:
             self.neck = Neck(channels, width)
             self.decode_head = FPNHead(width, [level.stride for level in levels], width // 2, num_classes, dropout)
-        self._freeze()
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """Images (B, 3, H, W) -> in evaluation logits (B, n, H, W); in training those of each head, not resized.
@@ -88,54 +82,42 @@ class Segmenter(nn.Module):
         Returns:
             In training a dict: "decode": (B, n, H', W') at the finest level's size, and of UperNet "auxiliary": at the
             size of the level of stride 16.
+
+        Raises:
+            ValueError: for a size that the backbone refuses.
         """
+        height, width = images.shape[-2:]
+        images = self._padded(images)
         maps = level_maps(self.backbone, images, self.levels)
         logits = self.decode_head(maps if self.neck is None else self.neck(maps))
         if not self.training:
-            return resized(logits, images.shape[-2:])
+            logits = resized(logits, images.shape[-2:])
+            return logits if self.size_multiple == 1 else logits[..., :height, :width]
         outputs = {"decode": logits}
         if self.auxiliary_head is not None:
             outputs["auxiliary"] = self.auxiliary_head(maps[_AUXILIARY])
         return outputs
 
-    # What does not learn
-
-    def train(self, mode: bool = True) -> Self:
-        """As any module's; what is frozen stays evaluated."""
-        super().train(mode)
-        if mode:
-            self._freeze()
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As any module's; what is frozen stays without gradients."""
-        super().requires_grad_(requires_grad)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        freeze(self.backbone, self.levels, self.frozen_stages, self.frozen_norms)
-
-    def extra_repr(self) -> str:
-        """What does not learn."""
-        return f"frozen_stages={self.frozen_stages}, frozen_norms={self.frozen_norms}"
+    def _padded(self, images: Tensor) -> Tensor:
+        """Images with zeros at the right and below, where the backbone takes multiples of a side alone."""
+        times = self.size_multiple
+        if times == 1:
+            return images
+        height, width = images.shape[-2:]
+        below, right = -height % times, -width % times
+        if self.training and (below or right):
+            raise ValueError(
+                f"images of {height} x {width}: to learn, this backbone takes sides that are multiples of {times}; "
+                f"crop or pad images and labels to them"
+            )
+        return F.pad(images, (0, right, 0, below))
 
     # The contract of networks
 
     @property
-    def feature_info(self) -> list[dict[str, Any]]:
-        """The levels that the head stands on, as modules of this model."""
-        return [
-            dict(num_chs=level.channels, reduction=level.stride, module=f"backbone.{level.module}")
-            for level in self.levels
-        ]
-
-    @property
     def official_names(self) -> NameMap:
         """The names of mmsegmentation: the backbone's authors' behind `backbone.`, and those of the heads."""
-        inner = unwrap_model(self.backbone)
-        place = next(name for name, module in self.named_modules() if module is inner)
-        parts = [Part(place, "backbone", name_map(inner)), Part("decode_head", "decode_head", SAME_NAMES)]
+        parts = [self.backbone_names(), Part("decode_head", "decode_head", SAME_NAMES)]
         if self.neck is not None:
             parts.append(Part("neck", "neck", _NECK_NAMES))
         if self.auxiliary_head is not None:
@@ -153,15 +135,6 @@ class Segmenter(nn.Module):
         for head in (self.decode_head, self.auxiliary_head):
             if head is not None:
                 head.reset_classifier(num_classes)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the backbone's blocks in backward instead of keeping their activations."""
-        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters with two or more dimensions that must not decay: the backbone's."""
-        own: Any = getattr(self.backbone, "no_weight_decay", set)
-        return {f"backbone.{name}" for name in own()}
 
 
 def create_segmenter(
@@ -220,7 +193,16 @@ def create_segmenter(
         for part in (model.neck, model.decode_head, model.auxiliary_head):
             if part is not None:
                 part.to(like.dtype)
-    _describe(model, head, options)
+    heads = [name for name in ("decode_head", "auxiliary_head") if getattr(model, name) is not None]
+    describe(
+        model,
+        head,
+        options,
+        task=model.task_kind,
+        image_size=(_IMAGE_SIZE, _IMAGE_SIZE),
+        num_classes=num_classes,
+        classifier=[f"{name}.conv_seg" for name in heads],
+    )
     return model
 
 
@@ -228,30 +210,3 @@ def _check_classes(num_classes: int) -> None:
     """Refuse a number of classes among which there is nothing to choose; raises ValueError."""
     if num_classes < 2:
         raise ValueError(f"num_classes {num_classes} must be 2 or more: what is not the one class is a class, too")
-
-
-def _describe(model: Segmenter, head: str, options: dict[str, Any]) -> None:
-    """Tell the model what it takes, and what builds it again where that is known."""
-    trunk = model.backbone
-    cfg: Any = getattr(trunk, "pretrained_cfg", None) or {}
-    model.fixed_size = fixed_size(trunk, model.levels)
-    described = {key: cfg[key] for key in ("mean", "std") if key in cfg} | {
-        "architecture": f"{head}_{cfg.get('architecture') or type(trunk).__name__}",
-        "input_size": (getattr(trunk, "in_chans", 3), *(model.fixed_size or (_IMAGE_SIZE, _IMAGE_SIZE))),
-        "interpolation": "bilinear",
-        "crop_pct": 1.0,
-        "num_classes": model.num_classes,
-        "classifier": tuple(
-            f"{name}.conv_seg" for name in ("decode_head", "auxiliary_head") if getattr(model, name) is not None
-        ),
-    }
-    model.pretrained_cfg = model.default_cfg = described  # type: ignore[assignment]
-    built_as: Any = vars(trunk).pop("built_as", None)
-    if built_as is not None:
-        own = {"backbone": built_as["name"], "num_classes": model.num_classes, **options}
-        vars(model)["built_as"] = {"task": model.task_kind, "name": head, "options": built_as["options"] | own}
-    rows = vars(trunk).pop("surgery", [])  # of `attach` and `replace`
-    if rows:
-        places = {name for name, _ in trunk.named_modules()}
-        there = [row for row in rows if row["place"] in places]  # not behind the last level
-        vars(model)["surgery"] = [{**row, "place": f"backbone.{row['place']}"} for row in there]
