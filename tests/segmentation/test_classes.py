@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convattn.data.dataset import DataError
@@ -79,6 +79,36 @@ def test_names_come_back_as_they_are(tmp_path_factory, names):
     file = tmp_path_factory.mktemp("classes") / "classes.txt"
     file.write_text("\n".join(names))
     assert read_classes(file) == ClassTable(str(file), tuple(names))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["a.txt", "a.csv", "a.json"]),
+    st.one_of(
+        st.text(),
+        st.lists(st.text("abc 0123456789#,;\t\"'-", max_size=12)).map("\n".join),
+        st.lists(st.text("abc 0123456789#,", max_size=9)).map(lambda rows: "\n".join(["name,r,g,b,id", *rows])),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(["name", "color", "id", "7", "r", "g", "b"]), inner, max_size=4)
+            ),
+        ).map(json.dumps),
+    ),
+)
+def test_whatever_stands_in_a_file_is_classes_or_one_line(tmp_path_factory, name, text):
+    file = tmp_path_factory.mktemp("classes") / name
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        table, problem = read_classes(file), ""
+    except DataError as error:
+        table, problem = None, str(error)
+    if table is None:
+        assert len(problem.splitlines()) == 1
+    else:
+        assert len({*table.names}) == len(table.names) > 0
+        assert all(table.names)
 
 
 @pytest.mark.parametrize(
