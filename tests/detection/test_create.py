@@ -7,7 +7,7 @@ from torch import nn
 import convattn
 from convattn.detection.create import create_detector
 from convattn.detection.detector import DenseDetector
-from convattn.weights.detectors import from_mmdetection_1, is_mmdetection_1
+from convattn.weights.detectors import NO_WEIGHTS, from_mmdetection_1, is_mmdetection_1
 from detection_golden import load_golden
 from tiny_detectors import SIZE, WITH, Trunk, detector, images
 
@@ -38,6 +38,7 @@ PUBLISHED = [
     ("cotnet_50", "mask_rcnn", dict(style="detectron2"), 42_376_536, None),
     ("cotnet_50", "cascade_mask_rcnn", dict(style="detectron2"), 72_641_734, None),
     ("timm:resnet50", "faster_rcnn", {}, 41_753_056, None),
+    ("resnet50_das", "faster_rcnn", {}, 53_099_622, None),
 ]
 IDS = [f"{backbone}-{name}" for backbone, name, *_ in PUBLISHED]
 
@@ -187,7 +188,10 @@ def test_whole_files_of_mmdetection_and_detectron2_are_read_and_written():
             model, other = (create_detector("cotnet_nano", name, 2, dims=(8,) * 4, **options) for _ in range(2))
         file = convattn.to_official(model)
         assert any(entry.startswith("backbone.bottom_up.") for entry in file) == (style == "detectron2")
-        convattn.load_official(other, file)
+        assert not any(entry.startswith(NO_WEIGHTS) for entry in file)
+        beside = {"pixel_mean": torch.zeros(3), "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4)}
+        with pytest.warns(match="left out.* never reads it: pixel_mean, proposal_generator.anchor_generator.cell"):
+            convattn.load_official(other, file | beside)
         state = other.state_dict()
         assert all(torch.equal(tensor, state[entry]) for entry, tensor in model.state_dict().items())
 
