@@ -16,7 +16,17 @@ from convattn.data.workers import worker_options
 from convattn.seeding import derived_seed, random_state, restore_random_state
 from convattn.task import Batch, Dataset, PairTransform, Target
 
-__all__ = ["Collate", "Key", "Sample", "Samples", "SeededSamples", "TrainingLoader", "collate", "evaluation_loader"]
+__all__ = [
+    "Collate",
+    "EpochOrder",
+    "Key",
+    "Sample",
+    "Samples",
+    "SeededSamples",
+    "TrainingLoader",
+    "collate",
+    "evaluation_loader",
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class TrainingLoader:
         replicas: how many they are.
         device: where the batches will go.
         targets: makes the targets of a batch out of those of its images.
+        order: makes the order out of the number of images, `batch_size`, `seed`, `repeats`, `rank`, `replicas`.
     """
 
     def __init__(
@@ -121,6 +132,7 @@ class TrainingLoader:
         batch_size: int,
         *,
         targets: Collate = default_collate,
+        order: "Callable[[int, int, int, int, int, int], EpochOrder] | None" = None,
         workers: int = 0,
         seed: int = 0,
         repeats: int = 1,
@@ -129,7 +141,7 @@ class TrainingLoader:
         device: torch.device | str = "cpu",
     ):
         self.images = len(samples)
-        self._order = _EpochOrder(self.images, batch_size, seed, repeats, rank, replicas)
+        self._order = (order or EpochOrder)(self.images, batch_size, seed, repeats, rank, replicas)
         self._loader = torch.utils.data.DataLoader(
             samples,
             batch_sampler=self._order,
@@ -147,7 +159,7 @@ class TrainingLoader:
         return iter(self._loader)
 
 
-class _EpochOrder:
+class EpochOrder:
     """Which keys make up each batch of this process; iterated anew for each epoch."""
 
     def __init__(self, images: int, batch_size: int, seed: int, repeats: int, rank: int, replicas: int):
@@ -156,12 +168,18 @@ class _EpochOrder:
         self.span = batch_size * replicas  # images of the stream that a batch of each process takes
         self.epoch = self.skip = 0
 
+    def stream(self, generator: torch.Generator) -> Tensor:
+        """The images of an epoch in order, (images,) int64; a function of the generator alone."""
+        return torch.randperm(self.images, generator=generator)
+
+    def places(self, start: int) -> range:
+        """The places in the stream that this process takes of the span from `start` on."""
+        return range(start + self.rank, start + self.span, self.replicas)
+
     def __iter__(self) -> Iterator[list[Key]]:
-        generator = torch.Generator().manual_seed(derived_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.images, generator=generator)
+        order = self.stream(torch.Generator().manual_seed(derived_seed("order", self.seed, self.epoch)))
         for start in range(self.skip * self.span, self.images - self.span + 1, self.span):
-            places = range(start + self.rank, start + self.span, self.replicas)
-            yield [(self.epoch, at % self.repeats, int(order[at // self.repeats])) for at in places]
+            yield [(self.epoch, at % self.repeats, int(order[at // self.repeats])) for at in self.places(start)]
 
 
 def evaluation_loader(

@@ -10,7 +10,7 @@ after OpenCV's documentation of its colour conversions.
 import torch
 from torch import Tensor
 
-from convattn.segmentation.draws import chance, uniform, whole
+from convattn.data.draws import chance, uniform, whole
 
 __all__ = ["distorted", "rgb_from_hsv", "scaled", "shifted", "to_hsv", "with_hue", "with_saturation"]
 

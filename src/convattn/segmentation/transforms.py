@@ -18,7 +18,8 @@ import torchvision.transforms.v2.functional as tvf
 from PIL import Image
 from torch import Tensor
 
-from convattn.segmentation.draws import chance, uniform, whole
+from convattn.data.draws import chance, uniform, whole
+from convattn.data.resizing import Scale, nearest_places, size_within
 from convattn.segmentation.options import IGNORED, SegmentationOptions
 from convattn.segmentation.photometric import distorted
 
@@ -27,19 +28,16 @@ __all__ = [
     "TrainingTransform",
     "evaluation_transform",
     "is_varied",
-    "nearest_places",
     "normalised",
     "padded",
     "random_crop",
     "resized",
     "resized_part",
-    "size_within",
     "training_transform",
 ]
 
 _TRIES = 10  # crops that are tested; the next is taken as it is
 
-Scale = tuple[int, int]  # the longest and the shortest side that an image may have, in any order
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -115,15 +113,6 @@ class EvaluationTransform:
         return normalised(image, self.mean, self.std), None if labels is None else torch.as_tensor(labels)
 
 
-def size_within(height: int, width: int, scale: Scale) -> tuple[int, int]:
-    """Height and width of an image resized with its aspect kept: as large as both sides of `scale` allow.
-
-    Its longer side is at most the greater number, its shorter side at most the smaller one; no side falls below 1.
-    """
-    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
-
-
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     """An image (3, H, W) uint8 bilinear at half-pixel centres without antialias, as uint8: first across, then down.
 
@@ -155,12 +144,6 @@ def resized_part(picture: Image.Image, size: tuple[int, int], window: Window) ->
     canvas = torch.empty(picture.height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
     canvas[:, first:last] = across
     return tvf.resize(canvas, [size[0], width], antialias=False)[:, top : top + height]
-
-
-def nearest_places(old: int, new: int) -> np.ndarray:
-    """Which of `old` pixels each of `new` shows, (new,) int64: floor(i · 1 / (new / old)) in double precision."""
-    places = np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64)
-    return np.minimum(places, old - 1)
 
 
 def random_crop(labels: np.ndarray, size: tuple[int, int], crop: int, category_cap: float) -> tuple[Window, Tensor]:
