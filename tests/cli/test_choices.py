@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from convattn.classification.options import ClassificationOptions
-from convattn.classification.room import ClassificationRoom
 from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, choose_rest, with_scaled_warmup
 from convattn.cli.main import main
@@ -36,7 +35,7 @@ def weights(monkeypatch):
                 raise CheckpointError(f"weights of {name}: could not be downloaded (no network)")
 
     found = Weights()
-    monkeypatch.setattr(ClassificationRoom, "create", staticmethod(found.create))
+    monkeypatch.setattr("convattn.backbones.registry.create_model", found.create)
     return found
 
 
