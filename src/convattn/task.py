@@ -432,8 +432,21 @@ class TaskRoom(Protocol):
     def examine(self, model: nn.Module, data: Any, source: str, options: Any) -> Examiner:
         """Whatever `convattn eval` shows of a model from `source` on such images."""
 
-    def predict(self, model: nn.Module, pictures: Sequence[Image.Image], options: Any) -> Sequence[Prediction]:
-        """What the model says of RGB pictures of any sizes."""
+    def predict(
+        self,
+        model: nn.Module,
+        pictures: Sequence[Image.Image],
+        options: Any,
+        on_part: Callable[[float], None] = lambda pictures: None,
+    ) -> Sequence[Prediction]:
+        """What the model says of RGB pictures of any sizes.
+
+        Args:
+            model: in evaluation mode.
+            pictures: RGB.
+            options: of `words.prediction`.
+            on_part: called with how many more pictures are done, parts of one too, where that takes its time.
+        """
 
     # Exported files
 
