@@ -91,7 +91,7 @@ def test_data_check_shows_names_and_so_does_its_page(pictures, tmp_path, capsys)
     Page(content)
     assert not WILD.search(content.replace("\n", ""))
     for shown in NAMES.values():
-        assert f" {shown} " in out
+        assert f"\n{shown} " in out
         assert f"<h3>{escaped(shown)} <span" in content
     assert main(["data", "check", str(pictures), "--json"]) == 1
     assert set(json.loads(said(capsys)[0])["splits"]["train"]["classes"]) == set(NAMES)
