@@ -123,7 +123,7 @@ def test_training_notes_what_it_sets_aside_in_one_line(pictures, tmp_path, capsy
 
 def test_what_safetensors_cannot_open_is_refused_for_its_name(pictures, model, tmp_path, capsys):
     assert (
-        main(["train", "--data", str(pictures), "--output", str(tmp_path / "run\udce9"), "--loop.device", "cpu"]) == 1
+        main(["train", "--data", str(pictures), "--output", str(tmp_path / "run\udce9"), "--loop.device", "cpu"]) == 2
     )
     assert r"run\xe9: model files and TensorBoard's are read only where names are UTF-8" in said(capsys)[1]
     path = shutil.copy(model, tmp_path / "model\udce9.safetensors")
