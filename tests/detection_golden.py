@@ -78,6 +78,16 @@ class Golden:
         return max(part, _relative(known, head[:3], name))
 
 
+class GivenLevels(nn.Module):
+    """Stands where a backbone would."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]):
+        super().__init__()
+        self.feature_info = [
+            dict(num_chs=width, reduction=stride) for width, stride in zip(channels, strides, strict=True)
+        ]
+
+
 def load_golden(name: str) -> Golden:
     with np.load(FOLDER / f"det_{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}

@@ -132,7 +132,7 @@ class MapRoom(TaskRoom):
         return MapMeter()
 
     @torch.inference_mode()
-    def predict(self, model, pictures, options):
+    def predict(self, model, pictures, options, on_part=None):
         maps = [model(_plain(picture, None)[0][None])[0, 0] for picture in pictures]
         return [MapPrediction(each) for each in maps]
 

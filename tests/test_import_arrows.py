@@ -21,6 +21,7 @@ COMMON = {
     "rooms",
     "seeding",
     "shown",
+    "size_option",
     "sizes",
     "task",
     "version",

@@ -9,6 +9,7 @@ from torch import nn
 import convattn
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
+from convattn.segmentation.room import ROOM as SEGMENTATION
 from tiny_runs import write_pictures
 
 
@@ -140,3 +141,12 @@ def test_wrong_options_are_refused(model, pictures):
             list(convattn.predict(model, pictures, **options))
     with pytest.raises(ValueError, match=r"ReLU: outputs no classes; take a model with a head"):
         list(convattn.predict(nn.ReLU(), pictures))
+
+
+def test_the_bar_moves_within_a_picture():
+    """Of a photograph that is looked at by windows each band is told."""
+    parts = []
+    model = convattn.create_segmenter("smt_nano", "semantic_fpn", 2, width=16, stem_stride=4).eval()
+    options = SEGMENTATION.words.prediction(window=32, step=32)
+    SEGMENTATION.predict(model, [Image.new("RGB", (40, 96))], options, parts.append)
+    assert parts == pytest.approx([1 / 3] * 3)

@@ -6,7 +6,11 @@ from torch import nn
 
 import convattn
 from convattn.bench.runtimes import Setting
-from convattn.sizes import image_shape, input_shape
+from convattn.cli.main import main
+from convattn.data.digits import open_digits
+from convattn.sizes import image_shape, input_shape, size_of_words
+from convattn.training.config import DataConfig, RunConfig
+from convattn.training.config_json import config_from_json, config_to_json
 from toys import build_toy
 
 FORMS = r"must be a side, \(height, width\) or \(channels, height, width\), each 1 or more"
@@ -33,6 +37,8 @@ def test_what_is_no_size_is_refused_in_one_line(size):
     for door in (
         image_shape,
         lambda size: Setting(image_size=size),
+        lambda size: DataConfig(image_size=size) if size is not None else image_shape(size),
+        lambda size: open_digits("val", size),
         lambda size: size is not None and convattn.count(nn.ReLU(), size),
         lambda size: size is not None and convattn.attach(nn.Sequential(nn.ReLU()), "se", where=["0"], input_size=size),
     ):
@@ -40,6 +46,51 @@ def test_what_is_no_size_is_refused_in_one_line(size):
             continue
         with pytest.raises(ValueError, match=FORMS):
             door(size)
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [("32", 32), ("32 48", (32, 48)), ("32x48", (32, 48)), ("3 32 48", (3, 32, 48)), ("1x32x48", (1, 32, 48))],
+)
+def test_three_forms_in_words(words, size):
+    assert size_of_words(words.split(" ")) == size
+
+
+@pytest.mark.parametrize("words", ["", "0", "32 0", "-1", "2x", "x", "3a", "2.5", "1 3 32 32", "32  48", "32,48"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "models smt_nano --image-size",
+        "export smt_nano model.pt2 --image-size",
+        "train --data digits --data.image-size",
+        "bench smt_nano --size",
+    ],
+)
+def test_words_that_are_no_size_are_bad_usage(command, words, capsys):
+    if command.startswith("bench") and words in ("", "32,48"):  # there a comma stands between sizes
+        return
+    given = words.split(" ") if words and not command.startswith("bench") else [words]
+    assert main([*command.split(), *given]) == 2
+    error = capsys.readouterr().err
+    assert "must be a side, (height, width) or (channels, height, width), each 1 or more, such as" in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_has_one_spelling_of_a_size():
+    sizes = 24, (24, 24), [3, 24, 24], (24, 32), (3, 24, 32), None
+    assert [DataConfig(image_size=size).image_size for size in sizes] == [24, 24, 24, (24, 32), (24, 32), None]
+    for size in sizes:
+        config = RunConfig(data=DataConfig(image_size=size))
+        assert config_from_json(config_to_json(config)) == config
+    assert config_from_json('{"data": {"image_size": 24}}').data.image_size == 24  # as runs of earlier versions have it
+    assert config_from_json('{"data": {"image_size": [3, 24, 32]}}').data.image_size == (24, 32)
+    with pytest.raises(ValueError, match=r"^data.image_size \(1, 24, 24\): images are read in 3 channels; give height"):
+        DataConfig(image_size=(1, 24, 24))
+
+
+def test_digits_are_of_any_size():
+    assert {open_digits("val", size).read(0).size for size in (16, (16, 16), (3, 16, 16))} == {(16, 16)}
+    assert open_digits("val", (16, 24)).read(0).size == (24, 16)  # Pillow says width first
 
 
 def test_the_model_says_what_is_not_given():

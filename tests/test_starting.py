@@ -11,6 +11,7 @@ import convattn
 from convattn import starting
 from convattn.cli.main import COMMANDS
 from run_folders import write_run
+from tiny_masks import write_masked
 from tiny_runs import write_pictures
 
 # Runs commands in one process that has no torch; prints the status and what each said.
@@ -39,6 +40,7 @@ print(json.dumps(answers))
 
 def test_what_needs_no_torch_imports_none(tmp_path):
     pictures = str(write_pictures(tmp_path / "pictures", train=1, val=1))
+    masks = str(write_masked(tmp_path / "masked"))
     write_run(tmp_path / "runs" / "a", [50.0])
     runs, page = str(tmp_path / "runs"), str(tmp_path / "page.html")
     calls = {
@@ -50,6 +52,7 @@ def test_what_needs_no_torch_imports_none(tmp_path):
         '{\n  "runs"': ["runs", runs, "--json"],
         "split": ["data", "check", pictures, "--output", page],
         '{\n  "splits"': ["data", "check", pictures, "--json"],
+        "split ": ["data", "check", masks, "--output", page],
         "usage: convattn train [RECIPE]": ["train", "--help"],
         "usage: convattn train [RECIPE] ": ["train", "cotnet_50_imagenet", "--help-all"],
     }

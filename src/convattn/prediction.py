@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,10 +86,10 @@ def predicted(
         for start in range(0, len(found), batch_size):
             read = [_read(start + at, source) for at, source in enumerate(found[start : start + batch_size])]
             whole = [each.picture for each in read if each.picture is not None]
-            said = iter(room.predict(model, whole, asked) if whole else ())
+            said = iter(room.predict(model, whole, asked, partial(bar.advance, task)) if whole else ())
             for each in read:
                 yield each if each.picture is None else Predicted(each.name, each.picture, next(said))
-            bar.advance(task, len(read))
+            bar.update(task, completed=start + len(read))
 
 
 def find_pictures(pictures: Pictures) -> list[Picture]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:  # words of a command are read without torch
+    from torch import nn
 
-__all__ = ["Size", "image_shape", "input_shape"]
+__all__ = ["Size", "image_shape", "input_shape", "size_of_words"]
 
 Size = int | Sequence[int]  # a side, (height, width) or (channels, height, width)
 
@@ -35,7 +36,22 @@ def image_shape(size: Size, channels: int = 3, called: str = "input_size") -> tu
     return (first[0] if first else channels), height, width
 
 
-def input_shape(model: nn.Module, size: Size | None = None, called: str = "input_size") -> tuple[int, int, int]:
+def size_of_words(words: Sequence[str]) -> Size:
+    """The size that is written as "64", as "64 96" or as "64x96", and with the channels in front.
+
+    Raises:
+        ValueError: if it is none, or not one of the three forms.
+    """
+    text = " ".join(words)
+    try:
+        size = tuple(int(side) for side in text.replace(" ", "x").split("x"))
+        image_shape(size)
+    except ValueError:
+        raise ValueError(f"{text!r} must be {_FORMS}, each 1 or more, such as 224 or 224x320") from None
+    return size if len(size) > 1 else size[0]
+
+
+def input_shape(model: "nn.Module", size: Size | None = None, called: str = "input_size") -> tuple[int, int, int]:
     """(channels, height, width) of images for `model`: of that size, by default what its weights expect.
 
     Where neither says how many channels, the first convolution does.
@@ -43,6 +59,8 @@ def input_shape(model: nn.Module, size: Size | None = None, called: str = "input
     Raises:
         ValueError: if it is no size, or the model does not say what it expects.
     """
+    from torch import nn
+
     expected: Any = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     if size is None and expected is None:
         raise ValueError(f"{type(model).__name__} does not say what input it expects; give {called}: {_FORMS}")

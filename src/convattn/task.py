@@ -36,6 +36,7 @@ __all__ = [
     "Prediction",
     "RoomData",
     "RoomWords",
+    "RunFolderError",
     "Table",
     "Target",
     "Task",
@@ -48,6 +49,10 @@ __all__ = [
 
 class ConfigError(ValueError):
     """A configuration that makes no sense, or names a field that does not exist."""
+
+
+class RunFolderError(ConfigError):
+    """What stands in the folder of a run, or has become of its images, does not let it go on; no field is wrong."""
 
 
 def check(holds: bool, message: str) -> None:
@@ -296,6 +301,7 @@ class RoomWords:
     export: type = NoOptions  # the options of `convattn export`
     check: type = NoOptions  # and of `convattn data check`
     data: str | None = None  # a module with the names of `RoomData`; imported when it is asked for
+    recipe: str | None = None  # for data of one's own, where no other is named
 
 
 class RoomData(Protocol):
@@ -431,8 +437,21 @@ class TaskRoom(Protocol):
     def examine(self, model: nn.Module, data: Any, source: str, options: Any) -> Examiner:
         """Whatever `convattn eval` shows of a model from `source` on such images."""
 
-    def predict(self, model: nn.Module, pictures: Sequence[Image.Image], options: Any) -> Sequence[Prediction]:
-        """What the model says of RGB pictures of any sizes."""
+    def predict(
+        self,
+        model: nn.Module,
+        pictures: Sequence[Image.Image],
+        options: Any,
+        on_part: Callable[[float], None] = lambda pictures: None,
+    ) -> Sequence[Prediction]:
+        """What the model says of RGB pictures of any sizes.
+
+        Args:
+            model: in evaluation mode.
+            pictures: RGB.
+            options: of `words.prediction`.
+            on_part: called with how many more pictures are done, parts of one too, where that takes its time.
+        """
 
     # Exported files
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from convattn.classification.options import ClassificationOptions
-from convattn.classification.room import ClassificationRoom
 from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, choose_rest, with_scaled_warmup
 from convattn.cli.main import main
@@ -15,6 +14,7 @@ from convattn.recipes import RECIPES
 from convattn.training.config import DataConfig, RunConfig
 from convattn.training.output import stored_config
 from convattn.weights.errors import CheckpointError
+from tiny_masks import write_masked
 from tiny_runs import tiny_config, write_pictures
 
 
@@ -36,7 +36,7 @@ def weights(monkeypatch):
                 raise CheckpointError(f"weights of {name}: could not be downloaded (no network)")
 
     found = Weights()
-    monkeypatch.setattr(ClassificationRoom, "create", staticmethod(found.create))
+    monkeypatch.setattr("convattn.backbones.registry.create_model", found.create)
     return found
 
 
@@ -86,6 +86,19 @@ def test_class_folders_alone_are_looked_at_with_what_is_held_out(pictures, capsy
     assert chosen(*words).recipe == "smt_nano_small_images"
     with pytest.raises(DataError, match=r"hold some of the images out: --data.validation 0.2"):
         chosen(*words[:2])
+
+
+@pytest.mark.filterwarnings("ignore:.*classes.txt. names the:convattn.data.dataset.DataWarning")
+def test_images_with_masks_get_their_own_recipe_and_crops_of_their_size(tmp_path, capsys):
+    data = write_masked(tmp_path / "streets")
+    words = ["--data", str(data), "--task.labels.ignore-index", "9", "--output", str(tmp_path / "run")]
+    options = for_images(read(words))
+    config = choose_rest(replace(run_config(options)), options.given, by_default=False)
+    assert (config.recipe, config.task.kind, config.task.labels.ignore_index) == ("segment_finetune", "segmentation", 9)
+    assert (config.data.image_size, config.data.batch_size) == (64, 4)
+    shown = capsys.readouterr().err
+    assert "recipe segment_finetune, by the layout of the data" in shown
+    assert "data.image_size 64, the side of training crops: images have a short side of about 6 pixels" in shown
 
 
 def test_a_recipe_that_is_named_is_taken_as_it_is(pictures, capsys):

@@ -8,7 +8,9 @@ from PIL import Image, PngImagePlugin
 from convattn.cli.main import main
 from convattn.data.check import SplitCheck, stops_of
 from convattn.data.dataset import DataError
+from convattn.rooms import KINDS, data_of, kind_of_data
 from convattn.training.loop import train
+from map_task import MapRoom
 from tiny_archives import pack_splits
 from tiny_runs import tiny_config, write_pictures
 
@@ -183,6 +185,13 @@ def test_test_images_that_are_laid_out_otherwise_stop_nothing(pictures, capsys):
     (pictures / "test" / "dark").mkdir()
     (pictures / "test" / "1.png").rename(pictures / "test" / "dark" / "1.png")
     assert list(check(capsys, pictures)[1]["splits"]) == ["train", "val", "test"]
+
+
+def test_data_of_a_task_that_says_nothing_of_them_are_not_looked_through(monkeypatch, pictures):
+    monkeypatch.setitem(KINDS, "map", MapRoom())
+    assert kind_of_data(pictures) == "classification"
+    with pytest.raises(ValueError, match="data of the task map cannot be looked through"):
+        data_of("map")
 
 
 def test_validation_images_may_lie_elsewhere(pictures, tmp_path, capsys):

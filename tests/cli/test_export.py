@@ -87,11 +87,11 @@ def test_what_was_set_aside_and_what_could_not_be_checked_is_said(saved, tmp_pat
         (["model.pt2", "--precision", "fp16"], "torch_export cannot be in fp16, only in fp32"),
         (
             ["model.pt2", "--image-size", "0", "32"],
-            "input_size (0, 32) must be a side, (height, width) or (channels, height",
+            "--image-size: '0 32' must be a side, (height, width) or (channels, height",
         ),
         (
             ["model.pt2", "--image-size", "1", "3", "32", "32"],
-            "input_size (1, 3, 32, 32) must be a side, (height, width",
+            "--image-size: '1 3 32 32' must be a side, (height, width",
         ),
         (["model.pt2", "--tolerance", "0"], "tolerance 0.0 must be above 0"),
         (["model.pt2", "--calibration", "photos"], "calibration has no effect in fp32"),

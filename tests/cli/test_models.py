@@ -304,7 +304,7 @@ _OF_FAILURE = ("none of the ", "no such file", "too small")
         (["smt_tiny.in21k"], "smt_tiny has no weights 'in21k'; it has in1k"),
         (
             ["smt_tiny", "--image-size", "0"],
-            "--image-size 0 must be a side, (height, width) or (channels, height, width), each 1 or more",
+            "--image-size: '0' must be a side, (height, width) or (channels, height, width), each 1 or more",
         ),
         (["smt_*", "--image-size", "64"], "--image-size counts one model; name one, or leave it out"),
         (["smt_tyny", "--pretrained"], "unknown model 'smt_tyny'; nearest: smt_tiny"),

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convattn.backbones.levels import find_levels
 from convattn.detection.create import compose
 from convattn.detection.masks import Bitmaps
 from convattn.detection.rcnn import Widths
 from convattn.detection.truth import Truth
-from detection_golden import assert_agrees, bitmaps, choose, load_golden, true_objects
+from detection_golden import GivenLevels, assert_agrees, bitmaps, choose, load_golden, true_objects
 
 TWO_STAGES = {
     "faster_rcnn": None,
@@ -20,16 +20,6 @@ TWO_STAGES = {
 DENSE = {"retinanet": ("label", "box"), "atss": ("label", "box", "center")}
 THEIRS = {"label": "loss_cls", "box": "loss_bbox", "mask": "loss_mask", "center": "loss_centerness"}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("faster_rcnn", "cascade_rcnn", "cascade_mask_rcnn")]
-
-
-class GivenLevels(nn.Module):
-    """Stands where a backbone would."""
-
-    def __init__(self, channels: list[int], strides: tuple[int, ...]):
-        super().__init__()
-        self.feature_info = [
-            dict(num_chs=width, reduction=stride) for width, stride in zip(channels, strides, strict=True)
-        ]
 
 
 class WatchedBitmaps(Bitmaps):

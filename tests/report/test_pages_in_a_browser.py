@@ -30,6 +30,7 @@ from convattn.report.contact_sheet import write_contact_sheet
 from convattn.report.write import write_report
 from convattn.rooms import data_of
 from headless_chromium import CHROMIUM, Browser
+from tiny_masks import write_mask, write_masked
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
 
@@ -98,6 +99,12 @@ def pages(tmp_path_factory):
     opened = room.open_splits(folder / "data")
     check = room.check_data(opened)
     write_contact_sheet(folder / "contact_sheet.html", check, opened.splits, folder / "data" / LONG, room)
+    masks = write_masked(folder / "masked")
+    (masks / "classes.txt").write_text(f"sky\n{LONG}\nroad\n")
+    write_mask(masks / "masks" / "train" / "0.png", [[0, 7]])
+    room = data_of("segmentation")
+    opened = room.open_splits(masks)
+    write_contact_sheet(folder / "masks.html", room.check_data(opened), opened.splits, masks / LONG, room)
     return folder
 
 
@@ -150,7 +157,7 @@ def measurements():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet"])
+@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks"])
 def test_nothing_is_cut_without_a_sign(browser, pages, page, width):
     browser.problems.clear()
     browser.open(pages / f"{page}.html", width)

@@ -159,6 +159,15 @@ def test_what_fits_can_be_loaded():
     assert torch.equal(target.decode_head.bottleneck.conv.weight, source.decode_head.bottleneck.conv.weight)
 
 
+def test_rows_of_the_files_classes_are_chosen_in_both_heads():
+    source, target = build_segmenter(num_classes=7), build_segmenter(num_classes=3)
+    with pytest.warns(WeightsNote, match="head takes 3 of the file's 7 outputs"):
+        convattn.load_official(target, convattn.to_official(source), head_rows=[0, 6, 2])
+    for mine, theirs in ((target.decode_head, source.decode_head), (target.auxiliary_head, source.auxiliary_head)):
+        assert torch.equal(mine.conv_seg.weight, theirs.conv_seg.weight[[0, 6, 2]])
+        assert torch.equal(mine.conv_seg.bias, theirs.conv_seg.bias[[0, 6, 2]])
+
+
 def test_what_has_no_counterpart_is_not_written():
     with pytest.raises(CheckpointError, match=r"backbone.conv1.0.weight of .* has no counterpart in"):
         convattn.to_official(build_segmenter("timm:test_resnet"))

@@ -1,6 +1,7 @@
 """Segmentation through every door: train, resume, evaluate, predict, report, export, measure."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from convattn.recipes import RECIPES
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
-from tiny_masks import CLASSES, tiny_segmentation, write_masks
 from tiny_runs import assert_same_run
+from tiny_segmenters import CLASSES, tiny_segmentation, write_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*classes.txt. names the:convattn.data.dataset.DataWarning")
 
@@ -154,7 +155,8 @@ def test_an_exported_file_says_the_same(run, data, tmp_path, capsys, words):
     assert main(["export", str(run), str(path), "--evaluate", str(data), "--max-drop", "0.5", *words]) == 0
     shown = capsys.readouterr().out
     assert "same class" in shown
-    assert "mIoU" in shown
+    before, after = map(float, re.search(r"mIoU +([\d.]+) % before, ([\d.]+) % after", shown).groups())
+    assert after == pytest.approx(before, abs=0.2)  # both are looked at alike
     assert main(["eval", str(path), "--data", str(data), "--json"]) == 0
     file = json.loads(capsys.readouterr().out)["miou"]
     window = [] if "--dynamic" in words else ["--window", "32"]
@@ -189,6 +191,8 @@ def test_one_image_at_a_time_needs_another_head():
     with pytest.raises(ConfigError, match=r"data.batch_size 1 leaves the batch norm behind UperNet's 1 × 1 pool one"):
         tiny_segmentation("data", "run", task=dict(head="upernet"), data=dict(batch_size=1))
     tiny_segmentation("data", "run", data=dict(batch_size=1))
+    with pytest.raises(ConfigError, match=r"data.image_size \(32, 64\): crops are square here; give a side"):
+        tiny_segmentation("data", "run", data=dict(image_size=(32, 64)))
 
 
 def test_options_of_a_classifier_are_refused(data, tmp_path):

@@ -203,6 +203,26 @@ def test_a_backbone_for_one_size_alone_says_so():
         assert convattn.create_segmenter("timm:twins_svt_small", width=8).fixed_size is None
 
 
+def test_images_are_padded_for_a_backbone_that_takes_multiples_alone():
+    model = build_segmenter("timm:dla46x_c", "semantic_fpn")
+    assert model.size_multiple == 32
+    images = torch.randn(1, 3, 50, 70)
+    padded = nn.functional.pad(images, (0, 26, 0, 14))
+    assert torch.equal(model(images), model(padded)[..., :50, :70])
+    with pytest.raises(
+        ValueError, match="images of 50 x 70: to learn, this backbone takes sides that are multiples of 32"
+    ):
+        model.train()(images)
+    assert build_segmenter("timm:test_resnet").size_multiple == build_segmenter().size_multiple == 1
+
+
+def test_a_network_of_timm_without_levels_of_its_own_is_wrapped(monkeypatch):
+    monkeypatch.delattr(timm.models.ResNet, "forward_intermediates")  # as timm had it before
+    model = build_segmenter("timm:test_resnet", "semantic_fpn")
+    assert type(model.backbone).__name__ == "FeatureListNet"
+    assert model(torch.randn(1, 3, 64, 96)).shape == (1, 7, 64, 96)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_fresh_last_layer_has_the_new_classes(head):
     model = build_segmenter(head=head)

@@ -87,6 +87,14 @@ def test_the_model_takes_classes_size_and_names_from_data_and_config(built):
     assert next(iter(data.validation_loader)).images.shape == (4, 3, 20, 20)
 
 
+def test_images_may_be_wider_than_high(built):
+    _, data, model = built(data=dict(image_size=(20, 28)))
+    assert model.pretrained_cfg["input_size"] == (3, 20, 28)
+    assert data.image_size == (20, 28)
+    assert next(data.train_loader.batches(0)).images.shape == (4, 3, 20, 28)
+    assert next(iter(data.validation_loader)).images.shape == (4, 3, 20, 28)
+
+
 def test_model_fields_reach_the_model(built):
     _, _, model = built(model=dict(drop_rate=0.3, drop_path_rate=0.2, grad_checkpointing=True))
     assert model.drop_rate == 0.3

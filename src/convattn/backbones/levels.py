@@ -10,7 +10,7 @@ import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from convattn.backbones.registry import create_model, dense_options
+from convattn.backbones.registry import DenseTask, create_model, dense_options
 from convattn.walk import copied, probe
 from convattn.weights.official import unwrap_model
 
@@ -23,6 +23,7 @@ __all__ = [
     "fixed_size",
     "level_maps",
     "modules_in_front",
+    "size_multiple",
 ]
 
 STRIDES = (4, 8, 16, 32)
@@ -44,19 +45,20 @@ class Level:
 
 
 def dense_backbone(
-    backbone: str | nn.Module, strides: Sequence[int] = STRIDES, **options: Any
+    backbone: str | nn.Module, strides: Sequence[int] = STRIDES, *, task: DenseTask = "segmentation", **options: Any
 ) -> tuple[nn.Module, tuple[Level, ...]]:
     """A backbone for heads on its levels, without what lies behind them, and those levels.
 
     Its `built_as`, where it was built by name, states the options of this form in full.
 
-    A named one is built in its family's form for dense prediction (`register_family`'s `dense`), one of timm for images
-    of any size where it offers that; where this is another form than the bare name's, a `FormNote` says so. Options
+    A named one is built in its family's form for the task (`register_family`'s `dense`), one of timm for images of any
+    size where it offers that; where this is another form than the bare name's, a `FormNote` says so. Options
     that are given stand.
 
     Args:
         backbone: a name, as `create_model` takes it; or a model with timm's `feature_info`, of which a copy is taken.
         strides: of the levels that are wanted.
+        task: what the heads are for.
         **options: of `create_model`; with a name only.
 
     Raises:
@@ -69,12 +71,12 @@ def dense_backbone(
             raise ValueError(f"{type(backbone).__name__} has the heads of a task already; give its backbone alone")
         model, added = copied(backbone), {}
     else:
-        added = _dense_form(backbone, options)
+        added = _dense_form(backbone, options, task)
         model = _build(backbone, strides, {**added, **options})
     try:
         levels = find_levels(model, strides)
     except ValueError as error:
-        raise ValueError(f"{error}{_way_out(model)}") from None
+        raise ValueError(f"{error}{_way_out(model, task)}") from None
     if added:
         warnings.warn(
             f"{backbone} is built with {_stated(added)}, its form for dense prediction; give options to change it",
@@ -138,13 +140,30 @@ def fixed_size(backbone: nn.Module, levels: Sequence[Level]) -> tuple[int, int] 
         return None
     given = (getattr(backbone, "built_as", None) or {}).get("options", {}).get("img_size")
     height, width = cfg["input_size"][1:] if given is None else (given, given) if isinstance(given, int) else given
-    other = torch.empty(1, cfg["input_size"][0], height + 32, width + 64, device="meta", dtype=_dtype(backbone))
+    return None if _takes(backbone, levels, (height + 32, width + 64)) else (height, width)
+
+
+def size_multiple(backbone: nn.Module, levels: Sequence[Level]) -> int:
+    """What the sides of images are multiples of that a backbone takes: 1, or its coarsest stride if it refuses others.
+
+    Some of timm's put maps together that agree in size only then. Families of ours take any size.
+    """
+    coarsest = max(level.stride for level in levels)
+    if hasattr(backbone, "min_input_size") or not getattr(backbone, "pretrained_cfg", None):
+        return 1
+    return 1 if _takes(backbone, levels, (7 * coarsest - 21, 10 * coarsest - 19)) else coarsest
+
+
+def _takes(backbone: nn.Module, levels: Sequence[Level], size: tuple[int, int]) -> bool:
+    """Whether a backbone runs on images of this height and width; nothing is computed."""
+    cfg: Any = backbone.pretrained_cfg
+    images = torch.empty(1, cfg["input_size"][0], *size, device="meta", dtype=_dtype(backbone))
     try:
         with torch.no_grad():
-            level_maps(probe(backbone), other, levels)
+            level_maps(probe(backbone), images, levels)
     except (RuntimeError, ValueError, AssertionError):  # as networks refuse a size
-        return height, width
-    return None
+        return False
+    return True
 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
@@ -154,12 +173,12 @@ def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
     return [name for name in (_found(told, modules) for told in finer) if name]
 
 
-def _dense_form(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _dense_form(name: str, options: Mapping[str, Any], task: DenseTask) -> dict[str, Any]:
     """What the form for dense prediction of a name adds to options that are given."""
     for option in options:
         if option in _of_classifier(name):
             raise ValueError(f"option {option} is of a classifier, which {name} has not here; leave it out")
-    dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name)
+    dense = _size_options(_class_of(name, options)) if name.startswith("timm:") else dense_options(name, task)
     return {option: value for option, value in dense.items() if option not in options}
 
 
@@ -203,11 +222,12 @@ def _class_of(name: str, options: Mapping[str, Any]) -> type:
         return nn.Module
 
 
-def _way_out(model: nn.Module) -> str:
+def _way_out(model: nn.Module, task: DenseTask) -> str:
     """With which options the lacking levels would be there, where that is known."""
     built_as: Any = getattr(model, "built_as", None) or {"name": "", "options": {}}
     cfg = getattr(unwrap_model(model), "cfg", None)
-    unlike = {key: value for key, value in dense_options(built_as["name"]).items() if getattr(cfg, key, value) != value}
+    form = dense_options(built_as["name"], task)
+    unlike = {key: value for key, value in form.items() if getattr(cfg, key, value) != value}
     if unlike:
         return f"; with {_stated(unlike)} they are there"
     return "; leave out output_stride" if "output_stride" in built_as["options"] else ""

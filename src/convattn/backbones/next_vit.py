@@ -491,6 +491,8 @@ register_family(
     reductions={"nextvit_nano": 16, "nextvit_nano_extra_norm": 16},
     dense={name: {"extra_norm": True} for name in _VARIANTS}
     | {"nextvit_nano": {"extra_norm": True, "stem_stride": 4}, "nextvit_nano_extra_norm": {"stem_stride": 4}},
+    # The authors' detectors have no extra norms: their levels are what blocks give.
+    detection={name: {} for name in _VARIANTS} | {"nextvit_nano": {"stem_stride": 4}},
     timm_prefix="convattn_",
     first_conv="stem.0.conv",
 )

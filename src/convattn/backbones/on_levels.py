@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import nn
 
 from convattn.backbones.freezing import check_frozen_stages, freeze
-from convattn.backbones.levels import Level, fixed_size
+from convattn.backbones.levels import Level, fixed_size, size_multiple
 from convattn.weights.official import name_map, unwrap_model
 from convattn.weights.rename import Part
 
@@ -35,6 +35,7 @@ class OnLevels(nn.Module):
         self.levels = tuple(levels)
         self.frozen_stages, self.frozen_norms = frozen_stages, frozen_norms
         self.fixed_size: tuple[int, int] | None = None  # height and width of the only images that it takes
+        self.size_multiple = 1  # of the sides of images that the backbone takes
         self.backbone = backbone
         self._freeze()
 
@@ -110,6 +111,7 @@ def describe(
     trunk = model.backbone
     cfg: Any = getattr(trunk, "pretrained_cfg", None) or {}
     model.fixed_size = fixed_size(trunk, model.levels)
+    model.size_multiple = 1 if model.fixed_size else size_multiple(trunk, model.levels)
     described = {key: cfg[key] for key in ("mean", "std") if key in cfg} | {
         "architecture": f"{name}_{cfg.get('architecture') or type(trunk).__name__}",
         "input_size": (getattr(trunk, "in_chans", 3), *(model.fixed_size or image_size)),

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -34,6 +34,7 @@ from convattn.weights.read import read_checkpoint
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = [
+    "DenseTask",
     "UnknownOption",
     "create_model",
     "dense_options",
@@ -53,6 +54,8 @@ _TIMM = "timm:"  # in front of a name: timm's
 _TIMM_NAMES: dict[str, str] = {}  # our name -> the name in timm's registry
 _FAMILIES: dict[str, str] = {}  # our name -> the family that names its map to the authors' files, where it has one
 _DENSE: dict[str, Mapping[str, Any]] = {}  # our name -> options of its form for dense prediction, where it is another
+_DETECTION: dict[str, Mapping[str, Any]] = {}  # the same for detection, where that differs
+DenseTask = Literal["detection", "segmentation"]
 
 
 class UnknownOption(ValueError, TypeError):
@@ -149,6 +152,7 @@ def register_family(
     image_sizes: Mapping[str, int] | None = None,
     reductions: Mapping[str, int] | None = None,
     dense: Mapping[str, Mapping[str, Any]] | None = None,
+    detection: Mapping[str, Mapping[str, Any]] | None = None,
     timm_prefix: str = "",
     first_conv: str = "stem.conv1",
     classifier: str = "head.fc",
@@ -164,6 +168,8 @@ def register_family(
         reductions: the stride of the map in front of the head, of a variant where it is not 32.
         dense: options with which a variant is built for detection and segmentation, where it is built otherwise: levels
             at strides 4, 8, 16 and 32, normalised where the authors' are.
+        detection: the same for detection alone, of variants whose authors' detectors are built otherwise than their
+            segmenters.
         timm_prefix: put in front of the name in timm's registry where timm already has one of that name.
         first_conv: the convolution on the image; adapted when `in_chans` differs from the weights'.
         classifier: the last linear layer; fresh when `num_classes` differs from the weights'.
@@ -191,6 +197,7 @@ def register_family(
     )  # where timm looks; a family may register more than one table
     defaults |= generate_default_cfgs(cfgs)
     _DENSE.update(dense or {})
+    _DETECTION.update(detection or {})
     for name, config in variants.items():
         entry = _entry(name, timm_names[name], model_class, config, feature_cfg, layers)
         entry.__module__ = module_name
@@ -201,9 +208,10 @@ def register_family(
             _FAMILIES[name] = model_class.family  # type: ignore[attr-defined]
 
 
-def dense_options(name: str) -> Mapping[str, Any]:
+def dense_options(name: str, task: DenseTask = "segmentation") -> Mapping[str, Any]:
     """Options in which the form of `name` for dense prediction differs from what `create_model(name)` builds."""
-    return _DENSE.get(split_model_name_tag(name)[0], {})
+    bare = split_model_name_tag(name)[0]
+    return _DETECTION[bare] if task == "detection" and bare in _DETECTION else _DENSE.get(bare, {})
 
 
 def official_weights(name: str) -> OfficialWeights:

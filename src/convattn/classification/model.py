@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from convattn.backbones.registry import create_model, image_size_of
+from convattn.sizes import Size, image_shape
 from convattn.task import ConfigError
 from convattn.weights.head_rows import FRESH, STAND_INS, read_head_rows
 
@@ -45,11 +46,11 @@ def build_classifier(config: Any, num_classes: int, classes: Sequence[str], file
     return model
 
 
-def describe_input(model: nn.Module, image_size: int | None, crop_ratio: float | None, classes: Sequence[str]) -> None:
+def describe_input(model: nn.Module, image_size: Size | None, crop_ratio: float | None, classes: Sequence[str]) -> None:
     """Let `model` know the images that it is trained on, and the names of its outputs."""
     cfg: dict[str, Any] = dict(model.pretrained_cfg or {})  # type: ignore[arg-type]
     if image_size is not None:
-        cfg["input_size"] = (3, image_size, image_size)
+        cfg["input_size"] = image_shape(image_size)
     if crop_ratio is not None:
         cfg["crop_pct"] = crop_ratio
     cfg["num_classes"] = len(classes)
@@ -58,19 +59,19 @@ def describe_input(model: nn.Module, image_size: int | None, crop_ratio: float |
 
 
 @torch.no_grad()
-def check_size(model: nn.Module, config: Any, size: int | None) -> None:
+def check_size(model: nn.Module, config: Any, size: Size | None) -> None:
     """Try an image of another size than the model's own: some take theirs alone.
 
     Raises:
         ConfigError: naming data.image_size.
     """
     own = _own_size(config)
-    if size is None or size == own:
+    if size is None or image_shape(size) == image_shape(own):
         return
     device = next(model.parameters()).device
     was_training = model.training
     try:
-        model.eval()(torch.zeros(1, 3, size, size, device=device))
+        model.eval()(torch.zeros(1, *image_shape(size), device=device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -81,12 +82,10 @@ def check_size(model: nn.Module, config: Any, size: int | None) -> None:
         model.train(was_training)
 
 
-def _own_size(config: Any) -> int:
-    """Height and width of the images that a model is made for."""
+def _own_size(config: Any) -> Size:
+    """Of the images that a model is made for."""
     given = config.options.get("img_size")
-    if given is not None:
-        return given if isinstance(given, int) else given[-1]
-    return image_size_of(config.name)
+    return image_size_of(config.name) if given is None else given
 
 
 def _head_rows(config: Any, num_classes: int, classes: Sequence[str], names: Sequence[str]) -> list[int] | str | None:

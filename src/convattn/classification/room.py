@@ -1,9 +1,10 @@
 """The room of classification: what `convattn.task` asks of a task, answered out of the files beside this one."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from convattn.backbones.registry import create_model
@@ -11,8 +12,8 @@ from convattn.classification import exported
 from convattn.classification.findings import Examination
 from convattn.classification.labels import in_model_order
 from convattn.classification.model import build_classifier, check_size, describe_input
-from convattn.classification.options import WORDS, ClassificationOptions, EvaluationOptions
-from convattn.classification.predict import classify
+from convattn.classification.options import WORDS, ClassificationOptions, EvaluationOptions, PredictionOptions
+from convattn.classification.predict import ClassPrediction, classify
 from convattn.classification.real_labels import RealDataset, RealScores, read_real_labels
 from convattn.classification.scores import Scores
 from convattn.classification.task import Classification, balanced_weights
@@ -40,7 +41,6 @@ class ClassificationRoom(TaskRoom):
     words = WORDS
 
     create = staticmethod(create_model)
-    predict = staticmethod(classify)
     describe = staticmethod(exported.describe)
     check_description = staticmethod(exported.check_description)
     agreement = staticmethod(exported.agreement)
@@ -81,7 +81,7 @@ class ClassificationRoom(TaskRoom):
     ) -> ImageDataset:
         """Labelled images, under the classes of the model."""
         cfg: Any = model.pretrained_cfg or {}
-        size = cfg.get("input_size", (3, 32, 32))[1]
+        size = cfg.get("input_size", 32)
         if run is not None and share_of(run.data.validation) is not None:
             return in_model_order(self.open_training(run)[1], model)
         labels = options.labels or (run and run.task.validation_labels)
@@ -149,6 +149,16 @@ class ClassificationRoom(TaskRoom):
         """The same from what a file has kept of it."""
         notes: list[str] = []  # told when the run began
         return _task(config.task, Student(**state["student"]), state["class_weights"], "cpu", notes.append)
+
+    def predict(
+        self,
+        model: nn.Module,
+        pictures: Sequence[Image.Image],
+        options: PredictionOptions,
+        on_part: Callable[[float], None] = lambda pictures: None,
+    ) -> list[ClassPrediction]:
+        """The most probable classes; a batch is done at once."""
+        return classify(model, pictures, options)
 
     def examine(self, model: nn.Module, data: ImageDataset, source: str, options: EvaluationOptions) -> Examination:
         """Each image by itself."""

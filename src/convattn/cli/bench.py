@@ -1,7 +1,6 @@
 """`convattn bench`: models side by side, in the runtimes people use."""
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
 from convattn.model_files import open_model
 from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
-from convattn.sizes import Size
+from convattn.sizes import Size, size_of_words
 from convattn.task import Table as Figures
 
 __all__ = ["command"]
@@ -129,10 +128,10 @@ def _numbers(name: str, text: str | None, default: list[int]) -> list[int]:
 
 
 def _sizes(text: str) -> list[Size]:
-    words = [re.fullmatch(r"\d+(x\d+){0,2}", word) for word in _words("size", text)]
-    if not all(words):
-        raise UsageError(f"size {text!r} must be sides or HEIGHTxWIDTH with commas between them, such as 224,224x320")
-    return [tuple(int(side) for side in word[0].split("x")) for word in words if word]
+    try:
+        return [size_of_words([word]) for word in _words("size", text)]
+    except ValueError as error:
+        raise UsageError(f"--size {error}") from None
 
 
 def _check_counts(counts: dict[str, Sequence[int | None]]) -> None:

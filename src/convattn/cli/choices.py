@@ -16,9 +16,10 @@ from convattn.data.dataset import ImageDataset
 from convattn.data.images import ImageError
 from convattn.data.sources import is_stream, open_training
 from convattn.recipes import RECIPES
+from convattn.rooms import DEFAULT, kind_of_data, words_of
 from convattn.training.config import RunConfig
 
-__all__ = ["SMALL_IMAGES", "choose_recipe", "choose_rest", "tell", "value_of", "with_scaled_warmup"]
+__all__ = ["SMALL_IMAGES", "choose_recipe", "choose_rest", "recipe_of_data", "tell", "value_of", "with_scaled_warmup"]
 
 SMALL_IMAGES = "smt_nano_small_images"
 _DIGITS = "smt_nano_digits"
@@ -41,6 +42,9 @@ def choose_recipe(config: RunConfig) -> tuple[RunConfig, str]:
         DataError: if a run could not be trained on them.
     """
     source = config.data.source
+    own = recipe_of_data(source)
+    if own is not None:
+        return _recipe(own), f"{source}: recipe {own}, by the layout of the data; name another to take that"
     if source == "digits":
         return _recipe(_DIGITS), f"{source}: recipe {_DIGITS}, which is made for them"
     if is_stream(source):
@@ -66,6 +70,12 @@ def choose_recipe(config: RunConfig) -> tuple[RunConfig, str]:
         f"{source}: {len(data):,} training images of about {width} x {height} pixels, so recipe {chosen.recipe} "
         f"({'up to' if is_small else 'above'} {_SMALL} pixels); name another to take that, --list shows them"
     )
+
+
+def recipe_of_data(source: str) -> str | None:
+    """The recipe for data of another task than the default one, by their layout."""
+    kind = kind_of_data(source)
+    return None if kind == DEFAULT else words_of(kind).recipe
 
 
 def with_scaled_warmup(config: RunConfig, epochs: str | None, given: Collection[str]) -> tuple[RunConfig, str]:

@@ -179,15 +179,14 @@ def _explained_layer(model: nn.Module) -> str:
     return next(level["module"] for level in levels if level["reduction"] == _EXPLAINED_STRIDE)
 
 
-def _image_size(model: nn.Module) -> int:
+def _image_size(model: nn.Module) -> tuple[int, int, int]:
     cfg: Any = model.pretrained_cfg
-    return cfg["input_size"][1]
+    return cfg["input_size"]
 
 
 def _measure(model: nn.Module, fused: nn.Module, exported: Path, plain: nn.Module) -> list[Latency]:
     """Times of the hybrid's three forms and of the plain network, in turn."""
-    size = _image_size(model)
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, *_image_size(model), generator=torch.Generator().manual_seed(0))
     session = onnx.open_file(exported)
     calls = {
         "eager": lambda: model(image),

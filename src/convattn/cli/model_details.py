@@ -20,7 +20,7 @@ from convattn.deploy.load import describe_exported, exported_suffixes
 from convattn.deploy.metadata import Metadata
 from convattn.model_files import open_model, read_metadata
 from convattn.shown import shown
-from convattn.sizes import input_shape
+from convattn.sizes import Size, input_shape
 from convattn.weights.fetch import weights_folder
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
@@ -34,7 +34,7 @@ _FREE = {
 }
 
 
-def show(name: str, image_size: Sequence[int] | None, *, is_place: bool, as_json: bool) -> int:
+def show(name: str, image_size: Size | None, *, is_place: bool, as_json: bool) -> int:
     """Print what a model is made of; returns the exit status.
 
     Args:
@@ -77,7 +77,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: Sequence[int] | None, as_json: bool) -> int:
+def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: Size | None, as_json: bool) -> int:
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     try:
         channels, height, width = input_shape(model, size, "--image-size")

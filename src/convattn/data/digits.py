@@ -8,6 +8,7 @@ from PIL import Image
 
 from convattn.data.dataset import DataError, Labelled
 from convattn.extras import require
+from convattn.sizes import Size, image_shape
 
 __all__ = ["DIGIT_SPLITS", "DigitsDataset", "open_digits"]
 
@@ -22,16 +23,16 @@ class DigitsDataset(Labelled):
         pixels: (N, 8, 8) uint8, ink bright on black.
         labels: (N,), the digit.
         indices: (N,), position in scikit-learn's data set, for names.
-        image_size: side of the images in pixels; enlarged once, bicubic.
+        image_size: of the images, in pixels; enlarged once, bicubic.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, image_size: int):
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray, image_size: Size):
         self.classes = [str(digit) for digit in range(10)]
         self.labels = [int(label) for label in labels]
         self.paths = [f"digits/{label}/{index:04d}" for label, index in zip(labels, indices, strict=True)]
-        size = (image_size, image_size)
+        _, height, width = image_shape(image_size, called="image_size")
         self._images = [
-            Image.fromarray(image).convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in pixels
+            Image.fromarray(image).convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for image in pixels
         ]
 
     def read(self, index: int) -> Image.Image:
@@ -39,12 +40,12 @@ class DigitsDataset(Labelled):
         return self._images[index].copy()
 
 
-def open_digits(split: str, image_size: int = 32) -> DigitsDataset:
+def open_digits(split: str, image_size: Size = 32) -> DigitsDataset:
     """One split of the digits; the splits are the same in every run and do not overlap.
 
     Args:
         split: "train" (1,257 images), "val" (180) or "test" (360).
-        image_size: side of the images in pixels.
+        image_size: of the images, in pixels.
 
     Raises:
         DataError: for another split. MissingExtra: if scikit-learn is not installed.

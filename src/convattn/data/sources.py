@@ -19,6 +19,7 @@ from convattn.data.splits import Place, find_split, holds_classes, split_words
 from convattn.data.tar_cache import Member
 from convattn.data.tars import TarFiles, last_of_each, open_class_tars, scan_tars
 from convattn.extras import require
+from convattn.sizes import Size
 
 __all__ = [
     "has_splits",
@@ -36,7 +37,7 @@ _OTHERWISE = {"val": "test", "test": "val"}  # what serves where a split is miss
 
 def open_training(
     source: str | Path,
-    image_size: int = 32,
+    image_size: Size = 32,
     *,
     validation: str | Path | None = None,
     validation_labels: str | Path | None = None,
@@ -84,7 +85,7 @@ def open_training(
 def open_data(
     source: str | Path,
     split: str,
-    image_size: int = 32,
+    image_size: Size = 32,
     *,
     validation: str | Path | None = None,
     validation_labels: str | Path | None = None,
@@ -96,7 +97,7 @@ def open_data(
         source: "digits" for scikit-learn's handwritten digits, a folder with the splits, or shards such as
             `train-{0000..0146}.tar`, which hold the training split alone.
         split: "train", "val" (where there is none, `test` serves, which is said) or "test" (and the other way round).
-        image_size: side of the digits in pixels; other images keep their size until they are transformed.
+        image_size: of the digits, in pixels; other images keep their size until they are transformed.
         validation: where the other splits are, if not in `source`: as `open_evaluation` takes it.
         validation_labels: label file of these, if their folder has none of its own (`open_by_label_file`).
         classes: those of the training split, if they are known already; saves a look at it.
@@ -158,7 +159,7 @@ def has_splits(source: str | Path) -> bool:
 
 def open_evaluation(
     source: str | Path,
-    image_size: int = 32,
+    image_size: Size = 32,
     *,
     labels: str | Path | None = None,
     classes: Sequence[str] | None = None,
@@ -167,7 +168,7 @@ def open_evaluation(
 
     Args:
         source: "digits" (their test split), a folder, an archive, shards or a list.
-        image_size: side of the digits in pixels.
+        image_size: of the digits, in pixels.
         labels: label file of images without class folders. ImageNet's synset at the beginning of their names does too.
         classes: the classes and their order; by default those that are found.
 
@@ -290,7 +291,7 @@ def _readable(members: Sequence[Member], where: object) -> list[Member]:
     return [member for at, member in enumerate(members) if at not in unread]
 
 
-def _training_classes(source: str | Path, image_size: int) -> Sequence[str]:
+def _training_classes(source: str | Path, image_size: Size) -> Sequence[str]:
     if str(source) != "digits":
         place = _split_of(source, "train")
         if place.path.is_dir() and not place.tars and place.labels is None and class_folders(place.path):

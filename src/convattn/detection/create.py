@@ -84,7 +84,7 @@ def create_detector(
             mmdetection's style and "4conv1fc" in detectron2's. In mmdetection's cascades "4conv1fc" is SMT's published
             form, too: boxes of each class, compared by GIoU; "2fc" is the stock one: boxes of any class, smooth L1.
         pretrained: start from the published weights of the backbone's name; neck and heads start fresh.
-        width: channels of the neck and of all convolutions behind it; a multiple of 32 for ATSS.
+        width: channels of the neck and of all convolutions behind it; for ATSS a multiple of 32, and 64 or more.
         hidden: channels of R-CNN's linear layers.
         score_threshold: what is found has a score above it; 0 to 1.
         max_detections: in an image.
@@ -103,7 +103,7 @@ def create_detector(
     if pretrained:
         backbone_options["pretrained"] = pretrained
     strides = STRIDES if isinstance(row, _Regions) else STRIDES[1:]
-    trunk, levels = dense_backbone(backbone, strides, **backbone_options)
+    trunk, levels = dense_backbone(backbone, strides, task=Detector.task_kind, **backbone_options)
     like = next((p for p in trunk.parameters() if p.is_floating_point()), None)
     options: dict[str, Any] = dict(style=style, box_head=box_head)
     frozen: dict[str, Any] = dict(frozen_stages=frozen_stages, frozen_norms=frozen_norms)
@@ -187,5 +187,5 @@ def _check(
             raise ValueError(f"{name} {number} must be 1 or more")
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold {score_threshold} must be 0 to 1")
-    if isinstance(row, _Dense) and row.head is ATSSHead and width % 32:
-        raise ValueError(f"width {width} must be a multiple of 32 for atss, whose norms have 32 groups")
+    if isinstance(row, _Dense) and row.head is ATSSHead and (width % 32 or width < 64):
+        raise ValueError(f"width {width} must be a multiple of 32, and 64 or more, for atss: its norms have 32 groups")

@@ -1,7 +1,7 @@
 """Detectors: a backbone, a neck on its levels, and heads that find objects; in one stage or in two."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from convattn.detection.region_proposals import RegionProposals
 from convattn.detection.region_stage import RegionStages
 from convattn.detection.targets import truths_of
 from convattn.detection.truth import Truth
-from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES
+from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES, NO_WEIGHTS
 from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
 
 __all__ = ["DenseDetector", "Detector", "RegionDetector"]
@@ -35,7 +35,7 @@ class Detector(OnLevels):
         mmdet: what is not learnt from follows mmdetection, otherwise detectron2.
     """
 
-    task_kind = "detection"
+    task_kind: Literal["detection"] = "detection"
 
     def __init__(
         self,
@@ -189,7 +189,8 @@ class DenseDetector(Detector):
     @property
     def official_names(self) -> NameMap:
         """The names of mmdetection, which are ours, and the backbone's authors' behind `backbone.`."""
-        return JoinedNames([self.backbone_names(), *(Part(name, name, SAME_NAMES) for name in ("neck", "bbox_head"))])
+        parts = [Part(name, name, SAME_NAMES) for name in ("neck", "bbox_head")]
+        return JoinedNames([self.backbone_names(), *parts], no_weights=NO_WEIGHTS)
 
     @property
     def finder(self) -> DenseHead:
@@ -248,14 +249,15 @@ class RegionDetector(Detector):
         """The names of mmdetection, which are ours, or of detectron2; and the backbone's authors'."""
         if self.mmdet:
             parts = [Part(name, name, SAME_NAMES) for name in ("neck", "rpn_head", "roi_head")]
-            return JoinedNames([self.backbone_names(), *parts])
+            return JoinedNames([self.backbone_names(), *parts], no_weights=NO_WEIGHTS)
         return JoinedNames(
             [
                 self.backbone_names("backbone.bottom_up"),
                 Part("neck", "backbone", DETECTRON2_NECK_NAMES),
                 Part("rpn_head", "proposal_generator.rpn_head", DETECTRON2_REGION_NAMES),
                 Part("roi_head", "roi_heads", DETECTRON2_REGION_NAMES),
-            ]
+            ],
+            no_weights=NO_WEIGHTS,
         )
 
     @property

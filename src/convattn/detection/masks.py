@@ -3,6 +3,7 @@
 Source: "Mask R-CNN", He et al., ICCV 2017, arXiv 1703.06870, as mmdetection (bitmaps) and detectron2 (polygons) do it.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,22 +50,29 @@ class Polygons:
 
     def within(self, index: Tensor, boxes_xyxy: Tensor, side: int) -> Tensor:
         """The masks of objects `index` (n,) within boxes (n, 4): (n, side, side) of 0 and 1, of the boxes' type."""
-        coco = require("pycocotools.mask", "detection")
         found = np.zeros((len(index), side, side))
         for row, (number, box) in enumerate(zip(index.tolist(), boxes_xyxy.tolist(), strict=True)):
             corner = np.array(box[:2])
             scale = side / np.maximum(np.array(box[2:]) - corner, 0.1)
             moved = [((part.reshape(-1, 2) - corner) * scale).reshape(-1) for part in self.outlines[number]]
-            found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in moved], side, side)))
+            found[row] = _filled(moved, side, side)
         return torch.from_numpy(found).to(boxes_xyxy)
 
     def drawn(self, size: tuple[int, int]) -> Tensor:
         """As bitmaps of an image of that height and width, (n, H, W) uint8."""
-        coco, (height, width) = require("pycocotools.mask", "detection"), size
-        found = np.zeros((len(self), height, width), dtype=np.uint8)
+        found = np.zeros((len(self), *size), dtype=np.uint8)
         for row, parts in enumerate(self.outlines):
-            found[row] = coco.decode(coco.merge(coco.frPyObjects([part.tolist() for part in parts], height, width)))
+            found[row] = _filled(parts, *size)
         return torch.from_numpy(found)
+
+
+def _filled(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """All that any of the outlines encloses, as COCO's own tool fills them, (H, W) of 0 and 1."""
+    coco = require("pycocotools.mask", "detection")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools 2.0.11 about numpy 2
+        merged = coco.merge(coco.frPyObjects([outline.tolist() for outline in outlines], height, width))
+        return coco.decode(merged)
 
 
 def pasted(shares: Tensor, boxes_xyxy: Tensor, size: tuple[int, int], least: float = 0.5) -> Tensor:
@@ -85,10 +93,11 @@ def pasted(shares: Tensor, boxes_xyxy: Tensor, size: tuple[int, int], least: flo
     return found
 
 
-def shares_of_pixels(shares: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+def shares_of_pixels(shares: Tensor, boxes_xyxy: Tensor, height: int, width: int) -> Tensor:
+    """As `pasted`, but as sure as their boxes are of the pixels, (n, H, W) 0 to 1; of no box 0."""
     rows = torch.arange(height, device=shares.device).to(shares.dtype) + 0.5
     columns = torch.arange(width, device=shares.device).to(shares.dtype) + 0.5
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
+    x0, y0, x1, y1 = boxes_xyxy[:, :, None].unbind(1)
     down, right = (rows - y0) / (y1 - y0) * 2 - 1, (columns - x0) / (x1 - x0) * 2 - 1
     down, right = (torch.where(part.isinf(), 0.0, part) for part in (down, right))
     grid = torch.stack([right[:, None].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], -1)

@@ -114,12 +114,11 @@ def _check_distinct(file: Path, rows: Sequence[_Row]) -> None:
             other = first.setdefault(value, row)
             if other is row:
                 continue
-            said = " ".join(map(str, value)) if isinstance(value, tuple) else shown(value)
-            of = "" if what == "name" else f" {shown(row.name)!r} the"
-            raise DataError(
-                f"{shown(file)}, {row.place}:{of} {what} {said} is that of {shown(other.name)!r} too ({other.place}); "
-                f"give each class a {what} of its own"
-            )
+            said = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            problem = f"{shown(row.name)!r} has the {what} {said} of {shown(other.name)!r} ({other.place})"
+            if what == "name":
+                problem = f"class {shown(row.name)!r} stands in {other.place} already"
+            raise DataError(f"{shown(file)}, {row.place}: {problem}; give each class a {what} of its own")
 
 
 def _all_or_none(file: Path, values: Sequence[tuple[_Row, Any]], what: str) -> tuple[Any, ...] | None:

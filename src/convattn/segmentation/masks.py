@@ -5,8 +5,9 @@ an error of that one image, which is set aside like one that cannot be read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,7 @@ __all__ = [
 _NAMED = 4  # numbers or colours in an error
 _DEEP = ("I", "F")  # begin the modes of more than 8 bits
 _COLOURED = ("RGB", "RGBA")
+_JPEG = b"\xff\xd8\xff"
 
 
 class MaskError(ImageError):
@@ -95,10 +97,18 @@ class MaskCode:
         image = decode_as_stored(content, name)
         greys = self._greys_are_colours and image.mode in ("1", "L")
         if self.palette is not None and (greys or image.mode in _COLOURED):
+            _check_lossless(content, name)
             labels, problem = self._of_colours(_opaque(image, name))
         else:
-            labels, problem = self._of_numbers(numbers_in(image, content, name, self.where))
+            numbers = numbers_in(image, content, name, self.where)
+            if image.mode == "P" and self.palette is not None:
+                self._check_palette(image, numbers, name)
+            labels, problem = self._of_numbers(numbers)
         return labels, f"{shown(name)}: {problem}" if problem else ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the tables, which each process makes for itself."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -131,6 +141,23 @@ class MaskCode:
         unknown = codes[places == IGNORED]
         return meaning.take(places), self._unknown_colour(unknown) if len(unknown) else ""
 
+    def _check_palette(self, image: Image.Image, numbers: np.ndarray, name: str) -> None:
+        """Refuse numbers whose colours are those of other classes: a program that made files smaller chose them."""
+        assert self.palette is not None
+        colours = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+        meant = dict(zip(self.palette, self.palette_numbers, strict=True))
+        used = np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)).tolist()
+        drawn = {number: tuple(colours[number].tolist()) for number in used if number < len(colours)}
+        if len(drawn) < len(used) or not {*drawn.values()} <= {*meant}:
+            return  # colours of its own
+        other = next((number for number in used if meant[drawn[number]] != number), None)
+        if other is not None:
+            raise OtherKind(
+                f"{shown(name)}: number {other} has the colour {_spaced(drawn[other])} in its palette, that of number "
+                f"{meant[drawn[other]]} in {shown(self.where)}; save masks as RGB if colours count, as one grey "
+                "channel if numbers do"
+            )
+
     def _out_of_range(self, unknown: Sequence[int], counts: np.ndarray) -> str:
         value, own = unknown[0], np.flatnonzero((self.meaning >= 0) & (self.meaning != IGNORED)).tolist()
         others = f" (and {_listed(unknown[1:])})" if len(unknown) > 1 else ""
@@ -148,18 +175,18 @@ class MaskCode:
         most = int(counts.argmax())
         colour = _colour(int(found[most]))
         gaps = [sum((a - b) ** 2 for a, b in zip(colour, each, strict=True)) for each in self.palette]
-        nearest = self.palette[gaps.index(min(gaps))]
-        number = self.palette_numbers[gaps.index(min(gaps))]
-        name = self.classes[self.meaning[number]] if self.meaning[number] != IGNORED else "what counts for nothing"
-        others = f" (and {len(found) - 1:,} other colours in {len(codes) - counts[most]:,})" if len(found) > 1 else ""
+        near = gaps.index(min(gaps))
+        place = int(self.meaning[self.palette_numbers[near]])
+        name = self.classes[place] if place != IGNORED else "what counts for nothing"
+        others = len(codes) - counts[most]
         hint = (
-            "save masks without loss, as PNG"
-            if len(found) > 2 * len(self.palette)
-            else f"name its class in {shown(self.where)}"
+            f"name its class in {shown(self.where) or 'classes.txt'}, and set its number as task.labels.ignore_index "
+            "if it counts for nothing"
         )
         return (
-            f"colour {' '.join(map(str, colour))} in {counts[most]:,} pixels{others} is no class; the nearest is "
-            f"{shown(name)!r}, {' '.join(map(str, nearest))}; {hint}"
+            f"colour {_spaced(colour)} in {counts[most]:,} pixels is no class; the nearest is {shown(name)!r}, "
+            f"{_spaced(self.palette[near])}{f'; {others:,} pixels have others' if others else ''}; "
+            f"{'masks must not be smoothed' if len(found) > 2 * len(self.palette) else hint}"
         )
 
 
@@ -182,6 +209,7 @@ def numbers_in(image: Image.Image, content: bytes, name: str, where: str = "") -
     Raises:
         OtherKind: if it has more channels or more than 8 bits.
     """
+    _check_lossless(content, name)
     if image.mode in _COLOURED:
         raise OtherKind(f"{shown(name)}: {_without_palette(_codes(image.convert('RGB')), where)}")
     if image.mode.startswith(_DEEP):
@@ -216,7 +244,7 @@ def _without_palette(codes: np.ndarray, where: str) -> str:
         )
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return (
-        f"an RGB mask ({', '.join(' '.join(map(str, colour)) for colour in colours)}{more}), and no colours of classes "
+        f"an RGB mask ({', '.join(map(_spaced, colours))}{more}), and no colours of classes "
         f"are known; write a line `NAME R G B` for each class into {shown(where) or 'classes.txt beside the data'}, or "
         "name such a file with task.labels.classes"
     )
@@ -225,6 +253,11 @@ def _without_palette(codes: np.ndarray, where: str) -> str:
 def _codes(image: Image.Image) -> np.ndarray:
     """The colours of an RGB image as one number each, (H, W) uint32."""
     return np.frombuffer(image.tobytes("raw", "RGBX"), "<u4").reshape(image.height, image.width) & 0xFFFFFF
+
+
+def _check_lossless(content: bytes, name: str) -> None:
+    if content.startswith(_JPEG):
+        raise OtherKind(f"{shown(name)}: a JPEG, which changes the numbers and colours of pixels; save masks as PNG")
 
 
 def _grey_maximum(content: bytes) -> int:
@@ -241,6 +274,10 @@ def _code(colour: Colour) -> int:
 
 def _colour(code: int) -> Colour:
     return code & 255, code >> 8 & 255, code >> 16 & 255
+
+
+def _spaced(colour: Colour) -> str:
+    return " ".join(map(str, colour))
 
 
 def _listed(values: Sequence[int]) -> str:

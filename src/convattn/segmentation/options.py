@@ -85,6 +85,8 @@ class SegmentationOptions(TaskOptions):
 
     def check(self, run: Any) -> None:
         """Raise ConfigError for what does not go with the rest of the run's configuration."""
+        size = run.data.image_size
+        check(size is None or isinstance(size, int), f"data.image_size {size}: crops are square here; give a side")
         check(
             run.data.batch_size >= 2 or self.head != "upernet" or run.loop.sync_batch_norm,
             "data.batch_size 1 leaves the batch norm behind UperNet's 1 × 1 pool one number a channel to measure: "
@@ -164,4 +166,5 @@ WORDS = RoomWords(
     ExportOptions,
     CheckOptions,
     "convattn.segmentation.check",
+    "segment_finetune",
 )

@@ -187,7 +187,7 @@ def _of_list(file: Path) -> Layout:
     if ALONE in first and len(first) > 1:
         place = f"{shown(file)}, {row_word(file)} {first[ALONE]}"
         raise DataError(f"{place}: no split, and other rows have one; write train, val or test")
-    return Layout(file.parent, dict.fromkeys(first, (file, file)), {})
+    return Layout(file.parent, dict.fromkeys(first or (ALONE,), (file, file)), {})
 
 
 def _split_of(file: Path, number: int, cell: str) -> str:

@@ -70,6 +70,7 @@ def segment(
     transform: Callable[[Image.Image], Tensor],
     names: Sequence[str],
     colours: Sequence[tuple[int, int, int]],
+    on_part: Callable[[float], None] = lambda pictures: None,
 ) -> list[MaskPrediction]:
     """The classes of the pixels of RGB pictures of any sizes, one picture after the other.
 
@@ -79,6 +80,7 @@ def segment(
         options: how they are looked at.
         transform: from a picture to the model's input (3, H, W).
         names, colours: of the classes.
+        on_part: called with how much of a picture is done.
     """
     look, device = look_of(model, options), next((p.device for p in model.parameters()), torch.device("cpu"))
     said = []
@@ -89,5 +91,6 @@ def segment(
         for band in look.labels(image, labels.shape):
             labels[top : top + band.shape[1]] = band[0].cpu().numpy()
             top += band.shape[1]
+            on_part(band.shape[1] / picture.height)
         said.append(MaskPrediction(labels, tuple(names), tuple(colours)))
     return said

@@ -99,7 +99,8 @@ class SegmentationRoom(TaskRoom):
         if run is not None and share_of(run.data.validation) is not None:
             return self.open_training(run)[1]
         labels = options.labels or (LabelOptions() if run is None else run.task.labels)
-        return open_evaluation(source, labels, classes=self._classes(model))
+        cfg: Any = model.pretrained_cfg or {}
+        return open_evaluation(source, labels, classes=self._classes(model), colours=cfg.get("label_colours"))
 
     def further_evaluation(
         self, source: str, config: Any, model: nn.Module, validation: Any
@@ -165,13 +166,17 @@ class SegmentationRoom(TaskRoom):
         return Examination(model, data, options, views, self._again(options), _seen(model, options))
 
     def predict(
-        self, model: nn.Module, pictures: Sequence[Image.Image], options: PredictionOptions
+        self,
+        model: nn.Module,
+        pictures: Sequence[Image.Image],
+        options: PredictionOptions,
+        on_part: Callable[[float], None] = lambda pictures: None,
     ) -> list[MaskPrediction]:
         """The class of each pixel."""
         names = self._classes(model)
         colours = _colours(model, len(names))
         transform = self._transform(model)
-        return segment(model, pictures, options, lambda picture: transform(picture, None)[0], names, colours)
+        return segment(model, pictures, options, lambda picture: transform(picture, None)[0], names, colours, on_part)
 
     # Exported files
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convattn.backbones.levels import Level, dense_backbone, level_maps
@@ -81,15 +82,35 @@ class Segmenter(OnLevels):
         Returns:
             In training a dict: "decode": (B, n, H', W') at the finest level's size, and of UperNet "auxiliary": at the
             size of the level of stride 16.
+
+        Raises:
+            ValueError: for a size that the backbone refuses.
         """
+        height, width = images.shape[-2:]
+        images = self._padded(images)
         maps = level_maps(self.backbone, images, self.levels)
         logits = self.decode_head(maps if self.neck is None else self.neck(maps))
         if not self.training:
-            return resized(logits, images.shape[-2:])
+            logits = resized(logits, images.shape[-2:])
+            return logits if self.size_multiple == 1 else logits[..., :height, :width]
         outputs = {"decode": logits}
         if self.auxiliary_head is not None:
             outputs["auxiliary"] = self.auxiliary_head(maps[_AUXILIARY])
         return outputs
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Images with zeros at the right and below, where the backbone takes multiples of a side alone."""
+        times = self.size_multiple
+        if times == 1:
+            return images
+        height, width = images.shape[-2:]
+        below, right = -height % times, -width % times
+        if self.training and (below or right):
+            raise ValueError(
+                f"images of {height} x {width}: to learn, this backbone takes sides that are multiples of {times}; "
+                f"crop or pad images and labels to them"
+            )
+        return F.pad(images, (0, right, 0, below))
 
     # The contract of networks
 

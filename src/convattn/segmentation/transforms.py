@@ -141,9 +141,9 @@ def resized_part(picture: Image.Image, size: tuple[int, int], window: Window) ->
     rows = tvf.pil_to_tensor(picture.crop((0, first, picture.width, last)))
     across = tvf.resize(rows, [last - first, size[1]], antialias=False)[..., left : left + width]
     # The other rows may hold anything: no pixel of the window depends on them.
-    whole = torch.empty(picture.height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
-    whole[:, first:last] = across
-    return tvf.resize(whole, [size[0], width], antialias=False)[:, top : top + height]
+    canvas = torch.empty(picture.height, width, 3, dtype=torch.uint8).permute(2, 0, 1)
+    canvas[:, first:last] = across
+    return tvf.resize(canvas, [size[0], width], antialias=False)[:, top : top + height]
 
 
 def random_crop(labels: np.ndarray, size: tuple[int, int], crop: int, category_cap: float) -> tuple[Window, Tensor]:

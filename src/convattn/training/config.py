@@ -13,6 +13,8 @@ import tyro
 from convattn.library_words import are_trusted
 from convattn.nearest import nearest
 from convattn.rooms import words_of
+from convattn.size_option import SizeOption
+from convattn.sizes import image_shape
 from convattn.task import ConfigError, TaskOptions, check, check_finite
 
 __all__ = [
@@ -73,15 +75,16 @@ class DataConfig:
     """Further images to evaluate on at each validation, as NAME=SOURCE; see the training page."""
     repeats: int = 1
     """Variants of each image that share an update (repeated augmentation); an epoch then shows so many times fewer."""
-    image_size: int | None = None
-    """Side of the square input, pixels; the model's own (224 for most) by default."""
+    image_size: SizeOption = None
+    """Side or HEIGHT WIDTH of the input, pixels; the model's own (224 for most) by default."""
     batch_size: int = 64
     """Images in a batch, on each device."""
     workers: int = 0
     """Processes that load images; 0 loads in the training process."""
 
     def __post_init__(self) -> None:
-        check(self.image_size is None or self.image_size >= 4, f"data.image_size {self.image_size} must be 4 or more")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _side_or_sides(self.image_size))  # one spelling of one size
         check(self.batch_size >= 1, f"data.batch_size {self.batch_size} must be 1 or more")
         check(self.repeats >= 1, f"data.repeats {self.repeats} must be 1 or more")
         check(
@@ -91,6 +94,17 @@ class DataConfig:
         check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
         names = [name_and_source(evaluation)[0] for evaluation in self.evaluations]
         check(len(set(names)) == len(names), f"data.evaluations {', '.join(names)}: each needs a name of its own")
+
+
+def _side_or_sides(size: Any) -> int | tuple[int, int]:
+    """The side of a square, (height, width) of another rectangle."""
+    try:
+        channels, *sides = image_shape(size, called="data.image_size")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    check(channels == 3, f"data.image_size {size}: images are read in 3 channels; give height and width alone")
+    check(min(sides) >= 4, f"data.image_size {size} must be 4 or more")
+    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
 
 
 def name_and_source(evaluation: str) -> tuple[str, str]:

@@ -129,7 +129,9 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
-        return _value(next(kind for kind in arguments if kind is not type(None)), value, name)
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        fitting = [kind for kind in kinds if (typing.get_origin(kind) is tuple) == isinstance(value, list)]
+        return _value((fitting or kinds)[0], value, name)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{name} {_shortened(value)} is unknown; choose one of {', '.join(map(str, arguments))}")

@@ -182,8 +182,8 @@ def _too_few_values(run: Run, error: str) -> str | None:
     if "more than 1 spatial element" in error:
         height, width = run.data.image_size
         return (
-            f"data.image_size {height}: an instance norm of {name} sees one pixel of images of {height} x {width}, "
-            "which has no variance; set a larger data.image_size"
+            f"data.image_size {height if height == width else (height, width)}: an instance norm of {name} sees one "
+            f"pixel of images of {height} x {width}, which has no variance; set a larger data.image_size"
         )
     return None
 

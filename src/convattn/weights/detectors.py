@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convattn.weights.rename import NameMap
 
-__all__ = ["DETECTRON2_NECK_NAMES", "DETECTRON2_REGION_NAMES", "NEVER_READ", "from_mmdetection_1", "is_mmdetection_1"]
+__all__ = ["DETECTRON2_NECK_NAMES", "DETECTRON2_REGION_NAMES", "NO_WEIGHTS", "from_mmdetection_1", "is_mmdetection_1"]
 
 _LEVELS = range(4)  # of strides 4 to 32, which detectron2 numbers 2 to 5
 
@@ -51,8 +51,8 @@ DETECTRON2_REGION_NAMES = NameMap(
     }
 )
 
-# What whole files hold that is no weight: how images were normalised, and anchors, which are computed.
-NEVER_READ = (
+# What some files hold beside weights: how images were normalised, and anchors, which are computed.
+NO_WEIGHTS = (
     "pixel_mean",
     "pixel_std",
     "data_preprocessor.mean",

@@ -97,12 +97,12 @@ def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
     """Sort a state dict into what fits `model` and what does not. Nothing is loaded."""
     target = model.state_dict()
-    unused = name_map(model).unused
+    names = name_map(model)
     conversion = Conversion()
     for name, tensor in to_our_names(state, model).items():
         if name in target and is_of_linear(tensor.shape, target[name].shape) and tensor.layout == torch.strided:
             tensor = tensor[:, :, None, None]
-        if name in unused:
+        if name in names.unused or name.startswith(names.no_weights):
             conversion.unused[name] = tensor
         elif name not in target:
             conversion.unexpected[name] = tensor

@@ -23,11 +23,13 @@ class NameMap:
         modules: our module name -> the authors', the first row that fits is taken.
         aliases: other spellings found in the authors' files -> the spelling used in `modules`, as plain substrings.
         unused: entries of the authors' files that their code never reads -> what stands there in a file written by us.
+        no_weights: how entries begin that are no weights and in some files only; none is written by us.
     """
 
     modules: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, Any] = field(default_factory=dict)
+    no_weights: tuple[str, ...] = ()
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no row knows it."""
@@ -66,16 +68,18 @@ class JoinedNames(NameMap):
 
     Args:
         parts: prefixes and maps.
-        aliases: as in `NameMap`, of whole names; those of the parts count too.
+        aliases, no_weights: as in `NameMap`, of whole names; the aliases of the parts count too.
     """
 
     parts: tuple[Part, ...]
 
-    def __init__(self, parts: Iterable[Part], aliases: Mapping[str, str] | None = None):
+    def __init__(
+        self, parts: Iterable[Part], aliases: Mapping[str, str] | None = None, no_weights: tuple[str, ...] = ()
+    ):
         parts = tuple(parts)
         spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
         unused = {f"{part.theirs}.{name}": value for part in parts for name, value in part.names.unused.items()}
-        super().__init__({}, {**(aliases or {}), **spellings}, unused)
+        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights)
         object.__setattr__(self, "parts", parts)
 
     def to_ours(self, name: str) -> str | None:

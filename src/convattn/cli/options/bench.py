@@ -40,8 +40,8 @@ class Options:
     batch: str | None = None
     """Images per call, with commas; 1, or with --growth 1,4,16,64."""
     size: str | None = None
-    """Of the images, with commas: a side in pixels, or HEIGHTxWIDTH. By default what the first file takes, 224 if all
-    are names, or with --growth 224,384,512,768,1024."""
+    """Of the images, with commas: a side in pixels, HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH. By default what the first
+    file takes, 224 if all are names, or with --growth 224,384,512,768,1024."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where PyTorch's runtimes run."""
     threads: int | None = None

@@ -10,6 +10,7 @@ import tyro
 from convattn.cli.arguments import UsageError
 from convattn.cli.options.of_task import parse_for_task
 from convattn.deploy.suffixes import SUFFIXES
+from convattn.size_option import SizeOption
 
 __all__ = ["Options", "read"]
 
@@ -45,7 +46,7 @@ class Options:
     """For int8: folder of images like those to come."""
     pretrained: bool = False
     """Load the authors' weights when MODEL is a name."""
-    image_size: tuple[int, ...] | None = None
+    image_size: SizeOption = None
     """Side, HEIGHT WIDTH or CHANNELS HEIGHT WIDTH to trace and check at; by default what the weights expect."""
     dynamic: Literal["none", "batch", "all"] | None = None
     """What may change when the file is used: nothing, the batch size, or batch, height and width. By default the batch

@@ -8,6 +8,7 @@ import tyro
 
 from convattn.cli.arguments import UsageError, parse
 from convattn.cli.quantity import quantity
+from convattn.size_option import SizeOption
 
 __all__ = ["Limits", "Options", "is_pattern", "read"]
 
@@ -65,7 +66,7 @@ class Options:
     """What comes first: highest accuracy, fewest parameters, shortest time. Latency is timed here and now, briefly."""
     runtime: Annotated[str | None, tyro.conf.arg(metavar="RUNTIME")] = None
     """What `--sort latency` runs them in: eager unless given, fused, prepacked, compile, onnxruntime, openvino, …"""
-    image_size: tuple[int, ...] | None = None
+    image_size: SizeOption = None
     """Count one model at this side, HEIGHT WIDTH or CHANNELS HEIGHT WIDTH in pixels; by default what its weights
     expect."""
     json: bool = False

@@ -9,12 +9,12 @@ from typing import Annotated
 import tyro
 
 from convattn.cli.arguments import UsageError, parse
-from convattn.cli.choices import SMALL_IMAGES, choose_recipe, tell, value_of, with_scaled_warmup
+from convattn.cli.choices import SMALL_IMAGES, choose_recipe, recipe_of_data, tell, value_of, with_scaled_warmup
 from convattn.cli.console import warn
 from convattn.cli.help import HELP_WORDS
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
-from convattn.task import ConfigError
+from convattn.task import RunFolderError
 from convattn.training.config import RunConfig, ScheduleConfig
 
 __all__ = ["AUTO", "Options", "for_images", "read", "run_config"]
@@ -22,7 +22,8 @@ __all__ = ["AUTO", "Options", "for_images", "read", "run_config"]
 AUTO = "auto"  # the recipe is chosen by the images
 
 _DESCRIPTION = """Train a model by a recipe, any field of which can be set; defaults shown are those of the recipe.
-Without one the images are looked at: small ones get smt_nano_small_images, photographs finetune.
+Without one the images are looked at: small ones get smt_nano_small_images, photographs finetune, images with masks
+segment_finetune.
 
 Examples:
     convattn train --data pictures --output runs/pictures
@@ -127,7 +128,8 @@ def _with_defaults(args: Sequence[str], recipe: str, config: RunConfig, *lines: 
 
 def _before_a_recipe(args: Sequence[str]) -> Options:
     """Defaults that help shows, or that stand in the way of no field that is given."""
-    config = RECIPES[SMALL_IMAGES]()
+    source = value_of(args, "data", "data.source")
+    config = RECIPES[(source and recipe_of_data(source)) or SMALL_IMAGES]()
     return Options(config=config if {*args} & {*HELP_WORDS} else replace(config, schedule=ScheduleConfig()))
 
 
@@ -145,7 +147,7 @@ def _of_run(args: Sequence[str], stored: Path) -> Options:
     options = _parse_for(_with_moved(args, config), Options(config=config))
     for name, value in calls.items():
         if field_of(run_config(options), name) == WITHHELD:
-            raise ConfigError(
+            raise RunFolderError(
                 f"{stored}: its {name} would run or fetch {value!r}; if you trust it, give it again: "
                 f"--{name.replace('_', '-')} {shlex.quote(value)}"
             )
