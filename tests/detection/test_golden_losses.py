@@ -15,7 +15,6 @@ from convattn.detection.losses import (
     focal_of_background,
     giou_loss,
     mask_loss,
-    smooth_l1,
 )
 from convattn.detection.masks import Bitmaps, pasted, shares_of_pixels
 from convattn.detection.post_processing import best_of_classes
@@ -45,9 +44,9 @@ def test_losses():
         "bce_soft": averaged(soft, count),
         "focal": averaged(focal(raw, wanted) * each, count),
         "focal_big": averaged(focal(60 * raw, wanted) * each, count),
-        "l1": averaged(smooth_l1(p, t, 0.0) * each, count),
-        "smooth_l1_1": averaged(smooth_l1(p, t, 1.0) * each, count),
-        "smooth_l1_9": averaged(smooth_l1(p, t, 1 / 9) * each, count),
+        "l1": averaged(F.smooth_l1_loss(p, t, reduction="none", beta=0.0) * each, count),
+        "smooth_l1_1": averaged(F.smooth_l1_loss(p, t, reduction="none", beta=1.0) * each, count),
+        "smooth_l1_9": averaged(F.smooth_l1_loss(p, t, reduction="none", beta=1 / 9) * each, count),
         "giou": 10 * averaged(giou_loss(got_boxes, true_boxes) * weights, count),
         "giou_w": 2 * averaged(giou_loss(got_boxes, true_boxes) * weights, 1),
         "giou_none": 1 - giou_with_floor(got_boxes, true_boxes),

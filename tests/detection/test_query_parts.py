@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import MLP, box_convert
 
-from convattn.detection.boxes import to_cxcywh
 from convattn.detection.denoising import Noise, denoising_queries, draw_noise
 from convattn.detection.dino import DETREX_DINO, MMDET_DINO, Projection
-from convattn.detection.dino_decoder import MLP, Decoder, SelfAttention
+from convattn.detection.dino_decoder import Decoder
 from convattn.detection.dino_encoder import Encoder, pixel_references
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
 from convattn.detection.multi_scale_attention import MultiScaleAttention
@@ -20,7 +20,7 @@ from convattn.detection.positions import (
     valid_ratios,
 )
 from convattn.detection.query_selection import pixel_proposals, select
-from convattn.detection.set_losses import DETREX, MMDET, LossWeights, match, set_losses
+from convattn.detection.set_losses import DETREX, MMDET, LossWeights, counted, match, set_losses
 from convattn.detection.set_matching import CostWeights, assign
 from convattn.detection.truth import Truth
 from convattn.weights.query_detectors import DETREX_DINO_NAMES, SPARSE_RCNN_NAMES
@@ -102,10 +102,9 @@ def test_the_encoder():
 def test_the_decoder():
     golden = load_golden("decoder")
     x, sizes, state = golden.inputs(), golden.config["levels"], golden.state()
-    movers = nn.ModuleList(MLP(64, 64, 64, 4) for _ in range(2))
-    movers.load_state_dict(
-        {name.removeprefix("bbox_embed."): state.pop(name) for name in list(state) if name.startswith("bbox_embed.")}
-    )
+    movers = nn.ModuleList(MLP(64, [64, 64, 4]) for _ in range(2))
+    own = {name: state.pop(name) for name in list(state) if name.startswith("bbox_embed.")}
+    movers.load_state_dict(below(DETREX_DINO_NAMES, own, ("box_movers.", "")))
     decoder = Decoder(2, 64, 8, 3, 4, 96)
     decoder.load_state_dict(below(DETREX_DINO_NAMES, state, ("decoder.", "transformer.decoder.")))
     masks, padding = paddings(x)
@@ -147,8 +146,9 @@ def test_what_pixels_propose_and_which_are_taken():
     )
     memory = F.layer_norm(memory, (64,), state["enc_output_norm.weight"], state["enc_output_norm.bias"])
     logits = F.linear(memory, state["class_embed.weight"], state["class_embed.bias"])
-    mover = MLP(64, 64, 64, 4)
-    mover.load_state_dict({name.removeprefix("bbox_embed."): state[name] for name in state if "bbox_embed" in name})
+    mover = MLP(64, [64, 64, 4])
+    own = {name.replace("bbox_embed.", "bbox_embed.0."): state[name] for name in state if "bbox_embed" in name}
+    mover.load_state_dict(below(DETREX_DINO_NAMES, own, ("box_movers.0.", "")))
     taken = select(logits, mover(memory) + proposals, golden.config["topk"])
     got = {"output_proposals": proposals, "output_memory": memory, "index": taken.index}
     assert_agrees(golden, got | {"reference": taken.boxes, "score": taken.logits})
@@ -175,7 +175,7 @@ def test_noise_on_true_boxes():
     for at, case in enumerate(golden.config["cases"]):
         scale = torch.tensor([case["width"], case["height"]] * 2)
         images = range(len(case["counts"]))
-        boxes = [to_cxcywh(x[f"case{at}.boxes{image}"] / scale) for image in images]
+        boxes = [box_convert(x[f"case{at}.boxes{image}"] / scale, "xyxy", "cxcywh") for image in images]
         noise = Noise(*(x[f"case{at}.{name}"] for name in ("label_p", "label_new", "sign", "part")))
         labels = [x[f"case{at}.labels{image}"] for image in images]
         made = denoising_queries(boxes, labels, embedding, case["dn_number"], draw=lambda *_, noise=noise: noise)
@@ -220,8 +220,7 @@ def test_matching_and_losses(rules):
             for image in range(len(case["counts"]))
         ]
         (pairs,) = match([logits], [pred], truths, rules, CostWeights(label, l1, iou))
-        boxes = max(sum(case["counts"]), 1) if rules is DETREX else max(sum(len(q) for q, _ in pairs), 1)
-        losses = set_losses(logits, pred, truths, pairs, boxes, rules, LossWeights())
+        losses = set_losses(logits, pred, truths, pairs, counted(truths, pairs, rules), rules, LossWeights())
         got |= {f"case{at}.{name}.{words[part]}": loss for part, loss in losses.items()}
         for image, (queries, chosen) in enumerate(pairs):
             if rules is DETREX:
@@ -245,7 +244,8 @@ def test_a_stage_of_sparse_rcnn():
     stage = DynamicHead(32, 5, 4, 48, 8, 49)
     stage.load_state_dict(below(SPARSE_RCNN_NAMES, golden.state(), ("stages.0.", "roi_head.bbox_head.0.")))
     logits, delta, after = stage(x["proposal_features"], x["roi_features"])
-    attended = stage.norm1(x["proposal_features"] + stage.attention(x["proposal_features"]))
+    looked, _ = stage.attention(*[x["proposal_features"]] * 3)
+    attended = stage.norm1(x["proposal_features"] + looked)
     dynamic = stage.dynamic(attended.flatten(0, 1), x["roi_features"])
     boxes = torch.cat([x["low"], x["low"] + x["size"]], 1)
     got = {"cls": logits, "delta": delta, "object": after, "attention": attended, "dynamic": dynamic}
@@ -258,23 +258,13 @@ def tensor_shape(golden, name):
     return whole.shape if whole is not None else tuple(golden.arrays[f"out.{name}#shape"])
 
 
-def test_attention_is_pytorchs():
-    torch.manual_seed(0)
-    theirs, ours = nn.MultiheadAttention(16, 4, batch_first=True), SelfAttention(16, 4)
-    ours.load_state_dict(theirs.state_dict())
-    x, position = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
-    blocked = torch.rand(5, 5) < 0.3
-    blocked.fill_diagonal_(False)
-    want = theirs(x + position, x + position, x, attn_mask=blocked, need_weights=False)[0]
-    assert (ours(x, position, blocked) - want).abs().max() < 1e-12
-
-
 def test_the_inverse_sigmoid_is_bounded_and_in_float32():
     assert inverse_sigmoid(torch.tensor([0.0, 1.0])).exp().tolist() == pytest.approx([1e-3, 1e3])
     assert inverse_sigmoid(torch.tensor([0.5], dtype=torch.float16)).dtype == torch.float32
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused():
-    for layer in (MultiScaleAttention, SelfAttention):
-        with pytest.raises(ValueError, match="3 heads do not divide 16 channels"):
-            layer(16, 3)
+    with pytest.raises(ValueError, match="3 heads do not divide 16 channels"):
+        MultiScaleAttention(16, 3)
+    with pytest.raises(ValueError, match="3 heads do not divide 16 channels"):
+        DynamicHead(16, 5, 3, 8, 4, 49)

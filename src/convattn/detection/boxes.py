@@ -1,9 +1,9 @@
-"""Boxes: corners and centres, and how much two of them have in common, by the formulas of mmdetection."""
+"""How much two boxes have in common, by the formulas of mmdetection; torchvision divides by no least area."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["giou", "giou_with_floor", "iof", "iou", "to_cxcywh", "to_xyxy"]
+__all__ = ["giou", "giou_with_floor", "iof", "iou"]
 
 _LEAST_AREA = 1e-6
 
@@ -31,18 +31,6 @@ def giou_with_floor(a_xyxy: Tensor, b_xyxy: Tensor, eps: float = 1e-6) -> Tensor
     inter, union, around = _areas(a_xyxy, b_xyxy)
     union, around = union.clamp(min=eps), around.clamp(min=eps)
     return inter / union - (around - union) / around
-
-
-def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """Centre and size -> corners, (…, 4)."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], -1)
-
-
-def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Corners -> centre and size, (…, 4)."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import MLP, box_convert
 
-from convattn.detection.boxes import to_xyxy
 from convattn.detection.denoising import Denoising, Draw, denoising_queries, draw_noise
-from convattn.detection.dino_decoder import MLP, Decoder
+from convattn.detection.dino_decoder import Decoder
 from convattn.detection.dino_encoder import Encoder, pixel_references
 from convattn.detection.positions import inverse_sigmoid, level_padding, map_positions, valid_ratios
 from convattn.detection.query_selection import Selected, pixel_proposals, select
-from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, match, set_losses
+from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, counted, match, set_losses
 from convattn.detection.set_matching import CostWeights
 from convattn.detection.truth import Truth
 
@@ -130,7 +130,7 @@ class DinoHead(nn.Module):
         self.label_content = nn.Embedding(num_classes, dim)
         # One of each for every layer of the decoder; the last are those of the encoder's pixels.
         self.classifiers = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(decoder_layers + 1))
-        self.box_movers = nn.ModuleList(MLP(dim, dim, dim, 4) for _ in range(decoder_layers + 1))
+        self.box_movers = nn.ModuleList(MLP(dim, [dim, dim, 4]) for _ in range(decoder_layers + 1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -143,8 +143,8 @@ class DinoHead(nn.Module):
         for classifier in self.classifiers:
             nn.init.constant_(classifier.bias, _PRIOR)  # type: ignore[arg-type]
         for mover in self.box_movers:
-            nn.init.zeros_(mover.layers[-1].weight)  # type: ignore[index, union-attr]
-            nn.init.zeros_(mover.layers[-1].bias)  # type: ignore[index, union-attr]
+            nn.init.zeros_(mover[-2].weight)  # type: ignore[index]
+            nn.init.zeros_(mover[-2].bias)  # type: ignore[index]
 
     def losses(self, maps: Sequence[Tensor], padding: Tensor, truths: Sequence[Truth]) -> dict[str, Tensor]:
         """The losses of a batch by name, scalars; the step is taken on their sum.
@@ -162,18 +162,18 @@ class DinoHead(nn.Module):
             draw=self.draw,
         )
         selected, predicted = self(maps, padding, noisy)
-        count = 0 if noisy is None else noisy.count
-        found = predicted.part(slice(count, None))
-        boxes = max(sum(len(truth.labels) for truth in truths), 1)
+        noise = 0 if noisy is None else noisy.count
+        found = predicted.part(slice(noise, None))
         rules = self.flavour.rules
         logits, there = [*found.logits, selected.logits], [*found.boxes, selected.boxes]
         pairs = match(logits, there, truths, rules, self.cost_weights)
         named: dict[str, Tensor] = {}
         names = [*_layer_names(len(found.logits)), "encoder"]
         for name, scores, moved, chosen in zip(names, logits, there, pairs, strict=True):
-            parts = set_losses(scores, moved, truths, chosen, boxes, rules, self.loss_weights)
+            count = counted(truths, chosen, rules)
+            parts = set_losses(scores, moved, truths, chosen, count, rules, self.loss_weights)
             named |= {f"{name}.{part}": loss for part, loss in parts.items()}
-        return named | self._denoising_losses(predicted.part(slice(count)), noisy, truths, boxes)
+        return named | self._denoising_losses(predicted.part(slice(noise)), noisy, truths)
 
     def forward(
         self, maps: Sequence[Tensor], padding: Tensor | None = None, noisy: Denoising | None = None
@@ -228,7 +228,7 @@ class DinoHead(nn.Module):
         probable = logits.to(exact).sigmoid().flatten(1)
         scores, index = probable.topk(min(most, probable.shape[1]), dim=1)
         labels, query = index % self.num_classes, index.div(self.num_classes, rounding_mode="floor")
-        corners = to_xyxy(boxes.to(exact)).gather(1, query[..., None].expand(-1, -1, 4))
+        corners = box_convert(boxes.to(exact), "cxcywh", "xyxy").gather(1, query[..., None].expand(-1, -1, 4))
         found = []
         for at, (height, width) in enumerate(sizes):
             there = corners[at] * corners.new_tensor([width, height, width, height])
@@ -267,7 +267,7 @@ class DinoHead(nn.Module):
         return select(logits, self.box_movers[-1](kept).to(exact) + proposals, self.queries)
 
     def _denoising_losses(
-        self, predicted: _Predicted, noisy: Denoising | None, truths: Sequence[Truth], boxes: int
+        self, predicted: _Predicted, noisy: Denoising | None, truths: Sequence[Truth]
     ) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
         layers = len(predicted.logits)
@@ -275,7 +275,7 @@ class DinoHead(nn.Module):
             if noisy is None:  # the class vectors still take part, for who waits for their gradient
                 parts = dict.fromkeys(("label", "l1", "iou"), 0.0 * self.label_content.weight.sum())
             else:
-                total = boxes * noisy.groups
+                total = counted(truths, noisy.targets, DETREX) * noisy.groups
                 parts = set_losses(logits, there, truths, noisy.targets, total, self.flavour.rules, self.loss_weights)
             named |= {f"denoising_{name}.{part}": loss for part, loss in parts.items()}
         return named

@@ -4,67 +4,16 @@ Source: "DINO", Zhang et al., ICLR 2023, arXiv 2203.03605, sections 3.2 (look fo
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
+from torchvision.ops import MLP
 
-from convattn.detection.dino_encoder import FeedForward
 from convattn.detection.multi_scale_attention import MultiScaleAttention
 from convattn.detection.positions import box_positions, inverse_sigmoid
 
-__all__ = ["MLP", "Decoder", "SelfAttention"]
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLUs between."""
-
-    def __init__(self, *dims: int):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        *inner, last = self.layers
-        for layer in inner:
-            x = F.relu(layer(x))
-        return last(x)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention with PyTorch's weights and names, by the fused operator; positions on queries and keys.
-
-    Args:
-        dim: channels.
-        heads: how many; they divide `dim`.
-    """
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"{heads} heads do not divide {dim} channels; take a divisor of {dim}")
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, x: Tensor, position: Tensor | None = None, blocked: Tensor | None = None) -> Tensor:
-        """(B, n, dim) -> the same.
-
-        Args:
-            x: queries, keys and values.
-            position: added to queries and keys.
-            blocked: true where a query (row) does not see a key (column), (n, n).
-        """
-        dim = x.shape[2]
-        seen = x if position is None else x + position
-        both = F.linear(seen, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
-        value = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
-        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (*both.chunk(2, 2), value))
-        mixed = F.scaled_dot_product_attention(query, key, value, None if blocked is None else ~blocked)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+__all__ = ["Decoder"]
 
 
 class DecoderLayer(nn.Module):
@@ -72,11 +21,11 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, hidden: int):
         super().__init__()
-        self.self_attention = SelfAttention(dim, heads)
+        self.self_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attention = MultiScaleAttention(dim, heads, levels, points)
         self.norm2 = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden)
+        self.ffn = Mlp(dim, hidden, act_layer=nn.ReLU)
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(
@@ -89,7 +38,9 @@ class DecoderLayer(nn.Module):
         padding: Tensor | None,
         blocked: Tensor | None,
     ) -> Tensor:
-        x = self.norm1(x + self.self_attention(x, position, blocked))
+        seen = x + position
+        mixed, _ = self.self_attention(seen, seen, x, attn_mask=blocked, need_weights=False)
+        x = self.norm1(x + mixed)
         x = self.norm2(x + self.cross_attention(x, position, memory, references, sizes, padding))
         return self.norm3(x + self.ffn(x))
 
@@ -107,7 +58,7 @@ class Decoder(nn.Module):
     def __init__(self, layers: int, dim: int, heads: int, levels: int, points: int, hidden: int):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, levels, points, hidden) for _ in range(layers))
-        self.reference_head = MLP(2 * dim, dim, dim)
+        self.reference_head = MLP(2 * dim, [dim, dim])
         self.norm = nn.LayerNorm(dim)
 
     def forward(

@@ -7,24 +7,12 @@ arXiv 2010.04159.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from convattn.detection.multi_scale_attention import MultiScaleAttention
 
-__all__ = ["Encoder", "FeedForward", "pixel_references"]
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, (…, dim) -> (…, dim)."""
-
-    def __init__(self, dim: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(x)))
+__all__ = ["Encoder", "pixel_references"]
 
 
 class EncoderLayer(nn.Module):
@@ -34,7 +22,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = MultiScaleAttention(dim, heads, levels, points)
         self.norm1 = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden)
+        self.ffn = Mlp(dim, hidden, act_layer=nn.ReLU)
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(

@@ -7,10 +7,8 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
-
-from convattn.detection.dino_decoder import SelfAttention
-from convattn.detection.dino_encoder import FeedForward
 
 __all__ = ["DynamicConv", "DynamicHead", "moved_boxes"]
 
@@ -69,11 +67,13 @@ class DynamicHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, heads: int, hidden: int, inner: int, positions: int):
         super().__init__()
-        self.attention = SelfAttention(dim, heads)
+        if dim % heads:
+            raise ValueError(f"{heads} heads do not divide {dim} channels; take a divisor of {dim}")
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.norm1 = nn.LayerNorm(dim)
         self.dynamic = DynamicConv(dim, inner, positions)
         self.norm2 = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden)
+        self.ffn = Mlp(dim, hidden, act_layer=nn.ReLU)
         self.norm3 = nn.LayerNorm(dim)
         self.class_tower = Tower(dim, 1)
         self.box_tower = Tower(dim, 3)
@@ -92,7 +92,8 @@ class DynamicHead(nn.Module):
             proposals: (B, n, dim).
             regions: of their boxes, (B · n, dim, h, w).
         """
-        x = self.norm1(proposals + self.attention(proposals))
+        attended, _ = self.attention(proposals, proposals, proposals, need_weights=False)
+        x = self.norm1(proposals + attended)
         x = self.norm2(x + self.dynamic(x.flatten(0, 1), regions).view_as(x))
         x = self.norm3(x + self.ffn(x))
         return self.classifier(self.class_tower(x)), self.mover(self.box_tower(x)), x

@@ -4,6 +4,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 from convattn.detection.boxes import giou_with_floor
 
@@ -16,7 +17,6 @@ __all__ = [
     "giou_loss",
     "mask_loss",
     "mean_over_processes",
-    "smooth_l1",
 ]
 
 EPS = 1.1920928955078125e-07  # float32's, in every precision: mmdetection adds it to every number that it divides by
@@ -29,11 +29,8 @@ def averaged(losses: Tensor, count: Tensor | float, eps: float = EPS) -> Tensor:
 
 
 def focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Binary cross entropy, less of what is easy, of each number; alpha ¼, gamma 2 (Lin et al., arXiv 1708.02002)."""
-    p = logits.sigmoid()
-    miss = (1 - p) * wanted + p * (1 - wanted)
-    weight = (_ALPHA * wanted + (1 - _ALPHA) * (1 - wanted)) * miss.square()
-    return weight * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    """The focal loss of each number; alpha ¼, gamma 2 (Lin et al., arXiv 1708.02002)."""
+    return sigmoid_focal_loss(logits, wanted, _ALPHA, 2.0)
 
 
 def focal_of_background(logits: Tensor) -> Tensor:
@@ -62,14 +59,6 @@ def mean_over_processes(count: Tensor) -> Tensor:
     total = count.detach().clone()
     torch.distributed.all_reduce(total)
     return total / torch.distributed.get_world_size()
-
-
-def smooth_l1(got: Tensor, wanted: Tensor, beta: float) -> Tensor:
-    """Of each number the absolute difference, squared below `beta`; 0 for none."""
-    difference = (got - wanted).abs()
-    if not beta:
-        return difference
-    return torch.where(difference < beta, 0.5 * difference.square() / beta, difference - 0.5 * beta)
 
 
 def giou_loss(got_xyxy: Tensor, wanted_xyxy: Tensor) -> Tensor:

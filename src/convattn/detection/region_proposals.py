@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convattn.detection.anchors import Anchors, flattened, inside_border
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
-from convattn.detection.losses import EPS, smooth_l1
+from convattn.detection.losses import EPS
 from convattn.detection.post_processing import suppressed
 from convattn.detection.sampling import Sample, Sampler
 from convattn.detection.truth import Truth
@@ -141,7 +141,7 @@ class RegionProposals(nn.Module):
             total += max(len(sample.positive), 1) + max(len(sample.negative), 1)
             targets = truth.boxes_xyxy.to(exact)[assigned[sample.positive] - 1]
             goal = self.coder.encode(anchors[sample.positive], targets)
-            own = smooth_l1(moves[image, sample.positive], goal, self.beta).sum(1)
+            own = F.smooth_l1_loss(moves[image, sample.positive], goal, reduction="none", beta=self.beta).sum(1)
             box = box.index_put((torch.full_like(sample.positive, image), sample.positive), own)
         if self.fixed_count:
             total = self.sampler.count * len(truths)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convattn.detection.assigning import MaxIoU
 from convattn.detection.box_coder import BoxCoder, clipped
-from convattn.detection.losses import EPS, averaged, giou_loss, mask_loss, smooth_l1
+from convattn.detection.losses import EPS, averaged, giou_loss, mask_loss
 from convattn.detection.masks import pasted
 from convattn.detection.post_processing import best_of_classes, stretch
 from convattn.detection.region_features import region_features, with_images
@@ -247,7 +247,7 @@ class RegionStages(nn.Module):
         if stage.compares_boxes:
             box = _GIOU_WEIGHT * giou_loss(stage.coder.decode(boxes, steps), wanted)
         else:
-            box = smooth_l1(steps, stage.coder.encode(boxes, wanted), stage.beta)
+            box = F.smooth_l1_loss(steps, stage.coder.encode(boxes, wanted), reduction="none", beta=stage.beta)
         # Without an object the weights still take part, for who waits for their gradient.
         nothing = 0.0 * said.steps.sum() if not len(positive) else 0.0
         return {"label": label, "box": averaged(box, count, eps) + nothing}

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from convattn.detection.boxes import giou, giou_with_floor, to_xyxy
-from convattn.detection.losses import EPS, focal
+from convattn.detection.boxes import giou, giou_with_floor
+from convattn.detection.losses import EPS, focal, mean_over_processes
 from convattn.detection.set_matching import CostWeights, assign, focal_cost
 from convattn.detection.truth import Truth
 
-__all__ = ["DETREX", "MMDET", "LossWeights", "Rules", "match", "set_losses"]
+__all__ = ["DETREX", "MMDET", "SPARSE", "LossWeights", "Rules", "counted", "match", "set_losses"]
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # of each image: queries, boxes
 
@@ -32,11 +34,23 @@ class Rules:
     focal_eps: float  # inside of the logarithms of a match's cost
     giou: Callable[[Tensor, Tensor], Tensor]
     in_pixels: bool  # that GIoU's boxes are in pixels, otherwise from 0 to 1
-    normaliser_eps: float  # added to the number of boxes that losses are divided by
+    l1_of: Literal["cxcywh", "xyxy"]  # what of a box is compared number by number, from 0 to 1
+    counts_matched: bool  # losses are divided by the boxes that a query stands for, otherwise by all
+    normaliser_eps: float  # added to that number
+
+    def numbers(self, boxes_cxcywh: Tensor) -> Tensor:
+        """What of boxes (…, 4) is compared number by number."""
+        return boxes_cxcywh if self.l1_of == "cxcywh" else box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+
+    def overlap(self, a_cxcywh: Tensor, b_cxcywh: Tensor, scale: Tensor) -> Tensor:
+        """GIoU of boxes from 0 to 1 that are broadcast; `scale` is their images' width, height, width, height."""
+        a, b = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (a_cxcywh, b_cxcywh))
+        return self.giou(a * scale, b * scale) if self.in_pixels else self.giou(a, b)
 
 
-DETREX = Rules(1e-8, giou, in_pixels=False, normaliser_eps=0.0)
-MMDET = Rules(1e-12, giou_with_floor, in_pixels=True, normaliser_eps=EPS)
+DETREX = Rules(1e-8, giou, in_pixels=False, l1_of="cxcywh", counts_matched=False, normaliser_eps=0.0)
+MMDET = Rules(1e-12, giou_with_floor, in_pixels=True, l1_of="cxcywh", counts_matched=True, normaliser_eps=EPS)
+SPARSE = Rules(1e-12, giou_with_floor, in_pixels=True, l1_of="xyxy", counts_matched=True, normaliser_eps=EPS)
 
 
 def match(
@@ -67,11 +81,16 @@ def match(
 
 def _costs(logits: Tensor, boxes: Tensor, truth: Truth, rules: Rules, weights: CostWeights) -> Tensor:
     exact = torch.promote_types(logits.dtype, torch.float32)
-    logits, boxes, wanted = logits.to(exact), boxes.to(exact), truth.boxes_cxcywh.to(exact)
-    l1 = (boxes[:, None] - wanted).abs().sum(-1)
-    scale = truth.scale.to(exact) if rules.in_pixels else 1.0
-    overlap = rules.giou((to_xyxy(boxes) * scale)[:, None], (to_xyxy(wanted) * scale)[None])
-    return weights.l1 * l1 + weights.label * focal_cost(logits, truth.labels, rules.focal_eps) + weights.iou * -overlap
+    logits, boxes, wanted = logits.to(exact), boxes.to(exact)[:, None], truth.boxes_cxcywh.to(exact)
+    l1 = (rules.numbers(boxes) - rules.numbers(wanted)).abs().sum(-1)
+    overlap = rules.overlap(boxes, wanted, truth.scale.to(exact))
+    return weights.l1 * l1 + weights.label * focal_cost(logits, truth.labels, rules.focal_eps) - weights.iou * overlap
+
+
+def counted(truths: Sequence[Truth], pairs: Pairs, rules: Rules) -> Tensor:
+    """The number of boxes that losses are divided by, 1 or more: averaged over the processes that learn together."""
+    count = sum(len(queries) for queries, _ in pairs) if rules.counts_matched else sum(map(len, truths))
+    return mean_over_processes(truths[0].boxes_xyxy.new_tensor(count)).clamp(min=1)
 
 
 def set_losses(
@@ -102,12 +121,11 @@ def set_losses(
         wanted[at, queries, truth.labels[chosen]] = 1.0
         found.append(boxes_cxcywh[at, queries])
         true.append(truth.boxes_cxcywh[chosen].to(exact))
-        scales.append(truth.scale.to(exact).expand(len(chosen), 4) if rules.in_pixels else torch.ones_like(true[-1]))
-    there, target, scale = torch.cat(found), torch.cat(true), torch.cat(scales)
-    overlap = rules.giou(to_xyxy(there) * scale, to_xyxy(target) * scale)
+        scales.append(truth.scale.to(exact).expand(len(chosen), 4))
+    there, target = torch.cat(found), torch.cat(true)
     total = normaliser + rules.normaliser_eps
     return {
         "label": weights.label * focal(logits, wanted).sum() / total,
-        "l1": weights.l1 * (there - target).abs().sum() / total,
-        "iou": weights.iou * (1 - overlap).sum() / total,
+        "l1": weights.l1 * (rules.numbers(there) - rules.numbers(target)).abs().sum() / total,
+        "iou": weights.iou * (1 - rules.overlap(there, target, torch.cat(scales))).sum() / total,
     }

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
-from convattn.detection.boxes import giou_with_floor, to_xyxy
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
-from convattn.detection.losses import EPS, focal
 from convattn.detection.region_features import region_features, with_images
-from convattn.detection.set_losses import LossWeights
-from convattn.detection.set_matching import CostWeights, assign, focal_cost
+from convattn.detection.set_losses import SPARSE, LossWeights, counted, match, set_losses
+from convattn.detection.set_matching import CostWeights
 from convattn.detection.truth import Truth
 
 __all__ = ["SparseHead", "Stage"]
@@ -79,7 +78,7 @@ class SparseHead(nn.Module):
         """
         exact = torch.promote_types(maps[0].dtype, torch.float32)
         scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=exact, device=maps[0].device)
-        boxes = to_xyxy(self.proposal_boxes.weight.to(exact)) * scale[:, None]
+        boxes = box_convert(self.proposal_boxes.weight.to(exact), "cxcywh", "xyxy") * scale[:, None]
         proposals = self.proposal_features.weight.expand(len(sizes), -1, -1)
         said = []
         for stage in self.stages:
@@ -97,12 +96,15 @@ class SparseHead(nn.Module):
             truths: of each image.
         """
         said = self(maps, [truth.size for truth in truths])
-        with torch.no_grad():
-            pairs = assign([self._costs(stage, at, truth) for stage in said for at, truth in enumerate(truths)])
+        scale = torch.stack([truth.scale for truth in truths])[:, None]
+        boxes = [box_convert(stage.boxes_xyxy / scale, "xyxy", "cxcywh") for stage in said]
+        chosen = match([stage.logits for stage in said], boxes, truths, SPARSE, self.cost_weights)
         named: dict[str, Tensor] = {}
-        for index, stage in enumerate(said):
-            chosen = pairs[index * len(truths) : (index + 1) * len(truths)]
-            named |= {f"stage{index}.{name}": loss for name, loss in self._losses(stage, truths, chosen).items()}
+        for index, (stage, there, pairs) in enumerate(zip(said, boxes, chosen, strict=True)):
+            # At least 1: mmdetection divides by almost nothing where no image has a box.
+            count = counted(truths, pairs, SPARSE)
+            parts = set_losses(stage.logits, there, truths, pairs, count, SPARSE, self.loss_weights)
+            named |= {f"stage{index}.{name}": loss for name, loss in parts.items()}
         return named
 
     def detections(
@@ -129,31 +131,3 @@ class SparseHead(nn.Module):
     def _regions(self, maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
         """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""
         return region_features(maps, with_images([*boxes_xyxy]), _SIDE, samples=_SAMPLES)
-
-    def _costs(self, stage: Stage, at: int, truth: Truth) -> Tensor:
-        logits, boxes = stage.logits[at], stage.boxes_xyxy[at]
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        wanted, scale, weights = truth.boxes_xyxy.to(exact), truth.scale.to(exact), self.cost_weights
-        l1 = (boxes[:, None] / scale - wanted / scale).abs().sum(-1)
-        overlap = giou_with_floor(boxes[:, None], wanted[None])
-        labels = focal_cost(logits.to(exact), truth.labels, 1e-12)
-        return weights.label * labels + weights.l1 * l1 - weights.iou * overlap
-
-    def _losses(
-        self, stage: Stage, truths: Sequence[Truth], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> dict[str, Tensor]:
-        exact, weights = torch.promote_types(stage.logits.dtype, torch.float32), self.loss_weights
-        wanted = torch.zeros_like(stage.logits, dtype=exact)
-        found, true, scales = [], [], []
-        for at, (truth, (queries, chosen)) in enumerate(zip(truths, pairs, strict=True)):
-            wanted[at, queries, truth.labels[chosen]] = 1.0
-            found.append(stage.boxes_xyxy[at, queries])
-            true.append(truth.boxes_xyxy[chosen].to(exact))
-            scales.append(truth.scale.to(exact).expand(len(chosen), 4))
-        there, target, scale = torch.cat(found), torch.cat(true), torch.cat(scales)
-        total = max(len(there), 1) + EPS  # mmdetection divides by almost nothing where no image has a box
-        return {
-            "label": weights.label * focal(stage.logits.to(exact), wanted).sum() / total,
-            "l1": weights.l1 * ((there - target).abs() / scale).sum() / total,
-            "iou": weights.iou * (1 - giou_with_floor(there, target)).sum() / total,
-        }

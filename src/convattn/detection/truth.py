@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from convattn.detection.boxes import to_cxcywh
 from convattn.detection.masks import Bitmaps, Polygons
 
 __all__ = ["Truth"]
@@ -30,4 +30,7 @@ class Truth:
     @property
     def boxes_cxcywh(self) -> Tensor:
         """Centres and sizes from 0 to 1."""
-        return to_cxcywh(self.boxes_xyxy / self.scale)
+        return box_convert(self.boxes_xyxy / self.scale, "xyxy", "cxcywh")
+
+    def __len__(self) -> int:
+        return len(self.labels)

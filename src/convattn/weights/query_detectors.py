@@ -23,6 +23,11 @@ def _layers(encoder: str, decoder: str, own: str, among: str, across: str, ffn: 
     return rows
 
 
+def _mlp(ours: str, theirs: str, layers: int, step: int = 1) -> dict[str, str]:
+    """Linear layers of torchvision's `MLP`, which has a ReLU and a dropout behind each; theirs are `step` apart."""
+    return {f"{ours}.{3 * layer}": f"{theirs}.{step * layer}" for layer in range(layers)}
+
+
 DETREX_DINO_NAMES = NameMap(
     modules={
         "projections.{i}.conv": "neck.convs.{i}.conv",
@@ -36,10 +41,10 @@ DETREX_DINO_NAMES = NameMap(
         **_layers(
             "transformer.encoder", "transformer.decoder", "attentions.0", "attentions.0", "attentions.1", "ffns.0"
         ),
-        "decoder.reference_head.layers.{i}": "transformer.decoder.ref_point_head.layers.{i}",
+        **_mlp("decoder.reference_head", "transformer.decoder.ref_point_head.layers", 2),
         "decoder.norm": "transformer.decoder.norm",
         "classifiers.{i}": "class_embed.{i}",
-        "box_movers.{i}.layers.{j}": "bbox_embed.{i}.layers.{j}",
+        **_mlp("box_movers.{i}", "bbox_embed.{i}.layers", 3),
         "label_content": "label_enc",
     },
     # Whole files hold the branches a second time, under the decoder.
@@ -57,12 +62,10 @@ MMDET_DINO_NAMES = NameMap(
         "memory_proj": "memory_trans_fc",
         "memory_norm": "memory_trans_norm",
         **_layers("encoder", "decoder", "self_attn", "self_attn", "cross_attn", "ffn"),
-        "decoder.reference_head.layers.{i}": "decoder.ref_point_head.layers.{i}",
+        **_mlp("decoder.reference_head", "decoder.ref_point_head.layers", 2),
         "decoder.norm": "decoder.norm",
         "classifiers.{i}": "bbox_head.cls_branches.{i}",
-        "box_movers.{i}.layers.0": "bbox_head.reg_branches.{i}.0",
-        "box_movers.{i}.layers.1": "bbox_head.reg_branches.{i}.2",
-        "box_movers.{i}.layers.2": "bbox_head.reg_branches.{i}.4",
+        **_mlp("box_movers.{i}", "bbox_head.reg_branches.{i}", 3, step=2),
         "label_content": "dn_query_generator.label_embedding",
     }
 )
