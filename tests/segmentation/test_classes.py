@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convattn.data.colours import default_colours
 from convattn.data.dataset import DataError
-from convattn.segmentation.classes import ClassTable, default_colours, find_class_file, read_classes
+from convattn.segmentation.classes import ClassTable, find_class_file, read_classes
 
 NAMES = ("sky", "traffic light", "road")
 COLOURS = ((70, 130, 180), (250, 170, 30), (128, 64, 128))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convattn.data.colours import default_colours
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.images import ImageError
-from convattn.segmentation.classes import ClassTable, default_colours
+from convattn.segmentation.classes import ClassTable
 from convattn.segmentation.masks import OtherKind, UnknownLabel, reduced
 from convattn.segmentation.meaning import mask_code, table_of_numbers
 from convattn.segmentation.options import IGNORED, LabelOptions

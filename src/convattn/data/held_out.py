@@ -6,14 +6,15 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.images import ImageError
 from convattn.data.names import Names
+from convattn.shown import shown
 
-__all__ = ["draw_held_out", "hold_out", "same_content", "share_of"]
+__all__ = ["cut_in_two", "draw_held_out", "hold_out", "same_content", "share_of"]
 
 
 class ReadableFiles(Protocol):
@@ -70,6 +71,32 @@ def hold_out(data: LabelledFiles, share: float, seed: int) -> tuple[LabelledFile
         told = f"{len(alone)} classes of one picture are not validated: {listing(alone)}"
         warnings.warn(told, DataWarning, stacklevel=2)
     return _part(data, [at for at in range(len(data)) if at not in held]), _part(data, sorted(held))
+
+
+class Divisible(ReadableFiles, Protocol):
+    """A data set of which parts can be had."""
+
+    @property
+    def where(self) -> str:
+        """Where its images are, for messages."""
+
+    def part(self, indices: Sequence[int]) -> Self:
+        """Some of its images."""
+
+
+D = TypeVar("D", bound=Divisible)
+
+
+def cut_in_two(data: D, share: float, seed: int) -> tuple[D, D]:
+    """Images to train on, and about a `share` to validate on, whatever is to be said of them; as `hold_out` draws.
+
+    Raises:
+        DataError: if all are the same picture.
+    """
+    held = draw_held_out(same_content(data), share, random.Random(f"held out {seed}"))
+    if not held:
+        raise DataError(f"{shown(data.where)}: only one picture; none could be held out for validation")
+    return data.part([at for at in range(len(data.paths)) if at not in held]), data.part(sorted(held))
 
 
 def draw_held_out(groups: Sequence[Sequence[int]], share: float, generator: random.Random) -> set[int]:

@@ -8,6 +8,7 @@ things that could both be the split are refused.
 
 import re
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,26 @@ from convattn.data.dataset import DataError, DataWarning
 from convattn.data.folder import Content, content_of, images_below
 from convattn.data.lists import LIST_SUFFIXES, is_list_name
 from convattn.data.split_words import SPLITS
+from convattn.shown import shown
 
-__all__ = ["Place", "find_split", "holds_classes", "split_words"]
+__all__ = ["Place", "find_split", "holds_classes", "split_to_validate", "split_words"]
+
+
+def split_to_validate(splits: Container[str], source: object) -> str:
+    """Which of a data set's splits a run is validated on: `val`, or `test` with a word about it; DataError without."""
+    if "val" in splits:
+        return "val"
+    if "test" in splits:
+        warnings.warn(
+            f"{shown(source)}: no {split_words('val')}; test serves, so the best epoch is chosen by the test images: "
+            "hold some training images out to report a fair figure",
+            DataWarning,
+            stacklevel=3,
+        )
+        return "test"
+    raise DataError(
+        f"{shown(source)}: no validation images; put some into a split val, or hold some out: --data.validation 0.2"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A look through images with objects before training: what `convattn data check` asks of detection."""
 
-import colorsys
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from convattn.data.check import (
     stops_of,
     telling,
 )
+from convattn.data.colours import default_colours
 from convattn.data.dataset import DataError
 from convattn.data.files import listing
 from convattn.data.images import ImageError, decode_with_mode
@@ -56,7 +56,6 @@ _CLASSES = 60  # of more, the smallest and the greatest
 _TINY = 2.0  # pixels of a side, below which a box is odd
 _APART = 0.5  # IoU of a box and that of its outline, below which they are
 _FEW = 10  # objects of a class, below which it is told
-_GOLDEN = 0.618033988749895  # of the circle: hues in steps of it never come close to one another
 _OTHER_SIZE = "of another size than annotated"
 
 
@@ -181,10 +180,10 @@ def drawn(image: Image.Image, objects: Annotations, classes: Sequence[str], side
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
     ratio = np.array([small.width / image.width, small.height / image.height])
-    draw = ImageDraw.Draw(small)
+    draw, colours = ImageDraw.Draw(small), default_colours(len(classes))
     for at in np.argsort(-objects.areas, kind="stable").tolist():  # the small above the large
         box = (objects.boxes_xyxy[at] * np.tile(ratio, 2)).round().tolist()
-        colour = "grey" if objects.crowd[at] else _colour(int(objects.labels[at]))
+        colour = "grey" if objects.crowd[at] else colours[objects.labels[at]]
         outline = None if objects.outlines is None else objects.outlines[at]
         for points in () if outline is None or isinstance(outline, bytes) else outline:
             draw.line([*(points * np.tile(ratio, len(points) // 2)), *(points[:2] * ratio)], fill=colour)
@@ -194,11 +193,6 @@ def drawn(image: Image.Image, objects: Annotations, classes: Sequence[str], side
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
         draw.text((box[0] + 2, box[1] + 1), name, fill="black")
     return small
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN) % 1, (0.7, 0.4)[label % 2], 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _whatever_is_there(layout: Layout, masks: bool) -> dict[str, DetectionImages]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
 
-from convattn.data.images import ImageError, read_bytes, read_image, size_of
+from convattn.data.images import ImageError, size_of
 from convattn.data.names import Names
+from convattn.data.picture_files import PictureFiles
 from convattn.data.progress import late_progress
 from convattn.detection.annotations import Annotations, Outlines
 from convattn.detection.rasterise import Outline
@@ -35,7 +35,7 @@ class Objects:
     outlines: Outlines | None = None
 
 
-class DetectionImages:
+class DetectionImages(PictureFiles):
     """Images of which objects are known by a box, a class and perhaps an outline.
 
     Args:
@@ -63,13 +63,13 @@ class DetectionImages:
         category_ids: Sequence[int] | None = None,
         problems: Sequence[str] = (),
     ):
-        self.where, self.paths, self.classes = where, paths, tuple(classes)
+        super().__init__(paths)
+        self.where, self.classes = where, tuple(classes)
         self.objects, self.relative, self.problems = objects, relative, tuple(problems)
         self.image_ids = range(1, len(paths) + 1) if image_ids is None else image_ids
         self.category_ids = tuple(category_ids or range(1, len(self.classes) + 1))
         self._stated = sizes
         self._rows = np.arange(len(paths))  # of each image in `objects`
-        self._last: tuple[int, tuple[int, int]] = (-1, (0, 0))  # the image that was read, and its width and height
 
     @property
     def has_masks(self) -> bool:
@@ -98,23 +98,9 @@ class DetectionImages:
         counts = np.append(0, np.cumsum(~self.objects.crowd))[self.objects.starts]
         return np.flatnonzero(np.diff(counts)[self._rows] == 0).tolist()
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Image.Image:
-        """The image at `index`, RGB; raises ImageError if it cannot be read."""
-        image = read_image(self.read_bytes(index), self.paths[index])
-        self._last = index, image.size
-        return image
-
-    def read_bytes(self, index: int) -> bytes:
-        """The content of the image's file; raises ImageError if it cannot be read."""
-        return read_bytes(self.paths[index])
-
     def target(self, index: int) -> Annotations:
         """The objects of the image at `index`; ImageError if it cannot be read, OtherSize if they do not fit it."""
-        last, size = self._last
-        return self.annotations(index, size if last == index else size_of(self.read_bytes(index), self.paths[index]))
+        return self.annotations(index, self.size(index))
 
     def annotations(self, index: int, size: tuple[int, int]) -> Annotations:
         """`target`, for an image of this width and height."""

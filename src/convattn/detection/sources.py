@@ -1,15 +1,14 @@
 """Images with objects by the place that a person names: the format, the classes and the splits are recognised."""
 
-import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.folder import list_folder
-from convattn.data.held_out import draw_held_out, same_content, share_of
+from convattn.data.held_out import cut_in_two, share_of
 from convattn.data.images import ImageError
-from convattn.data.splits import split_words
+from convattn.data.splits import split_to_validate, split_words
 from convattn.detection.coco import find_coco
 from convattn.detection.dataset import DetectionImages, OtherSize
 from convattn.detection.layout import ALONE, Layout
@@ -68,11 +67,11 @@ def open_training(
     if share is not None:
         if "val" in layout.splits:
             _tell(f"{shown(layout.splits['val'])}: not read; data.validation holds images out of the {split} images")
-        return _held_out(_checked(layout.read(split, layout.classes([split]), masks=masks)), share, seed)
+        return cut_in_two(_checked(layout.read(split, layout.classes([split]), masks=masks)), share, seed)
     if validation is not None:
         train = _checked(layout.read(split, layout.classes([split]), masks=masks))
         return train, open_evaluation(validation, masks=masks, classes=train.classes)
-    held_out = _validation_split(layout, source)
+    held_out = split_to_validate(layout.splits, source)
     known = layout.classes([split])
     classes = layout.classes([split, held_out])
     added = [name for name in classes if name not in known]
@@ -119,27 +118,6 @@ def _training_split(layout: Layout, source: str | Path) -> str:
         if split in layout.splits:
             return split
     raise DataError(f"{shown(source)}: no {split_words('train')}; {_LAYOUT}")
-
-
-def _validation_split(layout: Layout, source: str | Path) -> str:
-    if "val" in layout.splits:
-        return "val"
-    if "test" in layout.splits:
-        _tell(
-            f"{shown(source)}: no {split_words('val')}; test serves, so the best epoch is chosen by the test images: "
-            "hold some training images out to report a fair figure"
-        )
-        return "test"
-    raise DataError(
-        f"{shown(source)}: no validation images; put some into a split val, or hold some out: --data.validation 0.2"
-    )
-
-
-def _held_out(data: DetectionImages, share: float, seed: int) -> tuple[DetectionImages, DetectionImages]:
-    held = draw_held_out(same_content(data), share, random.Random(f"held out {seed}"))
-    if not held:
-        raise DataError(f"{shown(data.where)}: only one picture; none could be held out for validation")
-    return data.part([at for at in range(len(data)) if at not in held]), data.part(sorted(held))
 
 
 def _checked(data: DetectionImages) -> DetectionImages:

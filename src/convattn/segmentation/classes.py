@@ -8,7 +8,6 @@ A table (CSV, TSV) whose first line names a column `name`, and `r`, `g`, `b` or 
 names or of objects `{"name": …, "color": [70, 130, 180], "id": 3}`; `{"3": "sky", …}` or `{"sky": [70, 130, 180], …}`.
 """
 
-import colorsys
 import csv
 import json
 import re
@@ -17,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convattn.data.colours import Colour
 from convattn.data.dataset import DataError
 from convattn.data.spelling import spelled
 from convattn.data.text_files import check_regular, read_lines
 from convattn.segmentation.options import IGNORED
 from convattn.shown import shown
 
-__all__ = ["CLASS_FILES", "ClassTable", "Colour", "default_colours", "find_class_file", "read_classes"]
-
-Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
+__all__ = ["CLASS_FILES", "ClassTable", "find_class_file", "read_classes"]
 
 CLASS_FILES = (  # that are found by themselves beside the data; the first that is there counts
     "classes.txt",
@@ -43,7 +41,6 @@ _NUMBERS = ("id", "idx", "index", "number", "trainid")
 _COLOURS = ("color", "colour", "rgb", "hex")
 _PARTS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
-_GOLDEN = 0.618033988749895  # of the circle: hues in steps of it never come close to one another
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,6 @@ def read_classes(file: Path) -> ClassTable:
         if row.number is not None and not 0 <= row.number <= IGNORED:
             raise DataError(f"{shown(file)}, {row.place}: number {row.number} must be between 0 and {IGNORED}")
     return ClassTable(str(file), tuple(row.name for row in rows), numbers, colours)
-
-
-def default_colours(classes: int) -> tuple[Colour, ...]:
-    """Colours for classes that have none: always the same for a place, no two alike, none of them black."""
-    colours = []
-    for place in range(classes):
-        hue, light = (place * _GOLDEN) % 1, place % 3
-        red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 1.0)[light], (0.95, 0.75, 0.6)[light])
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colours)
 
 
 def _check_distinct(file: Path, rows: Sequence[_Row]) -> None:

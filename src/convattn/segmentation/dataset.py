@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from convattn.data.images import read_bytes, read_image, size_of
-from convattn.segmentation.classes import Colour
+from convattn.data.colours import Colour
+from convattn.data.images import read_bytes
+from convattn.data.picture_files import PictureFiles
 from convattn.segmentation.masks import MaskCode, MissingMask, OtherSize, UnknownLabel
 from convattn.segmentation.pairs import Pairs
 from convattn.shown import shown
@@ -14,7 +14,7 @@ from convattn.shown import shown
 __all__ = ["MaskedImages"]
 
 
-class MaskedImages:
+class MaskedImages(PictureFiles):
     """Images of which every pixel has a class.
 
     Args:
@@ -23,9 +23,13 @@ class MaskedImages:
     """
 
     def __init__(self, pairs: Pairs, code: MaskCode):
-        self.pairs, self.code = pairs, code
-        self.paths, self.mask_paths = pairs.images, pairs.masks
-        self._last: tuple[int, tuple[int, int]] = (-1, (0, 0))  # the image that was read, and its size
+        super().__init__(pairs.images)
+        self.pairs, self.code, self.mask_paths = pairs, code, pairs.masks
+
+    @property
+    def where(self) -> str:
+        """The folder of the images, or the list, for messages."""
+        return self.pairs.where
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -37,29 +41,13 @@ class MaskedImages:
         """Red, green and blue of each, in which they are shown."""
         return self.code.colours
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Image.Image:
-        """The image at `index`, RGB; raises ImageError if it cannot be read."""
-        image = read_image(self.read_bytes(index), self.paths[index])
-        self._last = index, image.size
-        return image
-
-    def read_bytes(self, index: int) -> bytes:
-        """The content of the image's file; raises ImageError if it cannot be read."""
-        return read_bytes(self.paths[index])
-
     def target(self, index: int) -> np.ndarray:
         """The label map (H, W) uint8 of the image at `index`, 255 where pixels count for nothing.
 
         Raises:
             ImageError: if image or mask cannot be read. MaskError: if there is no mask, or it does not fit.
         """
-        last, size = self._last
-        labels, problem = self.known_labels(
-            index, size if last == index else size_of(self.read_bytes(index), self.paths[index])
-        )
+        labels, problem = self.known_labels(index, self.size(index))
         if problem:
             raise UnknownLabel(problem)
         return labels

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from convattn.data.colours import Colour
 from convattn.data.images import ImageError, decode_as_stored
-from convattn.segmentation.classes import Colour
 from convattn.segmentation.options import IGNORED, LabelOptions
 from convattn.shown import shown
 

@@ -5,9 +5,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from convattn.data.colours import Colour, default_colours
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.stated_labels import places_of
-from convattn.segmentation.classes import ClassTable, Colour, default_colours
+from convattn.segmentation.classes import ClassTable
 from convattn.segmentation.masks import MaskCode, reduced
 from convattn.segmentation.options import IGNORED, LabelOptions
 from convattn.shown import shown

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from convattn.data.colours import default_colours
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
 from convattn.segmentation import exported
 from convattn.segmentation.arg_max import ArgMax
-from convattn.segmentation.classes import default_colours
 from convattn.segmentation.dataset import MaskedImages
 from convattn.segmentation.findings import Examination
 from convattn.segmentation.label_maps import collate

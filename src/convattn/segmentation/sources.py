@@ -1,16 +1,16 @@
 """Images with masks by the place that a person names: the layout, the classes and the splits are recognised."""
 
-import random
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from convattn.data.colours import Colour
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.folder import list_folder
-from convattn.data.held_out import draw_held_out, same_content, share_of
+from convattn.data.held_out import cut_in_two, share_of
 from convattn.data.images import ImageError
-from convattn.data.splits import split_words
-from convattn.segmentation.classes import CLASS_FILES, ClassTable, Colour, find_class_file, read_classes
+from convattn.data.splits import split_to_validate, split_words
+from convattn.segmentation.classes import CLASS_FILES, ClassTable, find_class_file, read_classes
 from convattn.segmentation.dataset import MaskedImages
 from convattn.segmentation.masks import MaskCode, MaskError, MissingMask
 from convattn.segmentation.meaning import mask_code, table_of_numbers
@@ -74,7 +74,7 @@ def open_training(
                 f"{shown(layout.places['val'][0])}: not read; data.validation holds images out of {shown(train.where)}"
             )
         code = _code(class_table(layout, labels, [train]), labels)
-        return _held_out(_checked(train, code), share, seed)
+        return cut_in_two(_checked(train, code), share, seed)
     if validation is not None:
         code = _code(class_table(layout, labels, [train]), labels)
         return _checked(train, code), open_evaluation(validation, labels, classes=code.classes, colours=code.colours)
@@ -150,32 +150,15 @@ def _training_split(layout: Layout, source: str | Path) -> str:
 
 
 def _validation_split(layout: Layout, source: str | Path) -> str:
-    if "val" in layout:
-        return "val"
-    if "val" in layout.unmasked:
+    if "val" not in layout and "val" in layout.unmasked:
         raise DataError(f"{shown(source)}: {_without(layout, 'val')}")
-    if "test" in layout:
-        _tell(
-            f"{shown(source)}: no {split_words('val')}; test serves, so the best epoch is chosen by the test images: "
-            "hold some training images out to report a fair figure"
-        )
-        return "test"
-    raise DataError(
-        f"{shown(source)}: no validation images; put some into a split val, or hold some out: --data.validation 0.2"
-    )
+    return split_to_validate(layout.places, source)
 
 
 def _without(layout: Layout, split: str) -> str:
     if split in layout.unmasked:
         return f"the {split} images have no masks; expected them in {shown(layout.unmasked[split])}"
     return f"no {split_words(split)}; {_LAYOUT}"
-
-
-def _held_out(data: MaskedImages, share: float, seed: int) -> tuple[MaskedImages, MaskedImages]:
-    held = draw_held_out(same_content(data), share, random.Random(f"held out {seed}"))
-    if not held:
-        raise DataError(f"{shown(data.pairs.where)}: only one picture; none could be held out for validation")
-    return data.part([at for at in range(len(data)) if at not in held]), data.part(sorted(held))
 
 
 def _checked(pairs: Pairs, code: MaskCode) -> MaskedImages:
