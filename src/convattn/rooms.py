@@ -18,6 +18,7 @@ DEFAULT = "classification"  # of what was written before there were others, and 
 KINDS: dict[str, TaskRoom | str] = {
     DEFAULT: "convattn.classification",
     "segmentation": "convattn.segmentation",
+    "detection": "convattn.detection",
 }
 
 

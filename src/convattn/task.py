@@ -379,6 +379,10 @@ class TaskRoom(Protocol):
         data = self.open_evaluation(source, model, options)
         return data, lambda: self.examine(model, data, source, options)
 
+    def order(self, config: Any, train: Any) -> Any:
+        """What makes the order of the training images, as `TrainingLoader.order`; None for one that is shuffled."""
+        return None
+
     def collate(self, targets: list[Any]) -> Any:
         """The targets of a batch, one or more, as the transform left them; numbers and tensors of a size by default."""
         from torch.utils.data import default_collate
@@ -452,6 +456,15 @@ class TaskRoom(Protocol):
             options: of `words.prediction`.
             on_part: called with how many more pictures are done, parts of one too, where that takes its time.
         """
+
+    def files_of_all(self, found: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, bytes]:
+        """What `convattn predict` writes once beside the files of each picture, by name; nothing by default.
+
+        Args:
+            found: of each picture its name, `image`, and the entries of `Prediction.as_json`.
+            model: that said so.
+        """
+        return {}
 
     # Exported files
 

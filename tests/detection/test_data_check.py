@@ -7,7 +7,8 @@ from PIL import Image
 
 from convattn.data.dataset import DataError
 from convattn.detection import data_check
-from convattn.detection.data_check import SIDE, CheckOptions, check_data, drawn, open_splits, picture, recognises
+from convattn.detection.data_check import SIDE, check_data, drawn, open_splits, picture, recognises
+from convattn.detection.options import CheckOptions
 from convattn.report.contact_sheet import write_contact_sheet
 from tiny_detection import (
     HEIGHT,

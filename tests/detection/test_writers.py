@@ -1,21 +1,21 @@
-import csv
 import json
 
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
 
 from convattn.detection.detections import Detections
+from convattn.detection.predict import ObjectPrediction
 from convattn.detection.rasterise import counts_of
-from convattn.detection.writers import write_coco_json, write_csv, write_yolo
+from convattn.detection.writers import coco_dataset, coco_results, yolo_text
 from tiny_detection import SIZE, found
 
 SAID = ((1, 0.875, 10, 20, 30, 60), (0, 0.25, 0, 0, 8, 12))
 
 
-def test_coco_json_has_the_ids_of_the_annotations(tmp_path):
-    write_coco_json(tmp_path / "found.json", [(139, found(*SAID, masks=True)), ("b", found())], [3, 18])
-    entries = json.loads((tmp_path / "found.json").read_text())
+def test_cocos_results_have_the_ids_of_the_annotations():
+    entries = coco_results(found(*SAID, masks=True), 139, [3, 18])
     assert [(entry["image_id"], entry["category_id"], entry["score"]) for entry in entries] == [
         (139, 18, 0.875),
         (139, 3, 0.25),
@@ -28,28 +28,32 @@ def test_coco_json_has_the_ids_of_the_annotations(tmp_path):
         assert runs[1::2].sum() == area
 
 
-def test_without_masks_there_is_no_segmentation(tmp_path):
-    write_coco_json(tmp_path / "found.json", [(1, found(*SAID))], [3, 18])
-    assert "segmentation" not in json.loads((tmp_path / "found.json").read_text())[0]
+def test_without_masks_there_is_no_segmentation():
+    assert "segmentation" not in coco_results(found(*SAID), 1, [3, 18])[0]
 
 
-def test_a_table_has_a_row_for_each_box(tmp_path):
-    write_csv(tmp_path / "found.csv", [("a, b.jpg", found(*SAID)), ("c.jpg", found())], ["cat", "dog"])
-    with open(tmp_path / "found.csv", newline="") as file:
-        rows = [*csv.DictReader(file)]
-    assert len(rows) == 2
-    assert rows[0] == dict(image="a, b.jpg", score="0.875", x1="10.00", y1="20.00", x2="30.00", y2="60.00") | {
-        "class": "dog"
-    }
+@pytest.mark.parametrize("masks", [False, True])
+def test_pycocotools_reads_what_was_found_as_a_data_set(tmp_path, masks):
+    said = [
+        {"image": name, **ObjectPrediction(found(*some, masks=masks), ("cat", "dog")).as_json()}
+        for name, some in (("a.jpg", SAID), ("b.jpg", ()))
+    ]
+    (tmp_path / "coco.json").write_text(json.dumps(coco_dataset(said, ("cat", "dog"))))
+    coco = COCO(str(tmp_path / "coco.json"))
+    assert [coco.imgs[at]["file_name"] for at in coco.getImgIds()] == ["a.jpg", "b.jpg"]
+    first, second = coco.loadAnns(coco.getAnnIds(imgIds=[1]))
+    assert (coco.cats[first["category_id"]]["name"], first["bbox"], first["score"]) == ("dog", [10, 20, 20, 40], 0.875)
+    assert (coco.cats[second["category_id"]]["name"], second["area"]) == ("cat", 96)
+    assert coco.getAnnIds(imgIds=[2]) == []
+    if masks:
+        assert coco.annToMask(first).sum() == 800
 
 
-def test_yolos_lines_are_centres_and_sizes_in_shares(tmp_path):
-    write_yolo(tmp_path / "a.txt", found(*SAID))
-    lines = (tmp_path / "a.txt").read_text().splitlines()
+def test_yolos_lines_are_centres_and_sizes_in_shares():
+    lines = yolo_text(found(*SAID)).splitlines()
     assert lines[0] == "1 0.125000 0.333333 0.125000 0.333333 0.875"
     assert [float(word) for word in lines[1].split()] == pytest.approx([0, 0.025, 0.05, 0.05, 0.1, 0.25])
-    write_yolo(tmp_path / "b.txt", found())
-    assert (tmp_path / "b.txt").read_text() == ""
+    assert yolo_text(found()) == ""
 
 
 def test_what_a_detector_gives_becomes_arrays():

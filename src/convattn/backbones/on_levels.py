@@ -71,6 +71,10 @@ class OnLevels(nn.Module):
             for level in self.levels
         ]
 
+    def on_backbone(self) -> nn.ModuleList:
+        """All that stands on the backbone."""
+        return nn.ModuleList(part for name, part in self.named_children() if name != "backbone")
+
     def backbone_names(self, theirs: str = "backbone") -> Part:
         """The names of the backbone's authors, behind what the backbone is called in files of whole models."""
         inner = unwrap_model(self.backbone)

@@ -57,7 +57,8 @@ def command(options: Any) -> int:
     lines = [*findings.lines(), ("precision", precision)]
     lines.append(("speed", f"{rates[0]:,.1f} images/s, {rates[1]:,.1f} without loading"))
     if options.output is not None:
-        figures = tuple(Figure(m.title, m.text(findings.figures().get(m.name))) for m in room.metrics)
+        known = findings.figures()
+        figures = tuple(Figure(m.title, m.text(known[m.name])) for m in room.metrics if m.name in known)
         said = Table("Evaluation", ("what", "figure"), tuple((title, " ".join(text.split())) for title, text in lines))
         shown_page = findings.page()
         shown_page["tables"] = (said, *shown_page.get("tables", ()))

@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
 from convattn.cli.options.predict import TABLES
@@ -15,6 +17,7 @@ from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
 from convattn.rooms import room_of
 from convattn.shown import shown
+from convattn.task import TaskRoom
 
 __all__ = ["command"]
 
@@ -28,7 +31,9 @@ def command(options: Any) -> int:
     found: list[dict[str, Any]] = []  # of thousands of images only what was said is kept, in plain words
     rows: list[dict[str, Any]] = []
     failed = False
-    for each in _predicted(options):
+    model = open_model(options.model)
+    room = room_of(model, options.model)
+    for each in _predicted(options, model, room):
         if each.prediction is None:
             warn(each.problem)
             failed = True
@@ -43,7 +48,9 @@ def command(options: Any) -> int:
         as_lines = "".join(f"{json.dumps(entry)}\n" for entry in found)
         write_atomically(options.output, (_csv(rows) if options.output.suffix == ".csv" else as_lines).encode())
     elif into_folder:
-        write_atomically(options.output / _LIST, json.dumps(found, indent=1).encode())
+        files = {_LIST: json.dumps(found, indent=1).encode(), **room.files_of_all(found, model)}
+        for name, content in files.items():
+            write_atomically(options.output / name, content)
     if options.json:
         print(json.dumps(found))
     elif options.output is not None:
@@ -51,9 +58,7 @@ def command(options: Any) -> int:
     return 1 if failed else 0
 
 
-def _predicted(options: Any) -> Iterator[Predicted]:
-    model = open_model(options.model)
-    room = room_of(model, options.model)
+def _predicted(options: Any, model: nn.Module, room: TaskRoom) -> Iterator[Predicted]:
     asked = {field.name: getattr(options, field.name) for field in fields(room.words.prediction)}
     return predicted(model, options.images, batch_size=options.batch_size, console=notes(), **asked)
 

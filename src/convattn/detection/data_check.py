@@ -33,13 +33,14 @@ from convattn.detection.annotations import Annotations
 from convattn.detection.dataset import DetectionImages, OtherSize
 from convattn.detection.layout import ALONE, Layout
 from convattn.detection.matching import SIZES, box_overlaps
+from convattn.detection.options import CheckOptions
+from convattn.detection.pictures import DrawnObject, with_objects
 from convattn.detection.rasterise import box_of
 from convattn.detection.sources import layout_of, open_training, recognises
 from convattn.task import Table
 
 __all__ = [
     "SIDE",
-    "CheckOptions",
     "DetectionCheck",
     "DetectionSplit",
     "check_data",
@@ -57,14 +58,6 @@ _TINY = 2.0  # pixels of a side, below which a box is odd
 _APART = 0.5  # IoU of a box and that of its outline, below which they are
 _FEW = 10  # objects of a class, below which it is told
 _OTHER_SIZE = "of another size than annotated"
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """What `convattn data check` may be told of images with objects."""
-
-    masks: bool = False
-    """Look at outlines too, as training with masks does."""
 
 
 @dataclass(frozen=True)
@@ -179,20 +172,16 @@ def drawn(image: Image.Image, objects: Annotations, classes: Sequence[str], side
     """A small copy of a picture, `side` pixels at most, with its objects in colours of their classes, crowds grey."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.BILINEAR)
-    ratio = np.array([small.width / image.width, small.height / image.height])
-    draw, colours = ImageDraw.Draw(small), default_colours(len(classes))
-    for at in np.argsort(-objects.areas, kind="stable").tolist():  # the small above the large
-        box = (objects.boxes_xyxy[at] * np.tile(ratio, 2)).round().tolist()
-        colour = "grey" if objects.crowd[at] else colours[objects.labels[at]]
+    ratio, colours = np.array([small.width / image.width, small.height / image.height]), default_colours(len(classes))
+    draw, boxes = ImageDraw.Draw(small), []
+    for at in range(len(objects)):
+        crowd, label = objects.crowd[at], objects.labels[at]
+        colour = "grey" if crowd else colours[label]
         outline = None if objects.outlines is None else objects.outlines[at]
         for points in () if outline is None or isinstance(outline, bytes) else outline:
             draw.line([*(points * np.tile(ratio, len(points) // 2)), *(points[:2] * ratio)], fill=colour)
-        draw.rectangle(box, outline=colour, width=1 if objects.crowd[at] else 2)
-        name = classes[objects.labels[at]]
-        left, top, right, bottom = draw.textbbox((box[0] + 2, box[1] + 1), name)
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
-        draw.text((box[0] + 2, box[1] + 1), name, fill="black")
-    return small
+        boxes.append(DrawnObject(objects.boxes_xyxy[at] * np.tile(ratio, 2), colour, classes[label], bool(crowd)))
+    return with_objects(small, boxes)
 
 
 def _whatever_is_there(layout: Layout, masks: bool) -> dict[str, DetectionImages]:

@@ -1,20 +1,13 @@
-"""What was found, for other programs: COCO's JSON, a table, YOLO's text files."""
+"""What was found, for other programs: COCO's JSON, YOLO's text files."""
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from convattn.atomic import write_atomically
 from convattn.detection.detections import Detections, runs_of
 
-__all__ = ["coco_results", "write_coco_json", "write_csv", "write_yolo"]
-
-_COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2")
+__all__ = ["coco_dataset", "coco_results", "yolo_text"]
 
 
 def coco_results(found: Detections, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -39,39 +32,39 @@ def coco_results(found: Detections, image_id: int | str, category_ids: Sequence[
     return entries
 
 
-def write_coco_json(
-    path: str | Path, found: Iterable[tuple[int | str, Detections]], category_ids: Sequence[int]
-) -> None:
-    """A results file that pycocotools' `loadRes` reads, of images by their ids.
+def coco_dataset(found: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """What was found in pictures as a data set in COCO's format, whose annotations have scores.
 
-    Raises:
-        OSError: if it cannot be written.
+    Its `annotations` are a results file, too, and it opens in tools to draw boxes by hand.
+
+    Args:
+        found: of each picture its name, `image`, and `ObjectPrediction.as_json`'s entries.
+        classes: their names; ids are numbers from 1.
     """
-    entries = [entry for image_id, one in found for entry in coco_results(one, image_id, category_ids)]
-    write_atomically(path, json.dumps(entries).encode())
+    images, annotations = [], list[dict[str, Any]]()
+    for number, one in enumerate(found, start=1):
+        height, width = one["size"]
+        images.append({"id": number, "file_name": one["image"], "height": height, "width": width})
+        for entry in one["objects"]:
+            left, top, right, bottom = entry["box_xyxy"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": entry["index"] + 1,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "iscrowd": 0,
+                    "score": entry["score"],
+                    **({"segmentation": entry["mask"]} if "mask" in entry else {}),
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def write_csv(path: str | Path, found: Iterable[tuple[str, Detections]], classes: Sequence[str]) -> None:
-    """A table with a row for each box, of images by their names: corners in pixels, with a heading.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for name, one in found:
-        for box, score, label in zip(one.boxes_xyxy.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True):
-            table.writerow([name, classes[label], f"{score:.6g}", *(f"{corner:.2f}" for corner in box)])
-    write_atomically(path, text.getvalue().encode(errors="surrogateescape"))
-
-
-def write_yolo(path: str | Path, found: Detections) -> None:
-    """The text file of an image: `class x y width height score` a line, centre and size in shares of its sides.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+def yolo_text(found: Detections) -> str:
+    """The text file of an image: `class x y width height score` a line, centre and size in shares of its sides."""
     height, width = found.size
     boxes = found.boxes_xyxy.astype(np.float64) / [width, height, width, height]
     places = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -79,4 +72,4 @@ def write_yolo(path: str | Path, found: Detections) -> None:
         " ".join([str(label), *(f"{value:.6f}" for value in place), f"{score:.6g}"])
         for label, place, score in zip(found.labels.tolist(), places.tolist(), found.scores.tolist(), strict=True)
     ]
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    return "".join(f"{line}\n" for line in lines)

@@ -44,7 +44,8 @@ class Segmentation(Task):
 
     def head(self, model: Any) -> nn.Module:
         """All that stands on the backbone."""
-        return nn.ModuleList(part for name, part in model.named_children() if name != "backbone")
+        found: nn.ModuleList = model.on_backbone()
+        return found
 
     def meter(self) -> Confusions:
         """Of `METRICS`, whole images."""

@@ -122,7 +122,14 @@ def _training_loader(
             f"lower data.batch_size to {len(train) // count // 2 * 2} or less"
         )
     samples = SeededSamples(train, transform, config.loop.seed)
-    return TrainingLoader(samples, data.batch_size, targets=task.collate, repeats=data.repeats, **share)
+    return TrainingLoader(
+        samples,
+        data.batch_size,
+        targets=task.collate,
+        order=task.order(config, train),
+        repeats=data.repeats,
+        **share,
+    )
 
 
 def build_ema(model: nn.Module, loop: LoopConfig) -> ModelEmaV3 | None:

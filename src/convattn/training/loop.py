@@ -44,6 +44,7 @@ from convattn.training.update import Update, update
 __all__ = ["Interrupted", "TrainingError", "train"]
 
 
+_SHOWN_LOSSES = 6  # in the line of a validation
 _NAMED = 8  # files in a message; skipped.jsonl has all
 
 
@@ -365,7 +366,8 @@ class _Loop:
             self.trackers.write(entry)
         if run.processes.is_main and self.on_log is not None:
             self.on_log(entry)
-        self.display.validated(entry, [*parts, *metrics], counters.step - counters.validated)
+        shown_parts = parts if len(parts) <= _SHOWN_LOSSES else ()  # all are in the log
+        self.display.validated(entry, [*shown_parts, *metrics], counters.step - counters.validated)
 
     def _finish_round(self, model: nn.Module, metrics: dict[str, float]) -> None:
         run, counters = self.run, self.run.counters

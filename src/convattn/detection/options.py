@@ -1,0 +1,140 @@
+"""The options of detection, and what its figures are called: known without torch, as help and tables need them."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from convattn.detection.average_precision import BOX_METRICS, MASK_METRICS
+from convattn.detection.variation import Variation
+from convattn.task import RoomWords, TaskOptions, check
+
+__all__ = [
+    "METRICS",
+    "WORDS",
+    "CheckOptions",
+    "DetectionOptions",
+    "EvaluationOptions",
+    "PredictionOptions",
+]
+
+
+@dataclass(frozen=True)
+class DetectionOptions(TaskOptions):
+    """How objects are found, and what helps to learn it."""
+
+    kind: ClassVar[str] = "detection"
+
+    detector: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss"] = (
+        "faster_rcnn"
+    )
+    """What stands on the backbone's levels; those with `mask` in their name learn and draw outlines."""
+    style: Literal["mmdet", "detectron2"] = "mmdet"
+    """Whose arithmetic R-CNN follows."""
+    box_head: Literal["2fc", "4conv1fc"] | None = None
+    """Of R-CNN: two linear layers, or four convolutions and one; 2fc in mmdet's style, 4conv1fc in detectron2's."""
+    width: int = 256
+    """Channels of the neck and of the convolutions behind it."""
+    hidden: int = 1024
+    """Channels of R-CNN's linear layers."""
+    frozen_stages: int = 0
+    """How many parts of the backbone do not learn, from the stem on: 1 is the stem, 2 the first stage too."""
+    frozen_norms: bool = False
+    """Batch norms of the backbone keep their statistics and weights; lets a process train on one image at a time."""
+    scale: tuple[int, int] | None = (1333, 800)
+    """Images are seen as large as fits into these: the longest and the shortest side; `None`: chosen by the images of a
+    new run, with the sides of the variation."""
+    variation: Variation = field(default_factory=Variation)
+    """How training images are varied."""
+    without_objects: bool = True
+    """Train on images without objects, too: nothing in them is background."""
+    score_threshold: float = 0.05
+    """What is found has a score above it."""
+    max_detections: int = 100
+    """In an image."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether outlines are learnt."""
+        return "mask" in self.detector
+
+    def __post_init__(self) -> None:
+        for name in ("width", "hidden", "max_detections"):
+            check(getattr(self, name) >= 1, f"task.{name} {getattr(self, name)} must be 1 or more")
+        check(self.frozen_stages >= 0, f"task.frozen_stages {self.frozen_stages} must be 0 or more")
+        check(0 <= self.score_threshold < 1, f"task.score_threshold {self.score_threshold} must be at least 0, below 1")
+        if self.scale is not None:
+            longest, shortest = self.scale
+            check(
+                1 <= shortest <= longest, f"task.scale {longest} {shortest} must be the longest side, then the shortest"
+            )
+        check(
+            self.masks or not self.variation.copy_paste,
+            f"task.variation.copy_paste copies objects by their outlines, which {self.detector} does not learn: "
+            "take task.detector mask_rcnn, or leave it out",
+        )
+
+    def check(self, run: Any) -> None:
+        """Raise ConfigError for what does not go with the rest of the run's configuration."""
+        check(
+            run.data.image_size is None,
+            f"data.image_size {run.data.image_size} has no effect on a detector, which sees images of many sizes: set "
+            "task.scale and task.variation.short-sides",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is looked at, and how."""
+
+    per_class: bool = False
+    """Show each class."""
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """What is shown of what is found."""
+
+    score: float = 0.3
+    """The least score of what is shown; `convattn eval` tells at which precision and recall are balanced best."""
+    only: tuple[str, ...] = ()
+    """Names of the classes to show; all by default."""
+    tile: int | None = None
+    """Look at windows with sides of so many pixels of the picture instead of the whole: for small objects in large
+    pictures."""
+    overlap: float = 0.2
+    """The share of a window that the next one shows again; should hold the largest object."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"--score {self.score} must be between 0 and 1")
+        if self.tile is not None and self.tile < 32:
+            raise ValueError(f"--tile {self.tile} must be 32 or more")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"--overlap {self.overlap} must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What `convattn data check` may be told of images with objects."""
+
+    masks: bool = False
+    """Look at outlines too, as training with masks does."""
+
+
+_SHOWN = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+METRICS = tuple(
+    metric
+    for kind, all_of in (("box", BOX_METRICS), ("mask", MASK_METRICS))
+    for metric in all_of
+    if metric.name.removeprefix(f"{kind}_") in _SHOWN
+)
+
+WORDS = RoomWords(
+    DetectionOptions,
+    EvaluationOptions,
+    PredictionOptions,
+    METRICS,
+    check=CheckOptions,
+    data="convattn.detection.data_check",
+    recipe="detect_finetune",
+)
+"""What the training loop needs to know of detection."""

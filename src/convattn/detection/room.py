@@ -1,0 +1,243 @@
+"""The room of detection: what the loop, the commands, the report and the export ask of a task."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+from torch import nn
+
+from convattn.data.dataset import DataError
+from convattn.data.held_out import share_of
+from convattn.data.images import ImageError
+from convattn.detection.aspect_order import aspect_order
+from convattn.detection.batch_targets import ImageTargets
+from convattn.detection.create import create_detector
+from convattn.detection.dataset import DetectionImages
+from convattn.detection.findings import Examination
+from convattn.detection.options import WORDS, DetectionOptions, EvaluationOptions, PredictionOptions
+from convattn.detection.predict import ObjectPrediction, detect
+from convattn.detection.sources import open_evaluation, open_training
+from convattn.detection.task import Detection
+from convattn.detection.transforms import EvaluationTransform, evaluation_transform, training_transform
+from convattn.detection.writers import coco_dataset
+from convattn.shown import shown
+from convattn.task import ConfigError, TaskRoom
+
+__all__ = ["ROOM", "DetectionRoom"]
+
+_MULTIPLE = 32  # of a size that is chosen by the images
+_LEAST_SIDE, _MOST_SIDE = 160, 640  # short sides that are chosen
+_VARIED = (0.75, 1.25)  # times that, in training
+_LOOKED_AT = 9  # images whose size is looked at
+_EMPTY_SHOWN = 0.5  # share of images without objects from which on it is told
+
+
+class DetectionRoom(TaskRoom):
+    """Objects: boxes, classes, and masks."""
+
+    kind = "detection"
+    words = WORDS
+
+    # Networks
+
+    def create(self, name: str, **options: Any) -> nn.Module:
+        """`create_detector` of that name."""
+        return create_detector(detector=name, **options)  # type: ignore[arg-type]
+
+    def build_model(self, config: Any, data: DetectionImages) -> nn.Module:
+        """The detector of the configuration on its backbone; it knows the classes and the size of images."""
+        model, task = config.model, config.task
+        for name in ("drop_rate", "head_rows"):
+            if getattr(model, name):
+                raise ConfigError(f"model.{name} has no effect on a detector; leave it out")
+        given: dict[str, Any] = dict(
+            drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path, **_other_than_default(task)
+        )
+        try:
+            network: Any = create_detector(
+                model.name,
+                task.detector,
+                len(data.classes),
+                pretrained=model.pretrained,
+                frozen_stages=task.frozen_stages,
+                frozen_norms=task.frozen_norms,
+                score_threshold=task.score_threshold,
+                max_detections=task.max_detections,
+                **{name: value for name, value in given.items() if value},
+                **model.options,
+            )
+        except TypeError as error:
+            raise ConfigError(f"model {model.name} cannot be built: {error}") from None
+        if model.grad_checkpointing:
+            try:
+                network.set_grad_checkpointing()
+            except (AssertionError, AttributeError):  # how timm's models say so
+                raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
+        longest, shortest = task.scale or (_round_up(_MOST_SIDE * 5 / 3), _MOST_SIDE)
+        described: dict[str, Any] = dict(
+            input_size=(3, _round_up(shortest), _round_up(longest)),
+            label_names=data.classes,
+            num_classes=len(data.classes),
+            scale=(longest, shortest),
+        )
+        if task.variation.antialias:
+            described["antialias"] = True
+        network.pretrained_cfg = network.default_cfg = {**network.pretrained_cfg, **described}
+        return network
+
+    # Data
+
+    def open_training(self, config: Any) -> tuple[DetectionImages, DetectionImages]:
+        """The images with objects of a run."""
+        data, task = config.data, config.task
+        train, validation = open_training(
+            data.source, masks=task.masks, validation=data.validation, seed=config.loop.seed
+        )
+        for images, which in ((train, "training"), (validation, "validation")):
+            _check_objects(images, which)
+        if not task.without_objects and train.without_objects:
+            left_out = {*train.without_objects}
+            train = train.part([at for at in range(len(train)) if at not in left_out])
+        return train, validation
+
+    def open_evaluation(
+        self, source: str, model: nn.Module, options: EvaluationOptions, run: Any = None
+    ) -> DetectionImages:
+        """Images with objects, under the classes of the model."""
+        if run is not None and share_of(run.data.validation) is not None:
+            return self.open_training(run)[1]
+        found: Any = model
+        data = open_evaluation(source, masks=found.has_masks, classes=_names(model))
+        _check_objects(data, "evaluation")
+        return data
+
+    def order(self, config: Any, train: DetectionImages) -> Any:
+        """Wide images together, and tall ones."""
+        return aspect_order(train.sizes)
+
+    def collate(self, targets: list[Any]) -> ImageTargets:
+        """One entry an image."""
+        return ImageTargets(targets)
+
+    def training_transform(self, model: nn.Module, config: Any) -> Any:
+        """Resized, mirrored, and what else the configuration varies."""
+        cfg: Any = model.pretrained_cfg
+        return training_transform(config.task.variation, cfg["mean"], cfg["std"], masks=config.task.masks)
+
+    def evaluation_transform(self, model: nn.Module, options: Any = None) -> EvaluationTransform:
+        """Resized as large as fits into the scale of the weights."""
+        cfg: Any = model.pretrained_cfg
+        height, width = cfg["input_size"][1:]
+        scale = cfg.get("scale") or (max(height, width), min(height, width))
+        return evaluation_transform(scale, cfg["mean"], cfg["std"], antialias=cfg.get("antialias", False))
+
+    def fitted(self, config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
+        """Images about as large as they are, and in training smaller and larger."""
+        if config.task.scale is not None:
+            return config, []
+        seen = []
+        for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
+            with suppress(ImageError):  # told where it matters
+                seen.append(train.read(at).size)
+        if not seen:
+            return config, []
+        typical = statistics.median(map(min, seen))
+        ratio = min(2.0, max(max(size) / min(size) for size in seen))
+        short = min(_MOST_SIDE, max(_LEAST_SIDE, round(typical / _MULTIPLE) * _MULTIPLE))
+        longest, (low, high) = round(short * ratio), (round(short * times / _MULTIPLE) for times in _VARIED)
+        sides = tuple(side * _MULTIPLE for side in range(low, high + 1))
+        variation = replace(
+            config.task.variation,
+            short_sides=sides,
+            between=False,
+            longest_side=max(round(longest * _VARIED[1]), sides[-1]),
+        )
+        line = (
+            f"task.scale {longest} {short}, and short sides of {sides[0]} to {sides[-1]} in training: images have a "
+            f"short side of about {typical:.0f} pixels"
+        )
+        return replace(config, task=replace(config.task, scale=(longest, short), variation=variation)), [line]
+
+    def remarks(self, config: Any, train: DetectionImages, validation: DetectionImages) -> list[str]:
+        """Classes that no validation object is of, and images that show nothing."""
+        found = []
+        counts = validation.counts().tolist()
+        absent = [name for name, count in zip(validation.classes, counts, strict=True) if not count]
+        if absent:
+            found.append(f"without a validation object, so that no figure tells of it: {shown(', '.join(absent))}")
+        empty = len(train.without_objects)
+        if empty > _EMPTY_SHOWN * len(train):
+            found.append(
+                f"{empty:,} of {len(train):,} training images show no object; --task.no-without-objects leaves them out"
+            )
+        return found
+
+    # Runs
+
+    def rebuild(self, config: Any, model: nn.Module, state: Mapping[str, Any]) -> Detection:
+        """Losses and meter."""
+        found: Any = model
+        size = found.pretrained_cfg["input_size"][1:]
+        return Detection(found.num_classes, masks=found.has_masks, image_size=size)
+
+    # Use
+
+    def examine(self, model: nn.Module, data: DetectionImages, source: str, options: EvaluationOptions) -> Examination:
+        """By COCO's rules."""
+        found: Any = model
+        every = PredictionOptions(score=0.0)
+        longest, shortest = self.evaluation_transform(model).scale
+        return Examination(
+            model,
+            data,
+            options,
+            lambda other, picture: self.predict(other, [picture], every)[0],
+            f"short side {shortest}, long at most {longest}",
+            masks=found.has_masks,
+        )
+
+    def predict(
+        self,
+        model: nn.Module,
+        pictures: Sequence[Image.Image],
+        options: PredictionOptions,
+        on_part: Callable[[float], None] = lambda pictures: None,
+    ) -> list[ObjectPrediction]:
+        """The objects in each."""
+        transform = self.evaluation_transform(model)
+        return detect(model, pictures, options, lambda picture: transform(picture, None)[0], _names(model), on_part)
+
+    def files_of_all(self, found: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, bytes]:
+        """A data set in COCO's format."""
+        return {"coco.json": json.dumps(coco_dataset(found, _names(model))).encode()}
+
+
+def _other_than_default(task: DetectionOptions) -> dict[str, Any]:
+    """What the configuration says of the heads, where it is not the default: each detector has options of its own."""
+    default = DetectionOptions()
+    return {
+        name: getattr(task, name)
+        for name in ("style", "box_head", "width", "hidden")
+        if getattr(task, name) != getattr(default, name)
+    }
+
+
+def _names(model: Any) -> tuple[str, ...]:
+    names = (model.pretrained_cfg or {}).get("label_names")
+    return tuple(names or map(str, range(model.num_classes)))
+
+
+def _check_objects(data: DetectionImages, which: str) -> None:
+    if not int(data.counts().sum()):
+        raise DataError(f"{shown(data.where)}: none of the {len(data):,} {which} images shows an object that counts")
+
+
+def _round_up(side: float) -> int:
+    return -(-int(side) // _MULTIPLE) * _MULTIPLE
+
+
+ROOM = DetectionRoom()
