@@ -1,6 +1,7 @@
-"""Tiny detection data sets in each format, on disk; objects and detections by hand."""
+"""Tiny detection data sets in each format, on disk; objects and detections by hand; the smallest run on objects."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,18 @@ from PIL import Image
 
 from convattn.detection.annotations import Annotations
 from convattn.detection.detections import Detections
+from convattn.detection.options import DetectionOptions
+from convattn.detection.variation import Variation
+from convattn.training.config import (
+    DataConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OutputConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from tiny_segmenters import TINY_OPTIONS
 
 WIDTH, HEIGHT = 40, 30
 SIZE = (120, 160)  # height and width of pictures of which there are only objects
@@ -109,3 +122,56 @@ def found(*objects, size=SIZE, masks=False):
         for at, (a, b, c, d) in enumerate(rows[:, 2:].astype(int)):
             pixels[at, b:d, a:c] = True
     return Detections(rows[:, 2:], rows[:, 1], rows[:, 0].astype(np.int64), size, pixels)
+
+
+CLASSES = ("square", "bar")  # of `write_objects`
+PICTURE = (64, 96)
+
+
+def write_objects(root: Path, train: int = 8, val: int = 4) -> Path:
+    """COCO's layout: bright squares and dark bars on grey, one or two in a picture, with outlines."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        pictures, objects = [], []
+        (root / f"{split}2017").mkdir(parents=True)
+        for number in range(1, count + 1):
+            height, width = PICTURE
+            pixels = rng.integers(100, 150, (height, width, 3))
+            for place in range(1 + number % 2):
+                label = (number + place) % 2
+                high, wide = ((22, 22), (14, 36))[label]
+                top, left = (
+                    int(rng.integers(2, height - high)),
+                    int(rng.integers(2, width // 2 - wide + 8)) + 46 * place,
+                )
+                left = min(left, width - wide)
+                pixels[top : top + high, left : left + wide] = ((250, 220, 60), (20, 30, 90))[label]
+                right, bottom = left + wide, top + high
+                outline = [left, top, right, top, right, bottom, left, bottom]
+                box = (left, top, wide, high)
+                objects.append(
+                    coco_object(len(objects) + 1, number, label + 1, box, segmentation=[list(map(float, outline))])
+                )
+            name = f"{number:03d}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"{split}2017" / name)
+            pictures.append(coco_image(number, file_name=name, width=width, height=height))
+        categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
+        write_coco(root / "annotations" / f"instances_{split}2017.json", objects, pictures, categories)
+    return root
+
+
+def tiny_detection(source: Path, output: Path, /, **parts: dict) -> RunConfig:
+    """A run of seconds; `parts` names fields to change: `tiny_detection(…, loop=dict(seed=1))`."""
+    config = RunConfig(
+        model=ModelConfig("smt_nano", options=TINY_OPTIONS),
+        data=DataConfig(str(source), batch_size=2),
+        optimizer=OptimizerConfig(lr=3e-3, lr_batch_size=None, clip_grad=10.0),
+        schedule=ScheduleConfig(updates=6),
+        task=DetectionOptions(
+            detector="retinanet", width=32, scale=(96, 64), variation=Variation(short_sides=(64,), longest_side=96)
+        ),
+        loop=LoopConfig(device="cpu", validation_updates=3),
+        output=OutputConfig(str(output), tensorboard=False),
+    )
+    changed = {name: replace(getattr(config, name), **fields) for name, fields in parts.items()}
+    return replace(config, **changed)

@@ -168,16 +168,17 @@ def _by_windows(
     corners = [
         (left, top) for top in _starts(picture.height, tile, overlap) for left in _starts(picture.width, tile, overlap)
     ]
+    windows = corners if len(corners) > 1 else []
     size = picture.height, picture.width
     parts = look([picture])
-    on_part(1 / (len(corners) + 1))
-    for left, top in corners if len(corners) > 1 else ():
+    on_part(1 / (len(windows) + 1))
+    for left, top in windows:
         right, bottom = min(left + tile, picture.width), min(top + tile, picture.height)
         (found,) = look([picture.crop((left, top, right, bottom))])
         inner = np.array([left > 0, top > 0, right < picture.width, bottom < picture.height])
         gaps = np.abs(found.boxes_xyxy - [0, 0, right - left, bottom - top])
         parts.append(_placed(found.part(~(inner & (gaps < _CUT)).any(1)), left, top, size))
-        on_part(1 / (len(corners) + 1))
+        on_part(1 / (len(windows) + 1))
     boxes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes_xyxy", "scores"))
     labels = np.concatenate([part.labels for part in parts])
     kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), _SAME).numpy()
