@@ -271,7 +271,7 @@ class DetectionFindings:
 _KEYS = ("class", "objects", "ap", "ap50", "ap75", "mask_ap", "score", "precision", "recall")
 _LINES = (
     ("AP", (("ap", ""), ("ap50", " at 0.5"), ("ap75", " at 0.75"))),
-    ("AP by size", (("ap_small", " small"), ("ap_medium", " medium"), ("ap_large", " large"))),
+    ("by size", (("ap_small", " small"), ("ap_medium", " medium"), ("ap_large", " large"))),
     ("AR", (("ar1", " by 1 detection"), ("ar10", " by 10"), ("ar100", " by 100"))),
 )
 
