@@ -9,6 +9,7 @@ from convattn.deploy.export import export
 from convattn.deploy.fuse import fuse
 from convattn.deploy.load import load_exported
 from convattn.deploy.prepack import prepack
+from convattn.detection.create import create_detector
 from convattn.model_files import open_model
 from convattn.prediction import predict
 from convattn.segmentation.segmenter import create_segmenter
@@ -20,6 +21,7 @@ __all__ = [
     "attach",
     "benchmark",
     "count",
+    "create_detector",
     "create_model",
     "create_segmenter",
     "detach",

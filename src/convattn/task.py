@@ -36,6 +36,7 @@ __all__ = [
     "Prediction",
     "RoomData",
     "RoomWords",
+    "RunFolderError",
     "Table",
     "Target",
     "Task",
@@ -48,6 +49,10 @@ __all__ = [
 
 class ConfigError(ValueError):
     """A configuration that makes no sense, or names a field that does not exist."""
+
+
+class RunFolderError(ConfigError):
+    """What stands in the folder of a run, or has become of its images, does not let it go on; no field is wrong."""
 
 
 def check(holds: bool, message: str) -> None:

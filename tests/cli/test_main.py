@@ -6,6 +6,7 @@ from convattn.cli import main as front
 from convattn.cli.arguments import UsageError
 from convattn.cli.main import COMMANDS, main
 from convattn.nearest import UnknownName
+from convattn.task import ConfigError, RunFolderError
 
 
 def test_help_names_every_command(capsys):
@@ -86,6 +87,8 @@ def test_errors_are_one_line_and_debug_shows_more(capsys):
         (UsageError("--top 0 must be 1 or more"), 2, "--top 0 must be 1 or more"),
         (AssertionError("Input height (100)\n does not match"), 1, "Input height (100) does not match"),
         (UnknownName("unknown model 'a'"), 2, "unknown model 'a'"),
+        (ConfigError("loop.precision fp16 needs a GPU"), 2, "loop.precision fp16 needs a GPU"),
+        (RunFolderError("run: no run to resume here"), 1, "run: no run to resume here"),
         (KeyError("model"), 1, "KeyError: 'model'"),
         (MemoryError(), 1, "MemoryError"),
     ],

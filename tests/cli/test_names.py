@@ -91,7 +91,7 @@ def test_data_check_shows_names_and_so_does_its_page(pictures, tmp_path, capsys)
     Page(content)
     assert not WILD.search(content.replace("\n", ""))
     for shown in NAMES.values():
-        assert f" {shown} " in out
+        assert f"\n{shown} " in out
         assert f"<h3>{escaped(shown)} <span" in content
     assert main(["data", "check", str(pictures), "--json"]) == 1
     assert set(json.loads(said(capsys)[0])["splits"]["train"]["classes"]) == set(NAMES)
@@ -123,7 +123,7 @@ def test_training_notes_what_it_sets_aside_in_one_line(pictures, tmp_path, capsy
 
 def test_what_safetensors_cannot_open_is_refused_for_its_name(pictures, model, tmp_path, capsys):
     assert (
-        main(["train", "--data", str(pictures), "--output", str(tmp_path / "run\udce9"), "--loop.device", "cpu"]) == 1
+        main(["train", "--data", str(pictures), "--output", str(tmp_path / "run\udce9"), "--loop.device", "cpu"]) == 2
     )
     assert r"run\xe9: model files and TensorBoard's are read only where names are UTF-8" in said(capsys)[1]
     path = shutil.copy(model, tmp_path / "model\udce9.safetensors")

@@ -64,6 +64,16 @@ def test_recipes_are_listed_with_what_they_are(capsys):
         (2, ["smt_nano_digit"], r"unknown recipe 'smt_nano_digit'; nearest: smt_nano_digits"),
         (1, ["--resume", "nowhere"], r"nowhere: no run to resume here; it holds no config.json"),
         (1, ["--resume", "nowhere", "--optimizer.lr", "1"], r"nowhere: no run to resume here"),
+        (
+            2,
+            ["smt_nano_digits", "--loop.precision", "fp16", "--loop.device", "cpu", "--output", "{tmp}/run"],
+            r"loop.precision fp16 needs a GPU; use bf16 or fp32 on the CPU",
+        ),
+        (
+            2,
+            ["smt_nano_digits", "--output", "{tmp}/run", "--optimizer.no-decay", "zzz", *SMALL[:2]],
+            r"optimizer.no_decay 'zzz' matches no parameter of smt_nano",
+        ),
         (2, ["--json"], r"--json goes with --list or --dry-run; log.jsonl in the run folder has every epoch as JSON"),
         (1, ["--replay", "nowhere.pt"], r"nowhere.pt: No such file or directory"),
         (2, ["--data", "a", "--data.source", "b"], r"--data.source b and --data a are the same option; give one"),

@@ -25,7 +25,7 @@ __all__ = ["command"]
 
 def command(options: Options) -> int:
     """Run `convattn export` with these options; returns the exit status."""
-    _check_usage(options)
+    asked = _check_usage(options)
     with notes().status(plain(f"opening {options.model}")) as status:
         model = open_model(options.model, pretrained=options.pretrained)
         if options.image_size is not None:
@@ -34,6 +34,9 @@ def command(options: Options) -> int:
         kind = kind_of(model)
         if kind is not None:
             model = room(kind).for_export(model, options)
+        if asked.dynamic != "all" and hasattr(model, "fixed_size"):
+            # A model that looks at images of any size is compared as the file will look: by windows of its one size.
+            vars(model)["fixed_size"] = input_shape(model, options.image_size)[1:]
         measured: dict[str, Any] = {}
         if options.evaluate is not None:
             max_drop = 0.5 if options.max_drop is None else options.max_drop
@@ -72,10 +75,10 @@ def command(options: Options) -> int:
     return 0
 
 
-def _check_usage(options: Options) -> None:
+def _check_usage(options: Options) -> Any:
     """Refuse what can be refused without looking at the model."""
     try:
-        resolve(
+        return resolve(
             options.path,
             options.format,
             dynamic=options.dynamic,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from convattn.cli.arguments import UsageError
 from convattn.cli.console import OutputError, standard_streams, warn
 from convattn.nearest import UnknownName, nearest
+from convattn.task import ConfigError, RunFolderError
 from convattn.version import __version__
 
 __all__ = ["COMMANDS", "main"]
@@ -81,7 +82,9 @@ def _run(words: list[str], debug: bool) -> int:
         raise
     except KeyboardInterrupt as error:
         return _fail(name, error, debug, status=130, message=str(error) or "interrupted")
-    except (UsageError, UnknownName) as error:
+    except RunFolderError as error:
+        return _fail(name, error, debug, status=1, message=str(error))
+    except (UsageError, UnknownName, ConfigError) as error:
         return _fail(name, error, debug, status=2, message=str(error))
     except Exception as error:  # whatever timm, torch or a runtime raise; --debug shows where
         return _fail(name, error, debug, status=1, message=_one_line(error))

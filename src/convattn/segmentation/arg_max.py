@@ -22,6 +22,7 @@ class ArgMax(nn.Module):
         found: Any = segmenter
         self.segmenter = segmenter
         self.num_classes: int = found.num_classes
+        self.fixed_size: tuple[int, int] | None = found.fixed_size
         self.pretrained_cfg: dict[str, Any] = found.pretrained_cfg
         self.train(segmenter.training)
 

@@ -28,7 +28,7 @@ from convattn.atomic import unfinished, write_atomically, write_folder_atomicall
 from convattn.model_files import save_model
 from convattn.ops.linear import is_of_linear
 from convattn.shown import shown
-from convattn.training.config import ConfigError
+from convattn.task import RunFolderError
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 
@@ -202,8 +202,8 @@ def reshape_moments(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
         weights: of these layers.
 
     Raises:
-        ConfigError: if it keeps something that has another shape of a matrix than of a convolution, such as the means
-            of its rows (Adafactor).
+        RunFolderError: if it keeps something that has another shape of a matrix than of a convolution, such as the
+            means of its rows (Adafactor).
     """
     for weight in weights:
         kept = optimizer.state.get(weight, {})
@@ -211,7 +211,7 @@ def reshape_moments(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
             if not isinstance(value, Tensor) or value.numel() == 1 < weight.numel():
                 continue
             if not is_of_linear(value.shape, weight.shape):
-                raise ConfigError(
+                raise RunFolderError(
                     f"{type(optimizer).__name__}: an earlier version of convattn kept {key} of {tuple(value.shape)} "
                     f"for a weight that is {tuple(weight.shape)} now; resume with that version, or begin a run with "
                     "model.pretrained_path last.safetensors"

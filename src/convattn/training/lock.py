@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from convattn.training.config import ConfigError
+from convattn.task import RunFolderError
 
 try:
     import fcntl
@@ -33,7 +33,7 @@ class FolderLock:
         wanted: False in processes that write nothing there.
 
     Raises:
-        ConfigError: on entering, if another run holds it.
+        RunFolderError: on entering, if another run holds it.
     """
 
     def __init__(self, folder: Path, *, wanted: bool = True):
@@ -51,7 +51,7 @@ class FolderLock:
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN) and self._file is not None:
                     self._leave()
-                    raise ConfigError(self._in_use()) from None
+                    raise RunFolderError(self._in_use()) from None
                 self._leave()
                 self.problem = f"{self._folder}: cannot be locked ({error.strerror}); let no other run write there"
                 with suppress(OSError):  # it cannot be written either, which the run will say
@@ -84,7 +84,7 @@ class FolderLock:
 
     def _lock(self) -> None:
         if self._key in _held:
-            raise ConfigError(self._in_use())
+            raise RunFolderError(self._in_use())
         folder = self._folder
         while not folder.exists():
             self._created.append(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from convattn.atomic import check_writable, unfinished, write_atomically
 from convattn.data.held_out import share_of
 from convattn.shown import is_utf8, shown
-from convattn.task import ConfigError, Dataset
+from convattn.task import ConfigError, Dataset, RunFolderError
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json, flat
 from convattn.training.lock import LOCK_NAME
@@ -90,7 +90,7 @@ def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None
     """Whether the images that a run holds out are those that it began with, which its folder lists.
 
     Raises:
-        ConfigError: if they are others, since files came or went.
+        RunFolderError: if they are others, since files came or went.
     """
     listed = folder / _HELD_OUT
     if share_of(config.data.validation) is None or not listed.is_file():
@@ -98,7 +98,7 @@ def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None
     before = set(listed.read_text("utf-8", "surrogateescape").splitlines())
     now = set(_names(config, validation))
     if before != now:
-        raise ConfigError(
+        raise RunFolderError(
             f"{config.data.source}: the images have changed: {len(before - now)} of the {len(before)} that the run "
             f"holds out ({listed}) would be trained on; restore them, or begin a new run"
         )
@@ -126,14 +126,14 @@ def stored_config(folder: Path) -> RunConfig:
     """The configuration of the run in `folder`.
 
     Raises:
-        ConfigError: if there is none, or it cannot be read.
+        RunFolderError: if there is none, or it cannot be read.
     """
     if not holds_run(folder):
-        raise ConfigError(f"{folder}: no run to resume here; it holds no {_CONFIG}")
+        raise RunFolderError(f"{folder}: no run to resume here; it holds no {_CONFIG}")
     try:
         return config_from_json((folder / _CONFIG).read_text())
     except ValueError as error:  # of the text, or of its encoding
-        raise ConfigError(f"{folder / _CONFIG}: {shown(error)}; the checkpoints have whole copies of it") from None
+        raise RunFolderError(f"{folder / _CONFIG}: {shown(error)}; the checkpoints have whole copies of it") from None
 
 
 def check_place(name: str, value: str | None, option: str) -> None:
@@ -145,10 +145,12 @@ def check_place(name: str, value: str | None, option: str) -> None:
         option: of the command line, which names another place.
 
     Raises:
-        ConfigError: if it is not.
+        RunFolderError: if it is not.
     """
     if value is not None and Path(value).is_absolute() and "{" not in value and not Path(value).exists():
-        raise ConfigError(f"{value}: no such folder or file any more, the run's {name}; give its new place: {option} …")
+        raise RunFolderError(
+            f"{value}: no such folder or file any more, the run's {name}; give its new place: {option} …"
+        )
 
 
 def _changes(config: RunConfig, stored: RunConfig, folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from convattn.data.held_out import share_of
 from convattn.data.sources import is_stream
-from convattn.task import ConfigError
+from convattn.task import ConfigError, RunFolderError
 from convattn.training.config import RunConfig
 from convattn.weights.head_rows import HEAD_ROWS_WORDS
 
@@ -95,10 +95,10 @@ def stored_calls(config: RunConfig) -> dict[str, str]:
 
 
 def check_stored_options(config: RunConfig, where: str) -> None:
-    """Raise ConfigError if a configuration that was read from a file has options that load weights from elsewhere."""
+    """Raise RunFolderError if a configuration out of a file has options that load weights from elsewhere."""
     named = [key for key in config.model.options if key in _WEIGHTS or key.startswith(_PRETRAINED)]
     if named:
-        raise ConfigError(
+        raise RunFolderError(
             f"{where}: model.options {', '.join(named)} would load weights from wherever the file says; "
             "remove them there, or pass the configuration to convattn.training.loop.train yourself"
         )

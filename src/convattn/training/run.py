@@ -14,7 +14,7 @@ from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
-from convattn.task import ConfigError
+from convattn.task import ConfigError, RunFolderError
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (
@@ -319,7 +319,7 @@ class Run:
         if type(state["images"]) is not int:
             raise TypeError(f"images is {state['images']!r}")
         if state["images"] != self.data.train_loader.images:
-            raise ConfigError(
+            raise RunFolderError(
                 f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
                 "when the run was stopped; restore the data or start a new run"
             )
@@ -344,7 +344,7 @@ class Run:
         if self._readers is not None or checkpoint.state.get("order") == _ORDER:
             return
         if within:
-            raise ConfigError(
+            raise RunFolderError(
                 f"{checkpoint.folder}: an earlier version of convattn stopped within this epoch, whose images it took "
                 "in another order; resume with that version to the end of the epoch, or begin a new run"
             )

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convattn.extras import require
+from convattn.extras import MissingExtra, require
 from convattn.nearest import nearest
 from convattn.task import ConfigError
 
@@ -16,7 +16,7 @@ _PROJECT = "convattn"
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise ConfigError for a name that Accelerate does not know, or a tracker whose package is not installed."""
+    """Raise ConfigError for a name that Accelerate does not know, MissingExtra where a tracker is not installed."""
     if not names:
         return
     tracking = require("accelerate.tracking", "train")
@@ -25,7 +25,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in tracking.LOGGER_TYPE_TO_CLASS:
             raise ConfigError(f"output.trackers {name!r} is unknown; {nearest(name, tracking.LOGGER_TYPE_TO_CLASS)}")
         if name not in installed:
-            raise ConfigError(f"output.trackers {name}: its package is not installed; pip install {name}")
+            raise MissingExtra(f"output.trackers {name}: its package is not installed; pip install {name}")
 
 
 class Trackers:

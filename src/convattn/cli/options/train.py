@@ -14,7 +14,7 @@ from convattn.cli.console import warn
 from convattn.cli.help import HELP_WORDS
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
-from convattn.task import ConfigError
+from convattn.task import RunFolderError
 from convattn.training.config import RunConfig, ScheduleConfig
 
 __all__ = ["AUTO", "Options", "for_images", "read", "run_config"]
@@ -147,7 +147,7 @@ def _of_run(args: Sequence[str], stored: Path) -> Options:
     options = _parse_for(_with_moved(args, config), Options(config=config))
     for name, value in calls.items():
         if field_of(run_config(options), name) == WITHHELD:
-            raise ConfigError(
+            raise RunFolderError(
                 f"{stored}: its {name} would run or fetch {value!r}; if you trust it, give it again: "
                 f"--{name.replace('_', '-')} {shlex.quote(value)}"
             )
