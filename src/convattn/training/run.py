@@ -352,9 +352,11 @@ class Run:
         now, source = self._classes, self.config.data.source
         if before is None or now is None or before == now:
             return
-        at = next((at for at, (old, new) in enumerate(zip(before, now, strict=False)) if old != new), None)
-        differ = len(now) != len(before) or at is None
-        found = f"{len(now)} classes, but {len(before)}" if differ else f"class {at} is {now[at]}, but {before[at]}"
+        if len(now) != len(before):
+            found = f"{len(now)} classes, but {len(before)}"
+        else:
+            at = next(at for at, name in enumerate(now) if name != before[at])
+            found = f"class {at} is {now[at]}, but {before[at]}"
         raise ConfigError(f"{source}: {found} when the run was stopped; restore their names or start a new run")
 
     def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
