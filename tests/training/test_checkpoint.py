@@ -152,6 +152,14 @@ def test_a_save_never_deletes_whole_checkpoints_for_damaged_ones(tmp_path, save,
     assert load_newest_checkpoint(tmp_path)[0].state["at"] == left[0]
 
 
+@pytest.mark.parametrize("places", [[(99_999, 0), (100_000, 0)], [(0, 999_999_999), (0, 1_000_000_000), (1, 0)]])
+def test_numbers_that_outgrow_their_places_are_still_the_newer(tmp_path, save, places):
+    for place in places:
+        save(*place, keep=2)
+    assert kept(tmp_path) == places[:-3:-1]
+    assert load_newest_checkpoint(tmp_path)[0].state["at"] == places[-1]
+
+
 def test_a_trusted_checkpoint_is_not_read_again(tmp_path, save, monkeypatch):
     old = [save(epoch) for epoch in (1, 2)]
     monkeypatch.setattr("convattn.training.checkpoint._read", lambda folder: pytest.fail(f"read {folder}"))

@@ -199,6 +199,23 @@ def test_resume_refuses_other_data(tmp_path):
         train(tiny_config(pictures, folder), resume=True, console=quiet())
 
 
+def test_resume_refuses_classes_of_other_names(tmp_path):
+    """As many images and outputs as before, and each output another class."""
+    pictures = write_pictures(tmp_path / "pictures")
+    folder = train(tiny_config(pictures, tmp_path / "run"), console=quiet())
+    for split in ("train", "val"):
+        (pictures / split / "bright").rename(pictures / split / "white")
+    with pytest.raises(ConfigError, match=r"pictures: class 0 is dark, but bright when the run was stopped; restore"):
+        train(tiny_config(pictures, folder), resume=True, console=quiet())
+    for split in ("train", "val"):
+        (pictures / split / "white").rename(pictures / split / "bright")
+    train(tiny_config(pictures, folder), resume=True, console=quiet())
+    (pictures / "train" / "zebra").mkdir()
+    (pictures / "train" / "dark" / "000.png").rename(pictures / "train" / "zebra" / "000.png")
+    with pytest.raises(ConfigError, match=r"pictures: 3 classes, but 2 when the run was stopped"):
+        train(tiny_config(pictures, folder), resume=True, console=quiet())
+
+
 def test_a_second_run_does_not_overwrite_the_first(pictures, tmp_path):
     folder = train(tiny_config(pictures, tmp_path / "run"), console=quiet())
     with pytest.raises(

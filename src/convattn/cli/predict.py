@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
 from convattn.cli.options.predict import TABLES
+from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
 from convattn.rooms import room_of
@@ -40,12 +40,12 @@ def command(options: Any) -> int:
         if not options.json and options.output is None:
             say(f"{each.name}: {each.prediction.line()}")
     if into_table:
-        as_lines = "".join(f"{json.dumps(entry)}\n" for entry in found)
+        as_lines = "".join(f"{json_text(entry)}\n" for entry in found)
         write_atomically(options.output, (_csv(rows) if options.output.suffix == ".csv" else as_lines).encode())
     elif into_folder:
-        write_atomically(options.output / _LIST, json.dumps(found, indent=1).encode())
+        write_atomically(options.output / _LIST, json_text(found, indent=1).encode())
     if options.json:
-        print(json.dumps(found))
+        print(json_text(found))
     elif options.output is not None:
         say(str(options.output))
     return 1 if failed else 0
