@@ -81,7 +81,6 @@ def test_what_detach_puts_back_has_the_type_and_the_mode_of_what_it_takes_away(d
     assert all(module.training for module in restored.modules())
 
 
-
 def test_gradients_reach_the_new_blocks():
     model, images = resnet()
     changed = convattn.replace(model, "e_mhsa", match=lambda name, conv: name.startswith("layer4") and "conv2" in name)

@@ -143,16 +143,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _check_links(folder: Path, content: Content) -> None:
     """Refuse a class that is a link to the images of another: they would be of two classes."""
-    top = os.path.realpath(folder)
-    taken = {f"{top}/{name}": name for name in content.folders if name not in content.links}
+    top = Path(os.path.realpath(folder))
+    taken = {top / name: name for name in content.folders if name not in content.links}
+    around = dict.fromkeys((top, *top.parents), "")  # what lies around a class, with its name; "" around all
     for name in sorted(content.links):
-        target = os.path.realpath(folder / name)
-        around = map(str, (Path(target), *Path(target).parents))
-        there = next((taken[place] for place in around if place in taken), None)
-        if there is not None or f"{top}/".startswith(f"{target}/"):
-            others = "all the classes" if there is None else f"class {there!r}"
+        target = Path(os.path.realpath(folder / name))
+        there = around.get(target, next((taken[place] for place in (target, *target.parents) if place in taken), None))
+        if there is not None:
+            others = f"class {there!r}" if there else "all the classes"
             raise DataError(f"{folder}: class {name!r} is a link to the images of {others}; remove it")
         taken[target] = name
+        for place in target.parents:
+            around.setdefault(place, name)
 
 
 def _leads_back(folders: Sequence[str], link: str) -> bool:

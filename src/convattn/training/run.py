@@ -14,6 +14,7 @@ from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
+from convattn.shown import shown
 from convattn.task import ConfigError, RunFolderError
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
@@ -356,7 +357,7 @@ class Run:
             found = f"{len(now)} classes, but {len(before)}"
         else:
             at = next(at for at, name in enumerate(now) if name != before[at])
-            found = f"class {at} is {now[at]}, but {before[at]}"
+            found = f"class {at} is {shown(now[at])}, but {shown(before[at])}"
         raise ConfigError(f"{source}: {found} when the run was stopped; restore their names or start a new run")
 
     def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
