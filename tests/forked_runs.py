@@ -228,6 +228,18 @@ def arm(rank: int, kill: Kill, mark: Path | None = None) -> None:
         around(kill.where, count)
 
 
+def signalled(where: str, call: int, number: int) -> str:
+    """A program for `convattn train` that signals itself when so many calls of the function `where` have returned."""
+    return f"""
+import itertools, signal, sys
+from convattn.cli.main import main
+from forked_runs import around
+calls = itertools.count(1)
+around({where!r}, lambda after: after and next(calls) == {call} and signal.raise_signal({int(number)}))
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
 def signal_group(rank: int, where: str, call: int, *numbers: int) -> None:
     """Let a process signal its group, its workers too, at a call of a function: as `timeout` or a scheduler does."""
     os.setsid()

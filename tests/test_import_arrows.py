@@ -15,6 +15,7 @@ COMMON = {
     "atomic",
     "evaluation",
     "extras",
+    "json_text",
     "library_words",
     "nearest",
     "page",

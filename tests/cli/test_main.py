@@ -82,6 +82,7 @@ def test_errors_are_one_line_and_debug_shows_more(capsys):
     [
         (ValueError("two\n  lines"), 1, "two lines"),
         (FileNotFoundError(2, "No such file or directory", "photos"), 1, "photos: No such file or directory"),
+        (OSError(28, "a.xml could not be written: No space left"), 1, "a.xml could not be written: No space left"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("resume with X"), 130, "resume with X"),
         (UsageError("--top 0 must be 1 or more"), 2, "--top 0 must be 1 or more"),
@@ -102,3 +103,10 @@ def test_exit_status_of_each_kind_of_error(monkeypatch, capsys, error, status, l
     monkeypatch.setattr(front.importlib, "import_module", lambda name: Command)
     assert main(["models"]) == status
     assert capsys.readouterr().err == f"convattn models: {line}\n"
+
+
+def test_a_working_folder_that_is_gone_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "convattn models: the folder in which it was started is gone; change to another\n"

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from convattn.cli.main import main
@@ -77,3 +78,19 @@ def test_wrong_words_are_refused_in_one_line(model, capsys, status, words, messa
     assert main(["predict", model, *words]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.filterwarnings("default:.*are finite")
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_json_is_json_where_a_figure_is_not_finite(command, pictures, tmp_path, capsys):
+    toy = build_toy("smt_nano", num_classes=2)
+    toy.pretrained_cfg = {**toy.pretrained_cfg, "input_size": (3, 32, 32), "label_names": ("bright", "dark")}
+    with torch.no_grad():
+        toy.head.fc.bias.fill_(float("nan"))
+    save_model(toy, tmp_path / "diverged.safetensors")
+    data = ["--data", str(pictures)] if command == "eval" else [str(pictures)]
+    assert main([command, str(tmp_path / "diverged.safetensors"), *data, "--json"]) == 0
+    output = capsys.readouterr()
+    found = json.loads(output.out, parse_constant=pytest.fail)
+    assert (found["loss"] if command == "eval" else found[0]["predictions"][0]["probability"]) is None
+    assert "diverged.safetensors: not all numbers of head.fc.bias are finite" in output.err

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from convattn.data.dataset import DataError
-from convattn.data.folder import images_below
+from convattn.data.folder import images_below, open_class_folders
 from convattn.data.sources import open_data, open_evaluation
 from tiny_runs import write_pictures
 
@@ -89,3 +89,28 @@ def test_links_that_lead_to_each_other_end(tmp_path):
         for number in range(2):
             (tmp_path / name / f"more{number}").symlink_to(tmp_path / other)
     assert list(images_below(tmp_path / "cat")) == ["cat.png", "more0/dog.png", "more1/dog.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "others"),
+    [
+        ("feline", "cat", "class 'cat'"),
+        ("tabby", "cat/tabby", "class 'cat'"),
+        ("all", ".", "all the classes"),
+        ("above", "..", "all the classes"),
+        ("zoo", "elsewhere", "class 'away'"),
+        ("zoo", "around", "class 'away'"),
+        ("root", "/", "all the classes"),
+    ],
+)
+def test_a_class_that_is_a_link_to_anothers_images_is_refused(tmp_path, name, target, others):
+    """Each of them would be learnt as two classes."""
+    away, folder = tmp_path / "around" / "away", tmp_path / "train"
+    for place in (folder / "cat" / "tabby", folder / "dog", away):
+        place.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(place / "0.png")
+    (folder / "away").symlink_to(away)  # a class may lie elsewhere
+    assert open_class_folders(folder).classes == ["away", "cat", "dog"]
+    (folder / name).symlink_to({"elsewhere": away, "around": away.parent}.get(target, folder / target))
+    with pytest.raises(DataError, match=rf"train: class '{name}' is a link to the images of {others}; remove it$"):
+        open_class_folders(folder)

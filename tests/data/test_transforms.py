@@ -1,10 +1,13 @@
 import math
+import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import AugMixAugment, AutoAugment, RandAugment
 from torch import nn
 from torchvision.transforms import ToPILImage
 
@@ -143,6 +146,54 @@ def test_images_are_varied_before_they_are_normalised(fields, allowed):
         inside = pixels[((pixels - 1).abs() > 1e-4) & (pixels.abs() > 1e-4)]
         assert len(inside) < 0.2 * pixels.numel()  # the blend along an edge
         assert ((pixels.abs() < 1e-4).sum() > 20) == (0.0 in allowed)
+
+
+POLICIES = [
+    "rand-m9-mstd0.5-inc1",  # of the recipes
+    "rand-m9-mstd0.5",
+    "rand-m15-mmax15-inc1",
+    "rand-m15-mmax15-mstd0.5-n2",  # of CoTNet's
+    "rand-m9-tweights-inc1",
+    "rand-m9-t3a",
+    "rand-m9-t3aw",
+    "augmix-m5",
+    "augmix-m5-b1",
+    "original",
+    "originalr",
+    "v0-mstd0.5",
+    "v0r",
+    "3a",
+]
+
+
+def operations_of(policy: str) -> list:
+    parts = training_transform(Described(), Augmentation(**STILL, auto_augment=policy)).transforms
+    chosen = next(part for part in parts if isinstance(part, AutoAugment | RandAugment | AugMixAugment))
+    return [*chain.from_iterable(chosen.policy)] if isinstance(chosen, AutoAugment) else chosen.ops
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_operation_of_a_policy_can_be_applied_at_every_strength(image, policy):
+    kept = {}  # bits: images
+    for operation in operations_of(policy):
+        operation.prob, operation.magnitude_std = 1.0, 0.0
+        for strength in range(2 * int(operation.magnitude_max or 10) + 1):
+            operation.magnitude = strength / 2
+            varied = operation(image)
+            assert (varied.mode, varied.size) == ("RGB", image.size), (operation, strength)
+            if operation.name.startswith("Posterize"):
+                kept[operation.level_fn(operation.magnitude, operation.hparams)[0]] = np.asarray(varied)
+    if policy not in ("rand-m9-t3a", "3a"):
+        assert len(kept) > 4
+    for bits, varied in kept.items():
+        dropped = 2 ** max(8 - bits, 0) - 1  # as Pillow wrote it before it asked for a bit at least
+        assert np.array_equal(varied, np.asarray(image) & ~np.uint8(min(dropped, 255))), bits
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_transform_with_a_policy_goes_to_another_process(image, policy):
+    transform = training_transform(Described(), Augmentation(**STILL, auto_augment=policy))
+    assert pickle.loads(pickle.dumps(transform))(image).shape == (3, 16, 16)
 
 
 def test_a_certain_flip_mirrors(image):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import timm.optim
 import torch
@@ -88,7 +89,7 @@ AUGMENTATIONS = {RECIPES[name]().task.augmentation: name for name in CLASSIFIERS
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=AUGMENTATIONS.get)
 def test_the_augmentation_of_a_recipe_can_be_applied(augmentation):
     model = built(RECIPES["smt_nano_small_images"]())
-    picture = Image.effect_noise((40, 30), 60).convert("RGB")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
     transform = training_transform(model, augmentation)
     images = torch.stack([transform(picture) for _ in range(8)])
     assert images.shape == (8, *model.pretrained_cfg["input_size"])

@@ -5,6 +5,7 @@ import pytest
 from convattn.classification.options import METRICS
 from convattn.page import Epoch, RunCurves, epochs_from_log
 from convattn.report.charts import comparison_curves, learning_curves, run_style, ticks
+from convattn.task import Metric
 
 
 def curves(epochs):
@@ -76,6 +77,16 @@ def test_learning_rate_and_speed_have_charts_of_their_own():
     assert (rate.title, rate.lines[0].path) == ("Learning rate", "M0.0 50.0h0L100.0 0.0")
     assert (speed.title, speed.lines[0].path) == ("Images per second", "M0.0 0.0h0L100.0 50.0")
     assert speed.description == "Images per second over epochs. training: last 50, best 100 in epoch 1."
+
+
+def test_the_best_of_an_error_is_the_lowest_wherever_it_is_drawn():
+    error = Metric("mae", "Error", "px", greater_is_better=False, digits=1, lowest=0.0)
+    epochs = [Epoch(number, None, {"mae": value}) for number, value in ((1, 4.0), (2, 2.0), (3, 3.0))]
+    (chart,) = learning_curves(epochs, (error,))
+    assert chart.description == "Error over epochs. Error: last 3.0 px, best 2.0 px in epoch 2."
+    assert (chart.y_ticks[0], chart.lines[0].path) == ((0.0, "0 px"), "M0.0 0.0h0L50.0 50.0L100.0 25.0")
+    (compared,) = comparison_curves([RunCurves("a", tuple(epochs), (error,))])
+    assert compared.lines[0].best == "2.0 px in epoch 2"
 
 
 def test_runs_share_the_axes_of_their_charts():

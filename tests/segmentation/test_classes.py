@@ -82,7 +82,7 @@ def test_names_come_back_as_they_are(tmp_path_factory, names):
     assert read_classes(file) == ClassTable(str(file), tuple(names))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["a.txt", "a.csv", "a.json"]),
     st.one_of(

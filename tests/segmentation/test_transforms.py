@@ -90,7 +90,7 @@ def test_labels_take_the_pixel_that_double_precision_says():
 sides = st.integers(1, 60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.tuples(sides, sides), st.tuples(sides, sides), st.data())
 def test_a_window_of_a_resized_picture_is_that_of_the_whole_one(old, new, data):
     pixels = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)

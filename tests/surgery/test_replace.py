@@ -72,6 +72,15 @@ def test_detach_takes_back_both_kinds():
         assert torch.equal(convattn.detach(changed)(images), model(images))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_what_detach_puts_back_has_the_type_and_the_mode_of_what_it_takes_away(dtype):
+    model, _ = resnet()
+    changed = convattn.replace(convattn.attach(model, "se"), "cot").to(dtype).train()
+    restored = convattn.detach(changed)
+    assert {tensor.dtype for tensor in restored.state_dict().values() if tensor.is_floating_point()} == {dtype}
+    assert all(module.training for module in restored.modules())
+
+
 def test_gradients_reach_the_new_blocks():
     model, images = resnet()
     changed = convattn.replace(model, "e_mhsa", match=lambda name, conv: name.startswith("layer4") and "conv2" in name)

@@ -2,14 +2,13 @@
 
 import json
 import signal
-import time
 
 import pytest
 
 from convattn.training.loop import train
 from convattn.training.probe import probe
 from convattn.training.update import OutOfMemory
-from forked_runs import ForkedProgram
+from forked_runs import ForkedProgram, signalled
 from tiny_runs import tiny_config, write_pictures
 
 COMMAND = "import sys; from convattn.cli.main import main; sys.exit(main(['train', *sys.argv[1:]]))"
@@ -74,15 +73,9 @@ def test_a_failure_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_behind(pictures, tmp_path, number):
-    args = ("--dry-run", "--data", str(pictures), "--data.batch-size", "8", "--data.image-size", "256")
-    words = [*args, "--output", str(tmp_path / "run"), "--loop.accumulation", "3"]
-    process = ForkedProgram(COMMAND, *words, TMPDIR=str(tmp_path))
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("convattn-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.5)
-    process.send_signal(number)
-    done = process.join()
+    args = ("--dry-run", "--data", str(pictures), "--data.batch-size", "8", "--data.image-size", "16")
+    words = [*args, "--output", str(tmp_path / "run")]
+    done = ForkedProgram(signalled("convattn.training.probe:update", 2, number), *words, TMPDIR=str(tmp_path)).join()
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -253,6 +253,29 @@ def test_image_channels_that_no_rule_leads_to_are_refused():
         load_pretrained(build_toy(TOY, in_chans=1), four, "a.pth", first_conv="stem.conv1", classifier="head.fc")
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(float("nan"), torch.float32), (float("-inf"), torch.float16), (1e60, torch.float64)]
+)
+def test_numbers_that_are_not_finite_are_told(value, dtype, tmp_path):
+    """1e60 is finite in the file alone."""
+    source, state = official_toy()
+    file, name = tmp_path / "diverged.pth", "stem.conv1.weight"
+    state = source.state_dict()
+    state[name] = state[name].to(dtype, copy=True)
+    state[name][0, 0, 0, 0] = value
+    torch.save(state, file)
+    said = rf"diverged.pth: not all numbers of {name} are finite$"
+    with pytest.warns(WeightsNote, match=said):
+        model = convattn.load_official(build_toy(TOY), file)
+    with pytest.warns(WeightsNote, match=said):
+        create(TOY, num_classes=source.num_classes, pretrained_path=file)
+    described = create(TOY, num_classes=source.num_classes)
+    described.load_state_dict(model.state_dict())
+    save_model(described, file.with_suffix(".safetensors"))
+    with pytest.warns(WeightsNote, match=said.replace("pth", "safetensors")):
+        convattn.open_model(file.with_suffix(".safetensors"))
+
+
 # Wrapped models
 
 

@@ -124,6 +124,11 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path, content, message):
         read_state_dict(path)
 
 
+def test_a_name_that_no_disk_takes_is_told_in_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a\.pth: (could not be read \(File name too long\)|no such file)$"):
+        read_state_dict(tmp_path / f"{'a' * 300}.pth")
+
+
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "absent.pth", tmp_path):
         with pytest.raises(CheckpointError, match="no such file"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from convattn.weights.errors import CheckpointError, WeightsNote
 from convattn.weights.find import brief, find_weights
-from convattn.weights.load import HeadRows, load_pretrained
+from convattn.weights.load import HeadRows, load_pretrained, not_finite
 from convattn.weights.official import is_behind, shapes_by_name, unwrap_model
 from convattn.weights.read import read_checkpoint
 
@@ -75,6 +75,7 @@ def _translated(
     ]
     notes = [f"{word} {brief(names)}" for word, names in (("resized", resized), ("left aside", unexpected)) if names]
     notes += [f"fresh {brief(missing)}"] if missing else []
+    notes += not_finite(model, model.state_dict())
     warnings.warn("; ".join([f"{source}: loaded by timm's rules for {name}", *notes]), WeightsNote, stacklevel=3)
     return model
 

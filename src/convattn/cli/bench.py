@@ -1,6 +1,5 @@
 """`convattn bench`: models side by side, in the runtimes people use."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say
 from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
+from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
 from convattn.sizes import Size, size_of_words
@@ -54,7 +54,7 @@ def command(options: Options) -> int:
         write_benchmark(options.html, table, _more_tables(growths, profiles))
     if options.json:
         more = {"growth": [asdict(growth) for growth in growths], "profiles": _profiles_as_data(profiles)}
-        print(json.dumps(table.to_dict() | more, indent=2))
+        print(json_text(table.to_dict() | more, indent=2))
     else:
         _show(table, _more_tables(growths, profiles))
     if interrupted:

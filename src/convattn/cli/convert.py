@@ -1,12 +1,12 @@
 """`convattn convert`: the authors' checkpoint under this package's names."""
 
-import json
 import warnings
 from typing import Any
 
 from convattn.backbones.recognise import recognise
 from convattn.cli.console import say
 from convattn.cli.options.convert import Options
+from convattn.json_text import json_text
 from convattn.model_files import save_model
 from convattn.weights.find import find_weights
 from convattn.weights.load import load_official
@@ -37,7 +37,7 @@ def command(options: Options) -> int:
         "written": str(options.target),
     }
     if options.json:
-        print(json.dumps(facts, indent=2))
+        print(json_text(facts, indent=2))
     else:
         chosen = "".join(f", {key}={value}" for key, value in found.options.items())
         say(f"{options.source}: {found.name}{chosen}, {facts['parameters']:,} parameters in {len(state)} entries")

@@ -1,6 +1,5 @@
 """`convattn data check`: look through a data set before training on it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from convattn.cli.console import notes, print_table, say
 from convattn.cli.options.data import Options
 from convattn.data.check import DataCheck, SplitCheck, splits_table
+from convattn.json_text import json_text
 from convattn.rooms import data_of, kind_of_data
 
 __all__ = ["command"]
@@ -30,7 +30,7 @@ def command(options: Options) -> int:
 
         write_contact_sheet(options.output, check, opened.splits, options.source, room)
     if options.json:
-        print(json.dumps(check.as_json(), indent=2))
+        print(json_text(check.as_json(), indent=2))
     else:
         _print(check, options.output)
     return 1 if check.stops else 0

@@ -30,6 +30,7 @@ from convattn.deploy.export_report import ExportReport
 from convattn.deploy.fuse import fuse
 from convattn.deploy.runtimes import onnx
 from convattn.extras import require
+from convattn.json_text import json_text
 from convattn.model_files import load_model
 from convattn.recipes.smt import smt_nano_digits
 from convattn.report.environment import describe_environment
@@ -374,7 +375,7 @@ def _next_commands(folder: Path) -> tuple[page.Command, ...]:
 
 def _print_results(options: Options, results: Results, seconds: float) -> None:
     if options.json:
-        print(json.dumps(_summary(options, results, seconds)))
+        print(json_text(_summary(options, results, seconds)))
         return
     hybrid, plain, folder = results.hybrid, results.plain, options.output
     is_reached = hybrid.evaluation.top1 >= TARGET

@@ -1,6 +1,5 @@
 """`convattn eval`: how good a model is on images of which the truth is known."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,6 +15,7 @@ from convattn.cli.examine import examine
 from convattn.cli.options.eval import Options
 from convattn.data.held_out import share_of
 from convattn.deploy.load import ExportedModel
+from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.page import Figure, Report
 from convattn.report.write import write_report
@@ -66,7 +66,7 @@ def command(options: Any) -> int:
     if options.json:
         content = {"model": options.model, "precision": precision, **findings.as_json()}
         content |= {"images_per_second": rates[0], "model_images_per_second": rates[1]}
-        print(json.dumps({**content, "unreadable": list(found.unreadable)}))
+        print(json_text({**content, "unreadable": list(found.unreadable)}))
         return 0
     for title, text in lines:
         say(f"{title:<13}{text}")

@@ -75,6 +75,9 @@ def _run(words: list[str], debug: bool) -> int:
     if name not in COMMANDS:
         _tell(f"convattn: unknown command {name!r}; {nearest(name, COMMANDS)}")
         return 2
+    if not _has_folder():
+        _tell(f"convattn {name}: the folder in which it was started is gone; change to another")
+        return 1
     try:
         options = importlib.import_module(f"convattn.cli.options.{name}").read(rest)  # no torch for a wrong word
         return importlib.import_module(f"convattn.cli.{name}").command(options)
@@ -88,6 +91,15 @@ def _run(words: list[str], debug: bool) -> int:
         return _fail(name, error, debug, status=2, message=str(error))
     except Exception as error:  # whatever timm, torch or a runtime raise; --debug shows where
         return _fail(name, error, debug, status=1, message=_one_line(error))
+
+
+def _has_folder() -> bool:
+    """Whether the working folder is there: without it Intel's MKL ends the process at the first product."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -127,8 +139,8 @@ def _tell(line: str) -> None:
 
 def _one_line(error: BaseException) -> str:
     """The message of an error on one line; for an operating-system error the file and the reason."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)
     if not type(error).__module__.startswith("convattn."):  # ours take one line but for the names in them
         text = " ".join(text.split())

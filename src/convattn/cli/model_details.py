@@ -1,6 +1,5 @@
 """One model in detail: by name, from a run folder or a model file, or an exported file."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from convattn.data.class_names import own_names
 from convattn.data.preprocessing import PREPROCESSING
 from convattn.deploy.load import describe_exported, exported_suffixes
 from convattn.deploy.metadata import Metadata
+from convattn.json_text import json_text
 from convattn.model_files import open_model, read_metadata
 from convattn.shown import shown
 from convattn.sizes import Size, input_shape
@@ -95,7 +95,7 @@ def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: Size
         **asdict(cost),
     }
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json_text(found, indent=2))
         return 0
     kind = f"{found['architecture']} ({type(model).__name__})" if "architecture" in found else type(model).__name__
     console().print(plain(name, "bold"), f" {shown(kind)}, {found['num_classes']} classes")
@@ -122,7 +122,7 @@ def _show_exported(path: Path, as_json: bool) -> int:
     format, known = describe_exported(path)
     found = {"name": str(path), "format": format, "file_mib": _mib(path)} | (asdict(known) if known else {})
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json_text(found, indent=2))
         return 0
     console().print(plain(str(path), "bold"), f" {format}, {found['file_mib']:.1f} MiB")
     if known is None:

@@ -1,7 +1,6 @@
 """Models in a list: with each of their weights, narrowed down, in order, counted or timed where that is asked."""
 
 import fnmatch
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from convattn.bench.count import count
 from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, say, warn
 from convattn.cli.options.models import Limits, Options, is_pattern
+from convattn.json_text import json_text
 from convattn.nearest import nearest
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
@@ -208,7 +208,7 @@ def _in_order(rows: list[Row], by: str) -> list[Row]:
 
 def _print(rows: list[Row], *, is_timed: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_as_data(rows, is_timed), indent=2))
+        print(json_text(_as_data(rows, is_timed), indent=2))
         return
     table = Table(box=None, pad_edge=False)
     titles = ["model", "weights", "pixels", "parameters", "multiply-adds", "top-1 %", "top-5 %", "origin"]

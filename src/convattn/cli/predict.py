@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
 from convattn.cli.options.predict import TABLES
+from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
 from convattn.rooms import room_of
@@ -45,14 +45,14 @@ def command(options: Any) -> int:
         if not options.json and options.output is None:
             say(f"{each.name}: {each.prediction.line()}")
     if into_table:
-        as_lines = "".join(f"{json.dumps(entry)}\n" for entry in found)
+        as_lines = "".join(f"{json_text(entry)}\n" for entry in found)
         write_atomically(options.output, (_csv(rows) if options.output.suffix == ".csv" else as_lines).encode())
     elif into_folder:
-        files = {_LIST: json.dumps(found, indent=1).encode(), **room.files_of_all(found, model)}
+        files = {_LIST: json_text(found, indent=1).encode(), **room.files_of_all(found, model)}
         for name, content in files.items():
             write_atomically(options.output / name, content)
     if options.json:
-        print(json.dumps(found))
+        print(json_text(found))
     elif options.output is not None:
         say(str(options.output))
     return 1 if failed else 0

@@ -1,10 +1,10 @@
 """`convattn runs`: compare the training runs below a folder."""
 
-import json
 from collections.abc import Iterator
 
 from convattn.cli.console import console, print_table, say, warn
 from convattn.cli.options.runs import Options
+from convattn.json_text import json_text
 from convattn.report.comparison import (
     comparison_tables,
     differing_fields,
@@ -34,7 +34,7 @@ def command(options: Options) -> int:
             {"run": name, **run_row(run), "settings": {field: differing[field][index] for field in differing}}
             for index, (name, run) in enumerate(runs.items())
         ]
-        print(json.dumps({"runs": rows, "passed_over": problems}, indent=2))
+        print(json_text({"runs": rows, "passed_over": problems}, indent=2))
         return 0
     for number, table in enumerate(comparison_tables(runs)):
         if number:

@@ -12,6 +12,7 @@ from rich.table import Table
 from convattn.cli.choices import choose_rest
 from convattn.cli.console import console, say
 from convattn.cli.options.train import AUTO, Options, for_images, run_config
+from convattn.json_text import json_text
 from convattn.recipes import RECIPES
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json
@@ -107,7 +108,7 @@ def _dry_run(config: RunConfig, options: Options) -> int:
 def _print_recipes(as_json: bool) -> None:
     lines = {name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items()}
     if as_json:
-        print(json.dumps(lines, indent=2))
+        print(json_text(lines, indent=2))
         return
     table = Table("recipe", "what it is", box=None)
     for row in lines.items():
@@ -117,7 +118,7 @@ def _print_recipes(as_json: bool) -> None:
 
 def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"config": json.loads(config_to_json(config)), **asdict(found), "hours": found.hours}))
+        print(json_text({"config": json.loads(config_to_json(config)), **asdict(found), "hours": found.hours}))
         return
     print(f"parameters         {found.parameters:,}")
     print(f"images an epoch    {found.images:,}, {found.updates_per_epoch:,} updates")

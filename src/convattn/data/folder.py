@@ -70,9 +70,10 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
             then have the order of torchvision's ImageFolder.
 
     Raises:
-        DataError: if a class has no image, or a sub-folder is not among `classes`.
+        DataError: if a class has no image, a sub-folder is not among `classes`, or one is a link to another's images.
     """
     content = content_of(folder)
+    _check_links(folder, content)
     found = content.folders
     known = found if classes is None else classes
     places = places_of(found, known, folder)
@@ -138,6 +139,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _check_links(folder: Path, content: Content) -> None:
+    """Refuse a class that is a link to the images of another: they would be of two classes."""
+    top = Path(os.path.realpath(folder))
+    taken = {top / name: name for name in content.folders if name not in content.links}
+    around = dict.fromkeys((top, *top.parents), "")  # what lies around a class, with its name; "" around all
+    for name in sorted(content.links):
+        target = Path(os.path.realpath(folder / name))
+        there = around.get(target, next((taken[place] for place in (target, *target.parents) if place in taken), None))
+        if there is not None:
+            others = f"class {there!r}" if there else "all the classes"
+            raise DataError(f"{folder}: class {name!r} is a link to the images of {others}; remove it")
+        taken[target] = name
+        for place in target.parents:
+            around.setdefault(place, name)
 
 
 def _leads_back(folders: Sequence[str], link: str) -> bool:

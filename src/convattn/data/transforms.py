@@ -1,13 +1,15 @@
 """From a PIL image to a model's input, by timm's and torchvision's transforms."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from torch import Tensor, nn
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomAffine
 from torchvision.transforms.functional import pil_modes_mapping
@@ -47,6 +49,9 @@ def training_transform(model: nn.Module, augmentation: Augmentation) -> Transfor
     )
     crop = transform.transforms[0]
     crop.get_params = partial(_some_pixels, crop.get_params)
+    for operation in chain.from_iterable(map(_operations, transform.transforms)):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterized
     if not (augmentation.rotation or augmentation.shift or augmentation.zoom != (1.0, 1.0)):
         return transform
     affine = RandomAffine(
@@ -62,6 +67,18 @@ def _some_pixels(choose: Callable, image: Image.Image, *given: Any) -> tuple[int
     """timm's crop: top, left, height, width. Of an image of a few pixels it may choose none, which would be black."""
     top, left, height, width = choose(image, *given)
     return min(top, image.height - 1), min(left, image.width - 1), max(height, 1), max(width, 1)
+
+
+def _operations(part: Any) -> Iterable[AugmentOp]:
+    """What a policy of timm's chooses from; none where `part` is no policy."""
+    if isinstance(part, AutoAugment):
+        return chain.from_iterable(part.policy)
+    return part.ops if isinstance(part, RandAugment | AugMixAugment) else ()
+
+
+def _posterized(image: Image.Image, bits: int, **rest: Any) -> Image.Image:
+    """timm's, which asks Pillow for 0 bits or fewer at the ends of its scales: that is black; Pillow 13 refuses it."""
+    return posterize(image, bits, **rest) if bits > 0 else Image.new(image.mode, image.size)
 
 
 def transforms_for(model: nn.Module) -> Transform:

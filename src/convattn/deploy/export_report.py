@@ -1,9 +1,7 @@
 """What an export found: the file, how well it agrees with the model, and where it does not."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.first_difference import FirstDifference
@@ -11,6 +9,7 @@ from convattn.deploy.fuse import FusedPart
 from convattn.deploy.gate import ParityCheck
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.deploy.runtimes.runtime import Precision
+from convattn.json_text import json_text
 from convattn.task import Metric
 
 __all__ = ["ExportError", "ExportReport", "MetricChange"]
@@ -80,7 +79,7 @@ class ExportReport:
         """All fields and the largest error as a JSON object; what is no finite number becomes null."""
         error = self.max_relative_error
         content = dataclasses.asdict(self) | {"max_relative_error": error}
-        return json.dumps(_finite(content), indent=2, default=str)
+        return json_text(content, indent=2, default=str)
 
 
 class ExportError(RuntimeError):
@@ -92,12 +91,3 @@ class ExportError(RuntimeError):
     def __init__(self, message: str, report: ExportReport):
         super().__init__(message)
         self.report = report
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value

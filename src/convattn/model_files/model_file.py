@@ -1,6 +1,7 @@
 """Writing models to files and opening them: one `.safetensors` with the weights, and in its metadata a description."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from convattn.extras import MissingExtra
 from convattn.model_files.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
 from convattn.model_files.rebuild import Misfit, find_recipe, with_weights
 from convattn.rooms import kind_of
+from convattn.weights.errors import WeightsNote
+from convattn.weights.load import not_finite
 from convattn.weights.read import CheckpointError
 
 __all__ = ["build_within", "check_can_be_saved", "load_model", "open_model", "save_model", "stored_kind"]
@@ -86,6 +89,8 @@ def load_model(path: str | Path) -> nn.Module:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: its model {name!r} cannot be built: {reason}") from None
     _describe_input(model, described["pretrained_cfg"])
+    for note in not_finite(model, model.state_dict()):
+        warnings.warn(f"{path}: {note}", WeightsNote, stacklevel=2)
     return model.eval()
 
 

@@ -35,7 +35,6 @@ from convattn.weights.read import CheckpointError
 __all__ = [
     "Checkpoint",
     "checkpoint_folders",
-    "load_newest_checkpoint",
     "read_checkpoint",
     "remove_unfinished",
     "reshape_moments",
@@ -44,7 +43,7 @@ __all__ = [
 
 _MODEL, _EMA, _SHARDS = "model.safetensors", "ema.safetensors", "shards"
 _STATE, _CONFIG, _DIGESTS = "state.pt", "config.json", "sha256.json"
-_NAME = re.compile(r"epoch_\d{5,}_image_\d{9,}\+*")
+_NAME = re.compile(r"epoch_(\d{5,})_image_(\d{9,})(\+*)")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _remove_old(run: Path, written: Path, keep: int, trusted: set[Path]) -> None
     for folder in checkpoint_folders(run):
         if folder == written:
             continue
-        newer = folder.name > written.name
+        newer = _order(folder) > _order(written)
         if not newer and whole >= keep:
             _remove(folder)
         elif folder in trusted:
@@ -163,26 +162,17 @@ def _is_damaged(folder: Path) -> bool | None:
     return False
 
 
-def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and one line about each newer one that is not; None if none was written yet.
-
-    Raises:
-        CheckpointError: if there are some, and all are damaged.
-    """
-    problems: list[str] = []
-    for folder in checkpoint_folders(run):
-        try:
-            return read_checkpoint(folder), problems
-        except CheckpointError as error:
-            problems.append(str(error))
-    if problems:
-        raise CheckpointError(f"{run}: no checkpoint to resume from ({'; '.join(problems)})")
-    return None, []
-
-
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run folder, newest first. What a person has put beside them under another name is none."""
-    return sorted((path for path in (run / "checkpoints").glob("epoch_*") if _NAME.fullmatch(path.name)), reverse=True)
+    folders = (path for path in (run / "checkpoints").glob("epoch_*") if _NAME.fullmatch(path.name))
+    return sorted(folders, key=_order, reverse=True)
+
+
+def _order(folder: Path) -> tuple[int, int, int]:
+    """Where a checkpoint stands among those of its run: by its numbers, which may outgrow their places in its name."""
+    match = _NAME.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1]), int(match[2]), len(match[3])
 
 
 def reshape_moments(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor]) -> None:

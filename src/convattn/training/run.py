@@ -14,6 +14,7 @@ from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
+from convattn.shown import shown
 from convattn.task import ConfigError, RunFolderError
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
@@ -182,6 +183,12 @@ class Run:
         return [self.processes.count, max(data.workers, 1)] if is_stream(data.source) else None
 
     @property
+    def _classes(self) -> list[str] | None:
+        """What the model's outputs are called, in order: others would learn on under the names of these."""
+        cfg: Any = self.bare_model.pretrained_cfg or {}
+        return None if cfg.get("label_names") is None else list(cfg["label_names"])
+
+    @property
     def is_frozen(self) -> bool:
         """Whether the head alone learns in the epoch under way."""
         return self.counters.epoch < self.config.loop.freeze_epochs
@@ -241,6 +248,7 @@ class Run:
                 "images_per_update": self.images_per_update,
                 "readers": self._readers,
                 "order": _ORDER,
+                "classes": self._classes,
                 "optimizer": None if shards else self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "random": random_states,
@@ -323,6 +331,7 @@ class Run:
                 f"{self.config.data.source}: {self.data.train_loader.images} training images, but {state['images']} "
                 "when the run was stopped; restore the data or start a new run"
             )
+        self._check_classes(state.get("classes"))  # checkpoints of an earlier version do not say
         within = 0 < counters.updates < self.updates_per_epoch
         if state["readers"] != self._readers and within:
             raise ConfigError(
@@ -338,6 +347,18 @@ class Run:
             scaler.load_state_dict(state["scaler"])
         self.counters = counters
         return self._restore_random_state(state["random"], note)
+
+    def _check_classes(self, before: list[str] | None) -> None:
+        """An output does not learn on as another class."""
+        now, source = self._classes, self.config.data.source
+        if before is None or now is None or before == now:
+            return
+        if len(now) != len(before):
+            found = f"{len(now)} classes, but {len(before)}"
+        else:
+            at = next(at for at, name in enumerate(now) if name != before[at])
+            found = f"class {at} is {shown(now[at])}, but {shown(before[at])}"
+        raise ConfigError(f"{source}: {found} when the run was stopped; restore their names or start a new run")
 
     def _check_order(self, checkpoint: Checkpoint, within: bool, note: Callable[[str], None]) -> None:
         """An epoch is not taken up in another order than it began with: images would be seen twice, or not at all."""

@@ -4,7 +4,7 @@ Whatever is chosen, mapped, adapted, left over or left fresh is said in one warn
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from convattn.weights.official import (
 from convattn.weights.read import read_checkpoint
 from convattn.weights.rename import JoinedNames
 
-__all__ = ["HeadRows", "load_official", "load_pretrained"]
+__all__ = ["HeadRows", "load_official", "load_pretrained", "not_finite"]
 
 HeadRows = Sequence[int] | str | None
 """Which outputs of a file's classifier a model's are: their numbers, a file of them, `"imagenet-22k"` or `"fresh"`."""
@@ -76,7 +76,7 @@ def load_official(
     if problems:
         notes.append(f"left out of {describe(core)}: {_listed(problems)}")
     core.load_state_dict(conversion.fits, strict=False)
-    _say(source, notes)
+    _say(source, notes + not_finite(core, conversion.fits))
     return model
 
 
@@ -118,7 +118,14 @@ def load_pretrained(
     if problems:
         raise CheckpointError(_misfit(source, model, conversion))
     model.load_state_dict(conversion.fits | kernel, strict=False)
-    _say(source, notes)
+    _say(source, notes + not_finite(model, conversion.fits | kernel))
+
+
+def not_finite(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """One phrase for the entries of a model, among these, that are not finite in its type: with them no output is."""
+    own = model.state_dict()
+    wrong = [name for name in names if own[name].is_floating_point() and not own[name].float().isfinite().all()]
+    return [f"not all numbers of {brief(wrong)} are finite"] if wrong else []
 
 
 def _convert(

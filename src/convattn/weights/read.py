@@ -53,11 +53,11 @@ def read_checkpoint(path: str | Path) -> Any:
         CheckpointError: in one line with the file's name, if it is missing, damaged or refused.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: no such file; it is a folder, name a checkpoint in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file{'; it is no ordinary one' if path.exists() else ''}")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: no such file; it is a folder, name a checkpoint in it")
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file{'; it is no ordinary one' if path.exists() else ''}")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(512)
