@@ -221,14 +221,14 @@ class DinoHead(nn.Module):
         sizes = [(level.shape[2], level.shape[3]) for level in pixels]
         exact = torch.promote_types(pixels[0].dtype, torch.float32)
         if padding is None:
-            paddings = [level.new_zeros(len(level), *level.shape[2:], dtype=torch.bool) for level in pixels]
+            paddings = [level.new_zeros(1, *level.shape[2:], dtype=torch.bool) for level in pixels]  # of all images
         else:
             paddings = level_padding(padding, sizes)
         flat = None if padding is None else torch.cat([each.flatten(1) for each in paddings], 1)
         memory, ratios = self._encoded(pixels, paddings, flat, sizes, exact)
         selected = self._selected(memory, paddings, exact)
         boxes, content = selected.boxes.detach(), self.query_content.weight[: selected.boxes.shape[1]]
-        queries, blocked = content.expand(len(memory), -1, -1), None
+        queries, blocked = content.expand(memory.shape[0], -1, -1), None
         if noisy is not None:
             queries = torch.cat([noisy.content, queries], 1)
             blocked = noisy.blocked(boxes.shape[1])
@@ -249,8 +249,8 @@ class DinoHead(nn.Module):
 
         Args:
             maps: the backbone's levels (B, C, h, w).
-            sizes: height and width of each image without padding.
-            padding: true for pixels of no image, (B, H, W); None where there are none.
+            sizes: height and width of each image without padding, or one of all.
+            padding: true for pixels of no image, (B, H, W) or (1, H, W) of all; None where there are none.
         """
         _, predicted = self(maps, padding)
         boxes = predicted.boxes[-1]

@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageBatch", "batched"]
+__all__ = ["ImageBatch", "batched", "of_one_size"]
 
 _MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """What a network sees, and where in it the images are: each in the upper left corner of its own."""
+    """What a network sees, and where in it the images are: each in the upper left corner of its own.
+
+    One size, with one padding, stands for all images where they have the same.
+    """
 
     pixels: Tensor  # (B, C, H, W)
     sizes: list[tuple[int, int]]  # height and width of each image
@@ -62,6 +66,17 @@ def batched(
     for row, image in zip(pixels, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]].copy_(image)
     return ImageBatch(pixels, sizes, padded)
+
+
+def of_one_size(images: Tensor, multiple: int = _MULTIPLE) -> ImageBatch:
+    """Images (B, C, H, W) as a batch, padded as `batched` does; whatever B is, the steps are the same.
+
+    For forms of a network that are written once for many batches; nothing is checked.
+    """
+    height, width = images.shape[2:]
+    down, right = _rounded(height, multiple), _rounded(width, multiple)
+    pixels = F.pad(images, (0, right - width, 0, down - height)) if (down, right) != (height, width) else images
+    return ImageBatch(pixels, [(height, width)], [(down, right)])
 
 
 def _rounded(side: int, multiple: int) -> int:

@@ -15,7 +15,7 @@ from convattn.backbones.levels import Level
 from convattn.detection.detector import Detector, Sizes
 from convattn.detection.dino import DinoHead
 from convattn.detection.feature_pyramid import FeaturePyramid
-from convattn.detection.image_batch import ImageBatch
+from convattn.detection.image_batch import ImageBatch, of_one_size
 from convattn.detection.post_processing import Surest, stretch
 from convattn.detection.sparse_rcnn import SparseHead
 from convattn.detection.truth import Truth
@@ -93,14 +93,14 @@ class QueryDetector(Detector):
     def surest(self, images: Tensor) -> Surest:
         """What is found in images (B, 3, H, W), in a number of rows that does not depend on what they hold.
 
-        Neither `score_threshold` nor an empty box takes a row away: the form for exported files. There are
-        `max_detections` rows an image, or as many as there are pairs of a query and a class.
+        Neither `score_threshold` nor an empty box takes a row away, and no image is looked at for itself: the form for
+        exported files. There are `max_detections` rows an image, or as many as there are pairs of a query and a class.
         """
-        batch = self._batch(images)
+        batch = of_one_size(images, self.side_multiple)
         return self.surest_of(self.pyramid(batch.pixels), batch.sizes, batch.padding)
 
     def surest_of(self, levels: Sequence[Tensor], sizes: Sizes, padding: Tensor | None = None) -> Surest:
-        """The same of the neck's levels; sizes are height and width of the images without padding."""
+        """The same of the neck's levels; sizes are height and width of the images without padding, or one of all."""
         self._queries(levels)
         return self.head.surest(levels, sizes, padding)
 

@@ -93,12 +93,13 @@ class SparseHead(nn.Module):
 
         Args:
             maps: the neck's levels (B, dim, h, w).
-            sizes: height and width of each image without padding.
+            sizes: height and width of each image without padding, or one of all.
         """
         exact = torch.promote_types(maps[0].dtype, torch.float32)
         scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=exact, device=maps[0].device)
         boxes = box_convert(self.proposal_boxes.weight.to(exact), "cxcywh", "xyxy") * scale[:, None]
-        proposals = self.proposal_features.weight.expand(len(sizes), -1, -1)
+        boxes = boxes.expand(maps[0].shape[0], -1, -1)
+        proposals = self.proposal_features.weight.expand(maps[0].shape[0], -1, -1)
         said = []
         for stage in self.stages:
             logits, deltas, proposals = stage(proposals, self._regions(maps, boxes))
@@ -138,7 +139,7 @@ class SparseHead(nn.Module):
 
         Args:
             maps: the neck's levels (B, dim, h, w).
-            sizes: height and width of each image without padding.
+            sizes: height and width of each image without padding, or one of all.
             padding: not looked at; sizes say it.
         """
         last = self(maps, sizes)[-1]
