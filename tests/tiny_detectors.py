@@ -14,6 +14,13 @@ FORMS = [
     ("mask_rcnn", dict(style="detectron2")),
     ("cascade_mask_rcnn", dict(style="detectron2")),
 ]
+QUERIES = [("sparse_rcnn", {}), ("dino", {}), ("dino", dict(flavour="mmdet"))]
+QUERY_IDS = ["sparse_rcnn", "dino-detrex", "dino-mmdet"]
+_FEW = {  # of what they have many
+    "atss": dict(width=64),
+    "sparse_rcnn": dict(proposals=20, layers=2),
+    "dino": dict(width=64, queries=20, layers=2, denoising=6),
+}
 IDS = ["-".join((name, *options.values())) for name, options in FORMS]
 
 
@@ -39,7 +46,8 @@ class Trunk(nn.Module):
 
 def detector(name: str, num_classes: int = 3, **options):
     torch.manual_seed(0)
-    model = create_detector(Trunk(), name, num_classes, width=64 if name == "atss" else 32, hidden=16, **options)
+    sizes = dict(width=32, hidden=16) | _FEW.get(name, {})
+    model = create_detector(Trunk(), name, num_classes, **(sizes | options))
     if hasattr(model, "rpn_head"):  # fewer, for the sake of time
         model.rpn_head.kept = dict.fromkeys((True, False), replace(model.rpn_head.kept[True], of_image=100))
         model.roi_head.sampler = replace(model.roi_head.sampler, count=64)

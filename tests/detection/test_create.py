@@ -37,6 +37,9 @@ PUBLISHED = [
     ("cotnet_50", "cascade_rcnn", dict(style="detectron2"), 69_997_430, None),
     ("cotnet_50", "mask_rcnn", dict(style="detectron2"), 42_376_536, None),
     ("cotnet_50", "cascade_mask_rcnn", dict(style="detectron2"), 72_641_734, None),
+    ("smt_small", "sparse_rcnn", {}, 104_135_528, 171.0),
+    ("smt_small", "dino", {}, 42_006_284, 283.0),  # 309 in the paper; 283 by the layers that it describes
+    ("smt_small", "dino", dict(flavour="mmdet"), 42_005_260, None),
     ("timm:resnet50", "faster_rcnn", {}, 41_753_056, None),
     ("resnet50_das", "faster_rcnn", {}, 53_099_622, None),
 ]
@@ -80,7 +83,7 @@ class Products(nn.Module):
         return self.model.products(images)
 
 
-QUICK = {"smt_small-mask_rcnn", "smt_small-atss", "nextvit_small-mask_rcnn"}
+QUICK = {"smt_small-mask_rcnn", "smt_small-atss", "nextvit_small-mask_rcnn", "smt_small-sparse_rcnn", "smt_small-dino"}
 
 
 @pytest.mark.parametrize(

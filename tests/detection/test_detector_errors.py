@@ -143,6 +143,22 @@ def test_images(wrong, message):
         ("mask_rcnn", dict(max_detections=0), "max_detections 0 must be 1 or more"),
         ("mask_rcnn", dict(score_threshold=1.5), r"score_threshold 1.5 must be 0 to 1"),
         ("mask_rcnn", dict(frozen_stages=9), "frozen_stages 9 must be 0 to 5: .*"),
+        ("dino", dict(style="detectron2"), "style 'detectron2' is of R-CNN; dino has flavours: leave it out"),
+        ("sparse_rcnn", dict(style="detectron2"), "style .* is of R-CNN; sparse_rcnn has mmdetection's only: .*"),
+        ("dino", dict(box_head="2fc"), "box_head '2fc' is of R-CNN; dino has none: leave it out"),
+        ("dino", dict(proposals=9), "proposals 9 is of sparse_rcnn; dino has no proposals: leave it out"),
+        ("sparse_rcnn", dict(queries=9), "queries 9 is of dino, dino_nano; sparse_rcnn has no queries: leave it out"),
+        ("sparse_rcnn", dict(flavour="mmdet"), "flavour 'mmdet' is of dino, .*; sparse_rcnn has no flavour: .*"),
+        ("mask_rcnn", dict(layers=3), "layers 3 is of sparse_rcnn, dino, dino_nano; mask_rcnn has no layers: .*"),
+        ("atss", dict(points=2), "points 2 is of dino, dino_nano; atss has no points: leave it out"),
+        ("dino", dict(flavour="mmcv"), "flavour 'mmcv' is unknown; known: detrex, mmdet"),
+        ("dino", dict(queries=0), "queries 0 must be 1 or more"),
+        ("sparse_rcnn", dict(layers=0), "layers 0 must be 1 or more"),
+        ("dino", dict(levels=6), "levels 6 must be 2 to 5"),
+        ("dino", dict(levels=1), "levels 1 must be 2 to 5"),
+        ("dino", dict(width=96, heads=5), "5 heads do not divide width 96; take heads that do"),
+        ("dino", dict(width=48), "width 48 must be a multiple of 32 for dino: its norms have 32 groups"),
+        ("sparse_rcnn", dict(width=36), "8 heads do not divide width 36; take heads that do"),
         ("mask_rcnn", dict(drop_path_rate=0.1), "options drop_path_rate are of a backbone given by name, .*"),
     ],
 )
@@ -156,6 +172,12 @@ def test_a_backbone_without_the_levels():
         create_detector(Trunk(strides=(4, 8, 16)), "mask_rcnn")
     with says("Trunk has levels of stride 4, 8, 16; 8, 16, 32 are needed"):
         create_detector(Trunk(strides=(4, 8, 16)), "retinanet")
+    with says("Trunk has levels of stride 4, 8, 16; 4, 8, 16, 32 are needed"):
+        create_detector(Trunk(strides=(4, 8, 16)), "sparse_rcnn")
+    with says("Trunk has levels of stride 4, 8, 16; 8, 16, 32 are needed"):
+        create_detector(Trunk(strides=(4, 8, 16)), "dino")
+    with says("Trunk has levels of stride 8, 16, 32; 4, 8, 16, 32 are needed"):
+        create_detector(Trunk(strides=(8, 16, 32)), "dino", levels=5)
     with says("Linear has no feature_info, which says what levels it has"):
         create_detector(nn.Linear(2, 2), "atss")
     with says("DenseDetector has the heads of a task already; give its backbone alone"):

@@ -46,7 +46,15 @@ def test_the_losses_of_atss_are_those_of_one_process_on_all_images():
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("mask_rcnn", {}), ("cascade_mask_rcnn", dict(style="detectron2")), ("retinanet", {})]
+    ("name", "options"),
+    [
+        ("mask_rcnn", {}),
+        ("cascade_mask_rcnn", dict(style="detectron2")),
+        ("retinanet", {}),
+        ("sparse_rcnn", {}),
+        ("dino", {}),
+        ("dino", dict(flavour="mmdet")),
+    ],
 )
 def test_a_process_without_an_object_learns_with_the_others(name, options):
     (_, first), (_, second) = two_processes(name, **options)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.ops import MLP, box_convert
 
 from convattn.detection.denoising import Noise, denoising_queries, draw_noise
-from convattn.detection.dino import DETREX_DINO, MMDET_DINO, Projection
+from convattn.detection.dino import FLAVOURS, Projection
 from convattn.detection.dino_decoder import Decoder
 from convattn.detection.dino_encoder import Encoder, pixel_references
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
@@ -79,7 +79,7 @@ def test_positions_and_masks():
     x, got = golden.inputs(), {}
     for at in range(2):
         padding = x[f"padding{at}"]
-        for flavour in (DETREX_DINO, MMDET_DINO):
+        for flavour in FLAVOURS.values():
             found = map_positions(padding, 16, flavour.temperature, flavour.position_offset, torch.float64)
             got[f"{flavour.name}{at}"] = found
         got |= {f"mask{at}_{h}x{w}": level_padding(padding, [(h, w)])[0] for h, w in ((2, 1), (3, 3), (5, 7))}
@@ -125,7 +125,8 @@ def test_the_decoder():
 def test_projections_of_both_flavours():
     golden = load_golden("necks")
     x, state, got = golden.inputs(), golden.state(), {}
-    for flavour, norm in ((DETREX_DINO, "norm"), (MMDET_DINO, "gn")):
+    for name, norm in (("detrex", "norm"), ("mmdet", "gn")):
+        flavour = FLAVOURS[name]
         for at in range(4):
             channels, (kernel, stride) = golden.config["channels"][min(at + 1, 3)], (1, 1) if at < 3 else (3, 2)
             layer = Projection(channels, 64, kernel, stride, flavour.projection_bias)

@@ -50,8 +50,10 @@ def test_stages_losses_and_gradients_are_the_references(case):
             f"stage{at}.boxes": stage.boxes_xyxy,
             f"stage{at}.object": stage.proposals,
         }
-    found = head.detections(maps, sizes, golden.config["keep"])
-    got |= {f"det{at}.{name}": value for at, one in enumerate(found) for name, value in one.items()}
+    head.most = golden.config["keep"]
+    found = head.surest(maps, sizes)
+    parts = {"boxes": found.boxes_xyxy, "scores": found.scores, "labels": found.labels}
+    got |= {f"det{at}.{name}": part[at] for name, part in parts.items() for at in range(len(sizes))}
     assert {*got} == {name for name in golden.names if not name.endswith("assigned")}
     errors = {name: golden.error(name, value.reshape(shape_of(golden, name))) for name, value in got.items()}
     assert max(errors.values()) < 1e-9, errors
@@ -95,12 +97,8 @@ def test_proposals_begin_as_the_whole_image():
     head = small_head().eval()
     boxes = head.proposal_boxes.weight
     assert torch.equal(boxes, torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(5, 4))
-    found = head.detections(maps_of(1), [(64, 96)])
-    assert {name: value.shape for name, value in found[0].items()} == {
-        "boxes": (5, 4),
-        "scores": (5,),
-        "labels": (5,),
-    }
+    found = head.surest(maps_of(1), [(64, 96)])
+    assert (found.boxes_xyxy.shape, found.scores.shape, found.labels.shape) == ((1, 5, 4), (1, 5), (1, 5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,7 +1,7 @@
 """Detectors: a backbone, a neck on its levels, and heads that find objects; in one stage or in two."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,24 @@ from convattn.detection.truth import Truth
 from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES, NO_WEIGHTS
 from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
 
-__all__ = ["DenseDetector", "Detector", "RegionDetector"]
+__all__ = ["DenseDetector", "Detector", "Finder", "RegionDetector", "Sizes", "Targets"]
 
 Targets = Sequence[Mapping[str, Any]]
 Sizes = Sequence[tuple[int, int]]
+
+
+class Finder(Protocol):
+    """The head of a detector that says what is found."""
+
+    least: float  # scores of what is found are above
+    most: int  # objects of an image
+
+    @property
+    def num_classes(self) -> int:
+        """Of objects."""
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace by fresh ones the layers that tell classes."""
 
 
 class Detector(OnLevels):
@@ -31,7 +45,7 @@ class Detector(OnLevels):
 
     Args:
         backbone, levels, frozen_stages, frozen_norms: as in `OnLevels`.
-        neck: on these levels.
+        neck: on these levels: maps -> maps, the finest first.
         mmdet: what is not learnt from follows mmdetection, otherwise detectron2.
     """
 
@@ -41,7 +55,7 @@ class Detector(OnLevels):
         self,
         backbone: nn.Module,
         levels: Sequence[Level],
-        neck: FeaturePyramid,
+        neck: nn.Module,
         *,
         mmdet: bool = True,
         frozen_stages: int = 0,
@@ -82,7 +96,7 @@ class Detector(OnLevels):
         """
         batch = self._batch(images)
         truths = truths_of(targets, batch, self.num_classes, with_masks=self.has_masks, mmdet=self.mmdet)
-        return self.losses_of(self.pyramid(batch.pixels), truths)
+        return self._losses_in(batch, truths)
 
     @torch.no_grad()
     def detections(
@@ -105,7 +119,7 @@ class Detector(OnLevels):
         batch = self._batch(images)
         if original_sizes is not None and len(original_sizes) != len(batch.sizes):
             raise ValueError(f"{len(original_sizes)} original sizes for {len(batch.sizes)} images; give one each")
-        return self.found_in(self.pyramid(batch.pixels), batch.sizes, original_sizes)
+        return self._found_in(batch, original_sizes)
 
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
         """The neck's levels of a batch (B, 3, H, W), the finest first."""
@@ -118,7 +132,7 @@ class Detector(OnLevels):
         return False
 
     @property
-    def finder(self) -> DenseHead | RegionStages:
+    def finder(self) -> Finder:
         """The head that says what is found."""
         raise NotImplementedError
 
@@ -158,8 +172,21 @@ class Detector(OnLevels):
         """The modules that tell classes."""
         raise NotImplementedError
 
+    @property
+    def side_multiple(self) -> int:
+        """What the sides of images are padded to multiples of."""
+        return 32
+
     def _batch(self, images: Sequence[Tensor] | Tensor) -> ImageBatch:
-        return batched(images, self.neck.lateral_convs[0].conv.weight, getattr(self.backbone, "in_chans", 3))  # type: ignore[union-attr, arg-type]
+        like: Any = self.get_classifier().weight
+        channels: Any = getattr(self.backbone, "in_chans", 3)
+        return batched(images, like, channels, self.side_multiple)
+
+    def _losses_in(self, batch: ImageBatch, truths: Sequence[Truth]) -> dict[str, Tensor]:
+        return self.losses_of(self.pyramid(batch.pixels), truths)
+
+    def _found_in(self, batch: ImageBatch, originals: Sizes | None) -> list[dict[str, Tensor]]:
+        return self.found_in(self.pyramid(batch.pixels), batch.sizes, originals)
 
     def losses_of(self, levels: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
         """As `losses`, of the neck's levels and of targets in our own words."""

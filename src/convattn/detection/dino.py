@@ -18,12 +18,22 @@ from convattn.detection.denoising import Denoising, Draw, denoising_queries, dra
 from convattn.detection.dino_decoder import Decoder
 from convattn.detection.dino_encoder import Encoder, pixel_references
 from convattn.detection.positions import inverse_sigmoid, level_padding, map_positions, valid_ratios
+from convattn.detection.post_processing import Surest, surest
 from convattn.detection.query_selection import Selected, pixel_proposals, select
-from convattn.detection.set_losses import DETREX, MMDET, LossWeights, Rules, counted, match, set_losses
+from convattn.detection.set_losses import (
+    DETREX,
+    MMDET,
+    LossWeights,
+    Rules,
+    counted,
+    counted_noisy,
+    match,
+    set_losses,
+)
 from convattn.detection.set_matching import CostWeights
 from convattn.detection.truth import Truth
 
-__all__ = ["DETREX_DINO", "MMDET_DINO", "DinoHead", "Flavour"]
+__all__ = ["FLAVOURS", "DinoHead", "Flavour"]
 
 _GROUPS = 32  # of the projections' norms
 _PRIOR = -math.log(99)  # bias of a class at first: one pixel in a hundred is of it
@@ -38,14 +48,14 @@ class Flavour:
     temperature: float  # of the positions of pixels
     projection_bias: bool
     refine_eps: float  # of the inverse sigmoid behind the last layer's box
-    mask_in_use: bool  # padding is masked in inference too
-    clips: bool  # detections end at the image
-    denoises_nothing: bool  # a batch without a box has denoising queries all the same: none of them
+    drops_empty: bool  # detections without an area inside of the image are left out
     rules: Rules
 
 
-DETREX_DINO = Flavour("detrex", -0.5, 10_000.0, True, 1e-3, False, False, False, DETREX)
-MMDET_DINO = Flavour("mmdet", 0.0, 20.0, False, 1e-5, True, True, True, MMDET)
+FLAVOURS = {
+    "detrex": Flavour("detrex", -0.5, 10_000.0, True, 1e-3, True, DETREX),
+    "mmdet": Flavour("mmdet", 0.0, 20.0, False, 1e-5, False, MMDET),
+}
 
 
 class Projection(nn.Module):
@@ -78,9 +88,9 @@ class DinoHead(nn.Module):
     """All of DINO that stands on a backbone's levels.
 
     Args:
-        channels: of the backbone's levels, of strides 8, 16 and 32; a further level is made of the last.
+        channels: of the backbone's levels, the finest first; a further level is made of the last.
         num_classes: classes of objects.
-        flavour: of the implementation.
+        flavour: of the implementation: one of `FLAVOURS`.
         dim: channels of the transformer; a multiple of 32 and of the heads.
         queries: objects that can be found in an image; of an image with fewer pixels as many.
         encoder_layers, decoder_layers: how many.
@@ -89,6 +99,8 @@ class DinoHead(nn.Module):
         denoising: about how many pairs of denoising queries an image with many boxes gets in training.
         loss_weights, cost_weights: of classes, L1 and IoU.
         draw: makes the noise of the denoising queries.
+        least: scores of what is found must be above; of 0 all are.
+        most: objects of an image.
 
     Raises:
         ValueError: if `dim` is no multiple of 32 and the heads.
@@ -98,7 +110,7 @@ class DinoHead(nn.Module):
         self,
         channels: Sequence[int],
         num_classes: int,
-        flavour: Flavour = DETREX_DINO,
+        flavour: Flavour = FLAVOURS["detrex"],
         *,
         dim: int = 256,
         queries: int = 900,
@@ -111,11 +123,13 @@ class DinoHead(nn.Module):
         loss_weights: LossWeights | None = None,
         cost_weights: CostWeights | None = None,
         draw: Draw = draw_noise,
+        least: float = 0.0,
+        most: int = 300,
     ):
         super().__init__()
         if dim % _GROUPS or dim % heads:
             raise ValueError(f"dim {dim} must be a multiple of {_GROUPS} and of {heads} heads")
-        self.flavour, self.num_classes, self.queries = flavour, num_classes, queries
+        self.flavour, self.num_classes, self.queries, self.least, self.most = flavour, num_classes, queries, least, most
         self.denoising, self.draw = denoising, draw
         self.loss_weights, self.cost_weights = loss_weights or LossWeights(), cost_weights or CostWeights()
         bias, levels = flavour.projection_bias, len(channels) + 1
@@ -146,13 +160,30 @@ class DinoHead(nn.Module):
             nn.init.zeros_(mover[-2].weight)  # type: ignore[index]
             nn.init.zeros_(mover[-2].bias)  # type: ignore[index]
 
-    def losses(self, maps: Sequence[Tensor], padding: Tensor, truths: Sequence[Truth]) -> dict[str, Tensor]:
+    @property
+    def classifier_names(self) -> list[str]:
+        """What is of classes, inside of this: their vectors, what judges pixels, then the decoder's layers in turn."""
+        layers = len(self.classifiers) - 1
+        return ["label_content", *(f"classifiers.{at}" for at in (layers, *range(layers)))]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace what is of classes by fresh ones."""
+        self.num_classes, weight = num_classes, self.label_content.weight
+        with weight.device:
+            self.label_content = nn.Embedding(num_classes, weight.shape[1], dtype=weight.dtype)
+            for at in range(len(self.classifiers)):
+                self.classifiers[at] = nn.Linear(weight.shape[1], num_classes, dtype=weight.dtype)
+                nn.init.constant_(self.classifiers[at].bias, _PRIOR)  # type: ignore[arg-type]
+
+    def losses(
+        self, maps: Sequence[Tensor], truths: Sequence[Truth], padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The losses of a batch by name, scalars; the step is taken on their sum.
 
         Args:
             maps: the backbone's levels (B, C, h, w).
-            padding: true for pixels of no image, (B, H, W).
             truths: of each image.
+            padding: true for pixels of no image, (B, H, W); None where there are none.
         """
         noisy = denoising_queries(
             [truth.boxes_cxcywh for truth in truths],
@@ -169,8 +200,8 @@ class DinoHead(nn.Module):
         pairs = match(logits, there, truths, rules, self.cost_weights)
         named: dict[str, Tensor] = {}
         names = [*_layer_names(len(found.logits)), "encoder"]
+        count = counted(truths, pairs[0], rules)  # of each layer, since all have as many queries
         for name, scores, moved, chosen in zip(names, logits, there, pairs, strict=True):
-            count = counted(truths, chosen, rules)
             parts = set_losses(scores, moved, truths, chosen, count, rules, self.loss_weights)
             named |= {f"{name}.{part}": loss for part, loss in parts.items()}
         return named | self._denoising_losses(predicted.part(slice(noise)), noisy, truths)
@@ -190,14 +221,14 @@ class DinoHead(nn.Module):
         sizes = [(level.shape[2], level.shape[3]) for level in pixels]
         exact = torch.promote_types(pixels[0].dtype, torch.float32)
         if padding is None:
-            paddings = [level.new_zeros(len(level), *level.shape[2:], dtype=torch.bool) for level in pixels]
+            paddings = [level.new_zeros(1, *level.shape[2:], dtype=torch.bool) for level in pixels]  # of all images
         else:
             paddings = level_padding(padding, sizes)
         flat = None if padding is None else torch.cat([each.flatten(1) for each in paddings], 1)
         memory, ratios = self._encoded(pixels, paddings, flat, sizes, exact)
         selected = self._selected(memory, paddings, exact)
         boxes, content = selected.boxes.detach(), self.query_content.weight[: selected.boxes.shape[1]]
-        queries, blocked = content.expand(len(memory), -1, -1), None
+        queries, blocked = content.expand(memory.shape[0], -1, -1), None
         if noisy is not None:
             queries = torch.cat([noisy.content, queries], 1)
             blocked = noisy.blocked(boxes.shape[1])
@@ -211,31 +242,25 @@ class DinoHead(nn.Module):
         ]
         return selected, _Predicted(logits, there)
 
-    def detections(
-        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None, most: int = 300
-    ) -> list[dict[str, Tensor]]:
-        """The surest pairs of query and class of each image, as torchvision has them: boxes_xyxy, scores, labels.
+    def surest(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None = None) -> Surest:
+        """The surest pairs of query and class of each image, boxes in its pixels; they may reach beyond it.
+
+        detrex masks no padding in use, since it takes one image at a time; where there is some, it is masked here.
 
         Args:
             maps: the backbone's levels (B, C, h, w).
-            sizes: height and width of each image without padding.
-            padding: true for pixels of no image, (B, H, W).
-            most: how many an image.
+            sizes: height and width of each image without padding, or one of all.
+            padding: true for pixels of no image, (B, H, W) or (1, H, W) of all; None where there are none.
         """
-        _, predicted = self(maps, padding if self.flavour.mask_in_use else None)
-        logits, boxes = predicted.logits[-1], predicted.boxes[-1]
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        probable = logits.to(exact).sigmoid().flatten(1)
-        scores, index = probable.topk(min(most, probable.shape[1]), dim=1)
-        labels, query = index % self.num_classes, index.div(self.num_classes, rounding_mode="floor")
-        corners = box_convert(boxes.to(exact), "cxcywh", "xyxy").gather(1, query[..., None].expand(-1, -1, 4))
-        found = []
-        for at, (height, width) in enumerate(sizes):
-            there = corners[at] * corners.new_tensor([width, height, width, height])
-            if self.flavour.clips:
-                there = torch.minimum(there.clamp(min=0), there.new_tensor([width, height, width, height]))
-            found.append({"boxes": there, "scores": scores[at], "labels": labels[at]})
-        return found
+        _, predicted = self(maps, padding)
+        boxes = predicted.boxes[-1]
+        scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=boxes.dtype, device=boxes.device)
+        return surest(predicted.logits[-1], box_convert(boxes, "cxcywh", "xyxy") * scale[:, None], self.most)
+
+    def places(self, maps: Sequence[Tensor]) -> int:
+        """How many pixels of all levels there are for queries to begin at."""
+        height, width = maps[-1].shape[2:]
+        return sum(level.shape[2] * level.shape[3] for level in maps) + -(-height // 2) * -(-width // 2)
 
     def _encoded(
         self,
@@ -270,12 +295,12 @@ class DinoHead(nn.Module):
         self, predicted: _Predicted, noisy: Denoising | None, truths: Sequence[Truth]
     ) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
-        layers = len(predicted.logits)
+        layers, groups = len(predicted.logits), 0 if noisy is None else noisy.groups
+        total = counted_noisy(truths, groups, self.flavour.rules)  # by every process, whether it has boxes or not
         for name, logits, there in zip(_layer_names(layers), predicted.logits, predicted.boxes, strict=True):
             if noisy is None:  # the class vectors still take part, for who waits for their gradient
                 parts = dict.fromkeys(("label", "l1", "iou"), 0.0 * self.label_content.weight.sum())
             else:
-                total = counted(truths, noisy.targets, DETREX) * noisy.groups
                 parts = set_losses(logits, there, truths, noisy.targets, total, self.flavour.rules, self.loss_weights)
             named |= {f"denoising_{name}.{part}": loss for part, loss in parts.items()}
         return named

@@ -85,6 +85,14 @@ class DynamicHead(nn.Module):
         nn.init.constant_(self.classifier.bias, _PRIOR)
         nn.init.zeros_(self.mover.bias)
 
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the layer that tells classes by a fresh one."""
+        weight = self.classifier.weight
+        with weight.device:
+            self.classifier = nn.Linear(weight.shape[1], num_classes, dtype=weight.dtype)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        nn.init.constant_(self.classifier.bias, _PRIOR)
+
     def forward(self, proposals: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, n, classes), what the boxes are moved by (B, n, 4), and the proposals of the next stage.
 

@@ -4,30 +4,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageBatch", "batched"]
+__all__ = ["ImageBatch", "batched", "of_one_size"]
 
 _MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """What a network sees, and where in it the images are: each in the upper left corner of its own."""
+    """What a network sees, and where in it the images are: each in the upper left corner of its own.
+
+    One size, with one padding, stands for all images where they have the same.
+    """
 
     pixels: Tensor  # (B, C, H, W)
     sizes: list[tuple[int, int]]  # height and width of each image
-    padded: list[tuple[int, int]]  # the same with an image's own padding, up to a multiple of 32
+    padded: list[tuple[int, int]]  # the same with an image's own padding, up to a multiple of some pixels
+
+    @property
+    def padding(self) -> Tensor | None:
+        """True for pixels of no image, (B, H, W); None where there are none."""
+        height, width = self.pixels.shape[2:]
+        if all(size == (height, width) for size in self.sizes):
+            return None
+        device = self.pixels.device
+        ends = torch.tensor(self.sizes, device=device)[:, :, None]
+        rows, columns = (
+            torch.arange(height, device=device) >= ends[:, 0],
+            torch.arange(width, device=device) >= ends[:, 1],
+        )
+        return rows[:, :, None] | columns[:, None]
 
 
-def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3) -> ImageBatch:
-    """Images as one batch, padded with 0 to multiples of 32.
+def batched(
+    images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, multiple: int = _MULTIPLE
+) -> ImageBatch:
+    """Images as one batch, padded with 0 to multiples of some pixels, and to 32 pixels at least.
 
     Args:
         images: (C, H, W) each, of any sizes, or all of one size as (B, C, H, W); normalised.
         like: a weight of the network: its type and place are what images must have (under autocast any type of
             floating point).
         channels: C.
+        multiple: of the sides of each with its padding.
 
     Raises:
         ValueError: if there is no image, or one is not as the network takes it, saying which and how.
@@ -37,7 +58,7 @@ def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3) 
     for number, image in enumerate(images):
         _check(number, image, like, channels)
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    padded = [(-(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE) for height, width in sizes]
+    padded = [(_rounded(height, multiple), _rounded(width, multiple)) for height, width in sizes]
     height, width = max(size[0] for size in padded), max(size[1] for size in padded)
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):
         return ImageBatch(images, sizes, padded)
@@ -45,6 +66,21 @@ def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3) 
     for row, image in zip(pixels, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]].copy_(image)
     return ImageBatch(pixels, sizes, padded)
+
+
+def of_one_size(images: Tensor, multiple: int = _MULTIPLE) -> ImageBatch:
+    """Images (B, C, H, W) as a batch, padded as `batched` does; whatever B is, the steps are the same.
+
+    For forms of a network that are written once for many batches; nothing is checked.
+    """
+    height, width = images.shape[2:]
+    down, right = _rounded(height, multiple), _rounded(width, multiple)
+    pixels = F.pad(images, (0, right - width, 0, down - height)) if (down, right) != (height, width) else images
+    return ImageBatch(pixels, [(height, width)], [(down, right)])
+
+
+def _rounded(side: int, multiple: int) -> int:
+    return -(-max(side, _MULTIPLE) // multiple) * multiple
 
 
 def _check(number: int, image: Tensor, like: Tensor, channels: int) -> None:

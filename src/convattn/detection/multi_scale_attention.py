@@ -3,6 +3,7 @@
 Source: "Deformable DETR", Zhu et al., ICLR 2021, arXiv 2010.04159, section 4.1 and appendix A.4.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -96,3 +97,13 @@ class MultiScaleAttention(nn.Module):
             scale = torch.tensor([(width, height) for height, width in sizes], dtype=exact, device=query.device)
             return centres + offsets / scale[:, None], weights
         return centres + offsets / self.points * references[:, :, None, :, None, 2:].to(exact) * 0.5, weights
+
+    def kernel_macs(self, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+        """The products with the weights of places; what it takes to read between pixels is not counted."""
+        return output.numel() * self.levels * self.points
+
+    def graph_form(self) -> "MultiScaleAttention":
+        """For graph runtimes: sampling by an operator that they know."""
+        form = copy.deepcopy(self)
+        form.sampling = "grid_sample"
+        return form

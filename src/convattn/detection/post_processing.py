@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-__all__ = ["Found", "best_of_classes", "stretch", "suppressed"]
+__all__ = ["Found", "Surest", "best_of_classes", "stretch", "suppressed", "surest"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,30 @@ def best_of_classes(
     sure = scores[row, label]
     found = suppressed(boxes, sure if factor is None else sure * factor[row], label, overlap=overlap, most=most)
     return replace(found, index=(row * classes + label)[found.index])
+
+
+@dataclass(frozen=True)
+class Surest:
+    """The surest of each image of a batch, the first the surest: as many in all, whatever they hold."""
+
+    boxes_xyxy: Tensor  # (B, n, 4)
+    scores: Tensor  # (B, n) float32 or better
+    labels: Tensor  # (B, n) int64
+
+
+def surest(logits: Tensor, boxes_xyxy: Tensor, most: int) -> Surest:
+    """The surest pairs of a query and a class; a box may have several classes, and none is suppressed.
+
+    Args:
+        logits: (B, queries, classes).
+        boxes_xyxy: of the queries, (B, queries, 4).
+        most: how many an image; all pairs, if there are fewer.
+    """
+    classes = logits.shape[2]
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid().flatten(1)
+    scores, index = scores.topk(min(most, scores.shape[1]), dim=1)
+    query = index.div(classes, rounding_mode="floor")
+    return Surest(boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4)), scores, index % classes)
 
 
 def stretch(size: tuple[int, int], original: tuple[int, int], like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from convattn.detection.losses import EPS, focal, mean_over_processes
 from convattn.detection.set_matching import CostWeights, assign, focal_cost
 from convattn.detection.truth import Truth
 
-__all__ = ["DETREX", "MMDET", "SPARSE", "LossWeights", "Rules", "counted", "match", "set_losses"]
+__all__ = ["DETREX", "MMDET", "SPARSE", "LossWeights", "Rules", "counted", "counted_noisy", "match", "set_losses"]
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # of each image: queries, boxes
 
@@ -91,6 +91,17 @@ def counted(truths: Sequence[Truth], pairs: Pairs, rules: Rules) -> Tensor:
     """The number of boxes that losses are divided by, 1 or more: averaged over the processes that learn together."""
     count = sum(len(queries) for queries, _ in pairs) if rules.counts_matched else sum(map(len, truths))
     return mean_over_processes(truths[0].boxes_xyxy.new_tensor(count)).clamp(min=1)
+
+
+def counted_noisy(truths: Sequence[Truth], groups: int, rules: Rules) -> Tensor:
+    """The number that losses of denoising queries are divided by: the boxes, as often as there are groups of queries.
+
+    detrex takes the average over processes of the boxes alone, mmdetection of the product.
+    """
+    count = truths[0].boxes_xyxy.new_tensor(sum(map(len, truths)))
+    if rules.counts_matched:
+        return mean_over_processes(count * groups).clamp(min=1)
+    return mean_over_processes(count).clamp(min=1) * groups
 
 
 def set_losses(

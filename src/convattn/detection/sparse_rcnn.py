@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
+from convattn.detection.post_processing import Surest, surest
 from convattn.detection.region_features import region_features, with_images
 from convattn.detection.set_losses import SPARSE, LossWeights, counted, match, set_losses
 from convattn.detection.set_matching import CostWeights
@@ -42,6 +43,11 @@ class SparseHead(nn.Module):
         stages: how many.
         heads, hidden, inner: as of `DynamicHead`.
         loss_weights, cost_weights: of classes, L1 and IoU.
+        least: scores of what is found must be above; of 0 all are.
+        most: objects of an image; as many as there are proposals by default.
+
+    Raises:
+        ValueError: if the heads do not divide `dim`.
     """
 
     def __init__(
@@ -56,9 +62,11 @@ class SparseHead(nn.Module):
         inner: int = 64,
         loss_weights: LossWeights | None = None,
         cost_weights: CostWeights | None = None,
+        least: float = 0.0,
+        most: int | None = None,
     ):
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.queries, self.least, self.most = num_classes, proposals, least, most or proposals
         self.loss_weights = loss_weights or LossWeights(label=2.0)
         self.cost_weights = cost_weights or CostWeights()
         self.proposal_boxes = nn.Embedding(proposals, 4)  # cxcywh, 0 to 1 over the image
@@ -69,17 +77,29 @@ class SparseHead(nn.Module):
         with torch.no_grad():
             self.proposal_boxes.weight.copy_(torch.tensor([0.5, 0.5, 1.0, 1.0]))
 
+    @property
+    def classifier_names(self) -> list[str]:
+        """What tells classes, inside of this, stage by stage."""
+        return [f"stages.{at}.classifier" for at in range(len(self.stages))]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace what tells classes by fresh layers."""
+        self.num_classes = num_classes
+        for stage in self.stages:
+            stage.reset_classifier(num_classes)  # type: ignore[operator]
+
     def forward(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Stage]:
         """What each stage says of images.
 
         Args:
             maps: the neck's levels (B, dim, h, w).
-            sizes: height and width of each image without padding.
+            sizes: height and width of each image without padding, or one of all.
         """
         exact = torch.promote_types(maps[0].dtype, torch.float32)
         scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=exact, device=maps[0].device)
         boxes = box_convert(self.proposal_boxes.weight.to(exact), "cxcywh", "xyxy") * scale[:, None]
-        proposals = self.proposal_features.weight.expand(len(sizes), -1, -1)
+        boxes = boxes.expand(maps[0].shape[0], -1, -1)
+        proposals = self.proposal_features.weight.expand(maps[0].shape[0], -1, -1)
         said = []
         for stage in self.stages:
             logits, deltas, proposals = stage(proposals, self._regions(maps, boxes))
@@ -88,45 +108,52 @@ class SparseHead(nn.Module):
             boxes = moved.detach()
         return said
 
-    def losses(self, maps: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
+    def losses(
+        self, maps: Sequence[Tensor], truths: Sequence[Truth], padding: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The losses of a batch by name, scalars; the step is taken on their sum.
 
         Args:
             maps: the neck's levels (B, dim, h, w).
             truths: of each image.
+            padding: not looked at; the truths' sizes say it.
         """
         said = self(maps, [truth.size for truth in truths])
         scale = torch.stack([truth.scale for truth in truths])[:, None]
         boxes = [box_convert(stage.boxes_xyxy / scale, "xyxy", "cxcywh") for stage in said]
         chosen = match([stage.logits for stage in said], boxes, truths, SPARSE, self.cost_weights)
         named: dict[str, Tensor] = {}
+        # The same of every stage. At least 1: mmdetection divides by almost nothing where no image has a box.
+        count = counted(truths, chosen[0], SPARSE)
         for index, (stage, there, pairs) in enumerate(zip(said, boxes, chosen, strict=True)):
-            # At least 1: mmdetection divides by almost nothing where no image has a box.
-            count = counted(truths, pairs, SPARSE)
             parts = set_losses(stage.logits, there, truths, pairs, count, SPARSE, self.loss_weights)
             named |= {f"stage{index}.{name}": loss for name, loss in parts.items()}
         return named
 
-    def detections(
-        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], most: int | None = None
-    ) -> list[dict[str, Tensor]]:
-        """The surest pairs of proposal and class of each image, as torchvision has them: boxes_xyxy, scores, labels.
+    def places(self, maps: Sequence[Tensor]) -> int:
+        """How many places there are for proposals to begin at: one for each, since they are learnt."""
+        return self.queries
+
+    def surest(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None = None) -> Surest:
+        """The surest pairs of proposal and class of each image, boxes in its pixels; they may reach beyond it.
 
         Args:
             maps: the neck's levels (B, dim, h, w).
-            sizes: height and width of each image without padding.
-            most: how many an image; as many as there are proposals by default.
+            sizes: height and width of each image without padding, or one of all.
+            padding: not looked at; sizes say it.
         """
         last = self(maps, sizes)[-1]
-        exact = torch.promote_types(last.logits.dtype, torch.float32)
-        probable = last.logits.to(exact).sigmoid().flatten(1)
-        scores, index = probable.topk(min(most or len(self.proposal_boxes.weight), probable.shape[1]), dim=1)
-        query = index.div(self.num_classes, rounding_mode="floor")
-        boxes = last.boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4))
-        return [
-            {"boxes": boxes[at], "scores": scores[at], "labels": index[at] % self.num_classes}
-            for at in range(len(sizes))
-        ]
+        return surest(last.logits, last.boxes_xyxy, self.most)
+
+    def products(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Classes and boxes' steps of all stages: what costs are counted of. What lies in regions does not matter."""
+        batch, dim = maps[0].shape[:2]
+        regions = maps[0].new_zeros(batch * self.queries, dim, _SIDE, _SIDE)
+        proposals, made = self.proposal_features.weight.expand(batch, -1, -1), []
+        for stage in self.stages:
+            logits, deltas, proposals = stage(proposals, regions)
+            made += [logits, deltas]
+        return made
 
     def _regions(self, maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
         """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""

@@ -31,6 +31,7 @@ from convattn.weights.official import (
     is_behind,
     name_map,
     shapes_by_name,
+    stand_twice,
     to_our_names,
     unwrap_model,
 )
@@ -72,8 +73,10 @@ def load_official(
     conversion, notes = _convert(core, content, source, _classifiers(core), head_rows, (), pyramid)
     problems = conversion.problems(core)
     if problems and strict:
-        raise CheckpointError(_misfit(source, core, conversion) + "; load what fits with strict=False")
+        raise CheckpointError(_misfit(source, core, conversion, "; load what fits with strict=False"))
     if problems:
+        of_other = _other_form(conversion, core)
+        notes += [f"not of {describe(core)}{of_other}"] if of_other else []
         notes.append(f"left out of {describe(core)}: {_listed(problems)}")
     core.load_state_dict(conversion.fits, strict=False)
     _say(source, notes + not_finite(core, conversion.fits))
@@ -144,6 +147,10 @@ def _convert(
     head, place = _head_beside(part, model, classifiers) if head_rows != FRESH else ({}, "")
     state, notes = to_our_names(part.state, model) | head, part.notes
     notes += [f"head taken from {place}, beside it"] if head else []
+    copies = stand_twice(state, model)
+    if copies:
+        state = {name: tensor for name, tensor in state.items() if name not in copies}
+        notes.append(f"there a second time, with the same numbers: {brief(copies)}")
     outputs = next((len(state[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in state), 0)
     rows = None
     if head_rows == FRESH:
@@ -171,7 +178,11 @@ def _convert(
         notes.append(f"head takes {len(rows):,} of the file's {outputs:,} outputs{by}")
     conversion = convert_official(state, model)
     if not conversion.fits:
-        found = _part_of(content, model) or f": its entries are {', '.join([*part.state][:3])}, …"
+        found = (
+            _other_form(conversion, model)
+            or _part_of(content, model)
+            or f": its entries are {', '.join([*part.state][:3])}, …"
+        )
         raise CheckpointError(f"{source}: not a checkpoint of {describe(model)}{found}")
     if conversion.unused:
         notes.append(f"left out, because the authors' code never reads it: {', '.join(conversion.unused)}")
@@ -181,6 +192,20 @@ def _convert(
     if aside:
         notes.append(_aside(aside))
     return conversion, notes
+
+
+def _other_form(conversion: Conversion, model: nn.Module) -> str:
+    """Which form of the model a file is of, where the authors' names differ by form; empty if of its own or none.
+
+    A model with such forms has `official_forms`, what builds each -> its names, its own first.
+    """
+    own, *others = (getattr(model, "official_forms", None) or {}).items() or [None]
+    target = model.state_dict()
+    for option, names in others:
+        known = sum(names.to_ours(name) in target for name in conversion.unexpected)
+        if 2 * known > len(conversion.unexpected):
+            return f", but of one with {option}, and this one has {own[0]}; build it with {option}"
+    return ""
 
 
 def _part_of(content: Any, model: nn.Module) -> str:
@@ -304,12 +329,15 @@ def _cfg(model: nn.Module) -> Mapping[str, Any]:
     return getattr(model, "pretrained_cfg", None) or {}
 
 
-def _misfit(source: str, model: nn.Module, conversion: Conversion) -> str:
+def _misfit(source: str, model: nn.Module, conversion: Conversion, way_out: str = "") -> str:
     names = name_map(model)
+    other = _other_form(conversion, model)
+    if other:
+        return f"{source}: not a checkpoint of {describe(model)}{other}"
     said = conversion.problems(model)
     if isinstance(names, JoinedNames):
         said = _lacking_parts(conversion, names) or _other_classes(conversion, model) or said
-    return f"{source}: does not fit {describe(model)}: {_listed(said)}"
+    return f"{source}: does not fit {describe(model)}: {_listed(said)}{way_out}"
 
 
 def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:

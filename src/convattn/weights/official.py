@@ -22,6 +22,7 @@ __all__ = [
     "convert_official",
     "name_map",
     "shapes_by_name",
+    "stand_twice",
     "to_official",
     "to_our_names",
     "unwrap_model",
@@ -80,7 +81,8 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
         if official is None:
             raise CheckpointError(f"{name} of {describe(model)} has no counterpart in the authors' model")
         state[official] = tensor.flatten(1) if name in linear else tensor
-    return state
+    second = {names.second_of(name): tensor for name, tensor in state.items()}
+    return state | {name: tensor for name, tensor in second.items() if name is not None}
 
 
 def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -89,9 +91,21 @@ def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Ten
     ours = model.state_dict().keys()
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        own = name if name in ours else names.to_ours(name) or name
+        own = name if name in ours or names.first_of(name) in state else names.to_ours(name) or name
         found[name if own in found or own in state else own] = tensor
     return found
+
+
+def stand_twice(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """The entries of a state dict under our names that are copies: what the authors' files hold in two places."""
+    names = name_map(model)
+    seconds = {name: state.get(names.to_ours(name) or "") for name in state if names.first_of(name) is not None}
+    return [
+        name
+        for name, first in seconds.items()
+        if first is not None and first.shape == state[name].shape and not first.is_meta
+        if torch.equal(first, state[name])
+    ]
 
 
 def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversion:
@@ -124,7 +138,8 @@ def shapes_by_name(model: nn.Module) -> dict[str, Size]:
     for name, shape in list(shapes.items()):
         theirs = names.to_theirs(name)
         if theirs is not None:
-            for spelling in (theirs, *(theirs.replace(ours, alias) for alias, ours in names.aliases.items())):
+            spellings = [theirs, *(theirs.replace(ours, alias) for alias, ours in names.aliases.items())]
+            for spelling in (*spellings, names.second_of(theirs) or theirs):
                 shapes.setdefault(spelling, shape)
     return shapes
 

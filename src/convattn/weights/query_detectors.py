@@ -47,8 +47,8 @@ DETREX_DINO_NAMES = NameMap(
         **_mlp("box_movers.{i}", "bbox_embed.{i}.layers", 3),
         "label_content": "label_enc",
     },
-    # Whole files hold the branches a second time, under the decoder.
-    aliases={"transformer.decoder.class_embed.": "class_embed.", "transformer.decoder.bbox_embed.": "bbox_embed."},
+    # The decoder's branches stand in whole files a second time.
+    copies={"transformer.decoder.class_embed.": "class_embed.", "transformer.decoder.bbox_embed.": "bbox_embed."},
 )
 
 MMDET_DINO_NAMES = NameMap(

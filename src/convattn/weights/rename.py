@@ -24,15 +24,18 @@ class NameMap:
         aliases: other spellings found in the authors' files -> the spelling used in `modules`, as plain substrings.
         unused: entries of the authors' files that their code never reads -> what stands there in a file written by us.
         no_weights: how entries begin that are no weights and in some files only; none is written by us.
+        copies: how entries begin that stand in the authors' files a second time -> how they begin the first time.
     """
 
     modules: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, Any] = field(default_factory=dict)
     no_weights: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no row knows it."""
+        name = self.first_of(name) or name
         for alias, spelling in self.aliases.items():
             name = name.replace(alias, spelling)
         return _translate(name, ((theirs, ours) for ours, theirs in self.modules.items()))
@@ -40,6 +43,14 @@ class NameMap:
     def to_theirs(self, name: str) -> str | None:
         """The authors' name for one of ours, or None if no row knows it."""
         return _translate(name, self.modules.items())
+
+    def first_of(self, name: str) -> str | None:
+        """Where an entry of the authors' stands the first time if this is its second, or None."""
+        return _begun_otherwise(name, self.copies.items())
+
+    def second_of(self, name: str) -> str | None:
+        """Where an entry of the authors' stands a second time, or None."""
+        return _begun_otherwise(name, ((first, second) for second, first in self.copies.items()))
 
 
 class _SameNames(NameMap):
@@ -59,7 +70,7 @@ class Part(NamedTuple):
     """A part of a network that has names of its own behind a prefix."""
 
     ours: str  # dotted name of the part here
-    theirs: str  # and in the authors' files
+    theirs: str  # and in the authors' files; empty if nothing stands in front there
     names: NameMap  # of what is in it
 
 
@@ -78,17 +89,21 @@ class JoinedNames(NameMap):
     ):
         parts = tuple(parts)
         spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
-        unused = {f"{part.theirs}.{name}": value for part in parts for name, value in part.names.unused.items()}
-        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights)
+        unused = {_front(part) + name: value for part in parts for name, value in part.names.unused.items()}
+        copies = {
+            _front(part) + second: _front(part) + first for part in parts for second, first in part.names.copies.items()
+        }
+        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights, copies)
         object.__setattr__(self, "parts", parts)
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no part knows it."""
+        name = self.first_of(name) or name
         for alias, spelling in self.aliases.items():
             name = name.replace(alias, spelling)
         for part in self.parts:
-            if name.startswith(f"{part.theirs}."):
-                ours = part.names.to_ours(name.removeprefix(f"{part.theirs}."))
+            if name.startswith(_front(part)):
+                ours = part.names.to_ours(name.removeprefix(_front(part)))
                 if ours is not None:
                     return f"{part.ours}.{ours}"
         return None
@@ -99,8 +114,18 @@ class JoinedNames(NameMap):
             if name.startswith(f"{part.ours}."):
                 theirs = part.names.to_theirs(name.removeprefix(f"{part.ours}."))
                 if theirs is not None:
-                    return f"{part.theirs}.{theirs}"
+                    return _front(part) + theirs
         return None
+
+
+def _front(part: Part) -> str:
+    """What stands in front of the authors' names of a part."""
+    return f"{part.theirs}." if part.theirs else ""
+
+
+def _begun_otherwise(name: str, beginnings: Iterable[tuple[str, str]]) -> str | None:
+    """A name with another beginning, from the first pair whose own it has."""
+    return next((new + name.removeprefix(old) for old, new in beginnings if name.startswith(old)), None)
 
 
 def _translate(name: str, rows: Iterable[tuple[str, str]]) -> str | None:
