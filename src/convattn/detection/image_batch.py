@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ImageBatch", "batched"]
+__all__ = ["MULTIPLE", "ImageBatch", "batched"]
 
-_MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
+MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3) 
     for number, image in enumerate(images):
         _check(number, image, like, channels)
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    padded = [(-(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE) for height, width in sizes]
+    padded = [(-(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE) for height, width in sizes]
     height, width = max(size[0] for size in padded), max(size[1] for size in padded)
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):
         return ImageBatch(images, sizes, padded)
