@@ -83,4 +83,4 @@ def inside_border(anchors_xyxy: Tensor, size: tuple[int, int], border: float) ->
 
 def flattened(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:
     """What convolutions say of the anchors of each level: (B, count · numbers, h, w) -> (B, h · w · count, numbers)."""
-    return [one.permute(0, 2, 3, 1).reshape(len(one), -1, numbers) for one in maps]
+    return [one.permute(0, 2, 3, 1).reshape(one.shape[0], -1, numbers) for one in maps]

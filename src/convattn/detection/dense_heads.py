@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convattn.detection.anchors import Anchors, flattened
 from convattn.detection.assigning import ATSS, MaxIoU
+from convattn.detection.best import best
 from convattn.detection.box_coder import BoxCoder, clipped
 from convattn.detection.feature_pyramid import ConvUnit, Norm
 from convattn.detection.losses import (
@@ -181,12 +182,11 @@ class DenseHead(nn.Module):
         count = self.anchors.count
         by_class = logits.unflatten(1, (count, self.num_classes)).flatten(3)  # (B, anchors of a pixel, classes, pixels)
         # The best pairs are of the anchors with the best single class: only their logits are looked at one by one.
-        best = by_class.amax(2).transpose(1, 2).flatten(1)
-        anchors = best.topk(min(self.of_level, best.shape[1]), dim=1).indices  # (B, k), pixel by pixel
-        image = torch.arange(len(logits), device=logits.device)[:, None]
+        highest, anchors = best(by_class.amax(2).transpose(1, 2).flatten(1), self.of_level)  # (B, k), pixel by pixel
+        image = torch.arange(logits.shape[0], device=logits.device)[:, None]
         pixel, own = anchors.div(count, rounding_mode="floor"), anchors % count
-        pairs = by_class[image, own, :, pixel].flatten(1)
-        logit, index = pairs.topk(min(self.of_level, pairs.shape[1]), dim=1)
+        pairs = torch.minimum(by_class[image, own, :, pixel], highest[..., None])  # of an anchor that lacks nothing
+        logit, index = best(pairs.flatten(1), self.of_level)
         labels, row = index % self.num_classes, index.div(self.num_classes, rounding_mode="floor")
         pixel, own = pixel.gather(1, row), own.gather(1, row)
         moves = steps.to(logits).unflatten(1, (count, 4)).flatten(3)[image, own, :, pixel]

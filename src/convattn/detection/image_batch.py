@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ImageBatch", "batched", "of_one_size"]
+__all__ = ["MULTIPLE", "ImageBatch", "batched", "of_one_size"]
 
-_MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
+MULTIPLE = 32  # pixels: the coarsest stride of a backbone's levels
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ImageBatch:
 
 
 def batched(
-    images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, multiple: int = _MULTIPLE
+    images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, multiple: int = MULTIPLE
 ) -> ImageBatch:
     """Images as one batch, padded with 0 to multiples of some pixels, and to 32 pixels at least.
 
@@ -68,7 +68,7 @@ def batched(
     return ImageBatch(pixels, sizes, padded)
 
 
-def of_one_size(images: Tensor, multiple: int = _MULTIPLE) -> ImageBatch:
+def of_one_size(images: Tensor, multiple: int = MULTIPLE) -> ImageBatch:
     """Images (B, C, H, W) as a batch, padded as `batched` does; whatever B is, the steps are the same.
 
     For forms of a network that are written once for many batches; nothing is checked.
@@ -80,7 +80,7 @@ def of_one_size(images: Tensor, multiple: int = _MULTIPLE) -> ImageBatch:
 
 
 def _rounded(side: int, multiple: int) -> int:
-    return -(-max(side, _MULTIPLE) // multiple) * multiple
+    return -(-max(side, MULTIPLE) // multiple) * multiple
 
 
 def _check(number: int, image: Tensor, like: Tensor, channels: int) -> None:

@@ -18,12 +18,12 @@ from convattn.detection.post_processing import suppressed
 from convattn.detection.sampling import Sample, Sampler
 from convattn.detection.truth import Truth
 
-__all__ = ["Proposals", "RegionProposals"]
+__all__ = ["OVERLAP", "Proposals", "RegionProposals"]
 
 _ASSIGN = MaxIoU(0.7, 0.3, "all", 0.3)
 _SAMPLER = Sampler(256, 0.5)
 _CODER = BoxCoder()
-_OVERLAP = 0.7  # IoU above which the less sure of two proposals of a level goes
+OVERLAP = 0.7  # IoU above which the less sure of two proposals of a level goes
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class RegionProposals(nn.Module):
         for image, size in enumerate(sizes):
             there = clipped(box[image], size)
             real = (there[:, 2:] - there[:, :2] > self.smallest).all(1)
-            one = suppressed(there[real], score[image][real], at[image][real], overlap=_OVERLAP, most=kept.of_image)
+            one = suppressed(there[real], score[image][real], at[image][real], overlap=OVERLAP, most=kept.of_image)
             found.append(Proposals(one.boxes_xyxy, one.scores))
         return found
 

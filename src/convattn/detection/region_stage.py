@@ -22,10 +22,10 @@ from convattn.detection.region_heads import BoxHead, MaskHead
 from convattn.detection.sampling import Sampler
 from convattn.detection.truth import Truth
 
-__all__ = ["DETECTRON2_REGIONS", "MMDET_REGIONS", "RegionRules", "RegionStages", "StageRules"]
+__all__ = ["BOX_SIDE", "DETECTRON2_REGIONS", "MASK_SIDE", "MMDET_REGIONS", "RegionRules", "RegionStages", "StageRules"]
 
 _GIOU_WEIGHT = 10.0  # of boxes that are compared themselves
-_BOX_SIDE, _MASK_SIDE = 7, 14  # pixels of regions
+BOX_SIDE, MASK_SIDE = 7, 14  # pixels of regions
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class RegionStages(nn.Module):
         """What all heads make of so many regions and masks an image, all of nothing: costs are counted of it."""
         seen, drawn = (
             levels[0].new_zeros(len(images) * count, levels[0].shape[1], side, side)
-            for count, side in ((regions, _BOX_SIDE), (masks, _MASK_SIDE))
+            for count, side in ((regions, BOX_SIDE), (masks, MASK_SIDE))
         )
         return [*(part for head in self.box_heads for part in head(seen)), *(head(drawn) for head in self.mask_heads)]
 
@@ -228,7 +228,7 @@ class RegionStages(nn.Module):
 
     def _say(self, levels: Sequence[Tensor], regions: Regions, head: nn.Module) -> StageSaid:
         rois = with_images(regions.boxes_xyxy)
-        seen = self._seen(levels, rois, _BOX_SIDE)
+        seen = self._seen(levels, rois, BOX_SIDE)
         if self.rules.shares_gradient and len(self.stages) > 1:
             seen = _ScaledGradient.apply(seen, 1 / len(self.stages))
         logits, steps = head(seen)
@@ -258,7 +258,7 @@ class RegionStages(nn.Module):
         kept = [labels < self.num_classes for labels in regions.labels]
         boxes = [own[there] for own, there in zip(regions.boxes_xyxy, kept, strict=True)]
         labels = torch.cat([own[there] for own, there in zip(regions.labels, kept, strict=True)])
-        logits = head(self._seen(levels, with_images(boxes), _MASK_SIDE))
+        logits = head(self._seen(levels, with_images(boxes), MASK_SIDE))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         parts = [
             truth.masks.within(index[there], own.to(logits), logits.shape[-1])
@@ -310,7 +310,7 @@ class RegionStages(nn.Module):
         numbers = with_images(proposals)[:, :1]
         cut = boxes.new_tensor(sizes).repeat_interleave(torch.tensor(counts, device=boxes.device), 0)
         for number, (head, stage) in enumerate(zip(self.box_heads, self.stages, strict=True)):
-            said, steps = head(self._seen(levels, torch.cat([numbers, boxes], 1), _BOX_SIDE))
+            said, steps = head(self._seen(levels, torch.cat([numbers, boxes], 1), BOX_SIDE))
             exact = torch.promote_types(said.dtype, torch.float32)
             steps = steps.to(exact)
             logits.append(said.to(exact))
@@ -336,7 +336,7 @@ class RegionStages(nn.Module):
     def mask_shares(self, levels: Sequence[Tensor], boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
         """How sure the pixels of boxes of each image are of their objects, (N, 28, 28) 0 to 1."""
         rois, own = with_images(boxes_xyxy), torch.cat([*labels])
-        seen = self._seen(levels, rois, _MASK_SIDE)
+        seen = self._seen(levels, rois, MASK_SIDE)
         shares = []
         for head in self.mask_heads:
             logits = head(seen)

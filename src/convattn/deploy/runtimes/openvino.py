@@ -19,6 +19,7 @@ from convattn.deploy.graph_form import graph_form
 from convattn.deploy.muted import muted
 from convattn.deploy.nncf_form import WEIGHTED
 from convattn.deploy.quantize import QuantisedLayer, quantise
+from convattn.deploy.runtimes.openvino_operators import extensions
 from convattn.deploy.runtimes.runtime import (
     CannotRunHere,
     OpenedFile,
@@ -78,7 +79,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     with muted(), tracing.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(written, (request.images,), dynamic_shapes=shapes)
         decoder = decoders.TorchFXPythonDecoder.from_exported_program(program)
-        graph = openvino.convert_model(decoder)
+        graph = openvino.convert_model(decoder, extension=extensions())
     _name_layers(graph, decoder.pt_module.graph)
     graph.input(0).get_tensor().set_names({"images"})
     for name, output in zip(names, graph.outputs, strict=True):
