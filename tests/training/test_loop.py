@@ -24,7 +24,7 @@ from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
 from convattn.training.update import update
 from forked_runs import ForkedProgram, signalled
-from tiny_runs import figures, tiny_config, write_pictures
+from tiny_runs import figures, newest_checkpoint, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,7 @@ class _Form(nn.Module):
     def __init__(self, detector: Detector):
         super().__init__()
         if not isinstance(detector, DenseDetector | RegionDetector):
-            raise ValueError(
-                f"{type(detector).__name__} cannot be exported; RetinaNet, ATSS and those of R-CNN can be"
-            )
+            raise ValueError(f"{type(detector).__name__} cannot be exported; RetinaNet, ATSS and those of R-CNN can be")
         found: Any = detector
         self.detector = detector
         self.num_classes: int = detector.num_classes

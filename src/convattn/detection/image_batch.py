@@ -38,9 +38,7 @@ class ImageBatch:
         return rows[:, :, None] | columns[:, None]
 
 
-def batched(
-    images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, multiple: int = MULTIPLE
-) -> ImageBatch:
+def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, multiple: int = MULTIPLE) -> ImageBatch:
     """Images as one batch, padded with 0 to multiples of some pixels, and to 32 pixels at least.
 
     Args:
