@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convattn.detection.create import create_detector
 
+DENSE = ("retinanet", "atss")
 NAMES = ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss"]
 FORMS = [
     *((name, {}) for name in NAMES),
@@ -46,7 +47,7 @@ class Trunk(nn.Module):
 
 def detector(name: str, num_classes: int = 3, **options):
     torch.manual_seed(0)
-    sizes = dict(width=32, hidden=16) | _FEW.get(name, {})
+    sizes = dict(width=32) | ({} if name in DENSE else dict(hidden=16)) | _FEW.get(name, {})
     model = create_detector(Trunk(), name, num_classes, **(sizes | options))
     if hasattr(model, "rpn_head"):  # fewer, for the sake of time
         model.rpn_head.kept = dict.fromkeys((True, False), replace(model.rpn_head.kept[True], of_image=100))

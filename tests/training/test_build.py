@@ -20,11 +20,13 @@ from convattn.training.build import (
     build_optimizer,
     build_schedule,
 )
-from convattn.training.config import ConfigError, LoopConfig, ModelConfig, ScheduleConfig
+from convattn.training.config import ConfigError, LoopConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from convattn.training.processes import Processes
 from convattn.training.run import Run
 from convattn.weights.errors import CheckpointError, WeightsNote
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures
+from tiny_segmenters import TINY_OPTIONS as DENSE_OPTIONS
+from tiny_segmenters import tiny_segmentation
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +331,23 @@ def test_layer_decay_lowers_the_rate_of_early_layers(built):
     scales = {group["lr_scale"] for group in optimizer.param_groups}
     assert max(scales) == 1.0
     assert min(scales) < 0.1
+
+
+def test_a_backbone_learns_at_a_rate_of_its_own(built, tmp_path):
+    config = tiny_segmentation(tmp_path, tmp_path / "run", optimizer=dict(lr=0.1, backbone_lr=0.1))
+    model = convattn.create_segmenter("smt_nano", "semantic_fpn", 3, width=16, **DENSE_OPTIONS)
+    optimizer = build_optimizer(model, config, num_processes=1)
+    schedule = build_schedule(optimizer, config, 3, num_processes=1)
+    schedule.step_update(0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name: rates[id(p)] for name, p in model.named_parameters()}
+    for name, rate in names.items():
+        assert rate == pytest.approx(0.01 if name.startswith("backbone.") else 0.1), name
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
+    with pytest.raises(ConfigError, match=r"optimizer.backbone_lr 0.1 has no effect on a model without a backbone"):
+        optimizer_of(built, backbone_lr=0.1)
+    with pytest.raises(ConfigError, match=r"both set the learning rate of layers: give one"):
+        OptimizerConfig(backbone_lr=0.1, layer_decay=0.7)
 
 
 def test_learning_rates_scale_with_the_images_of_an_update(built):

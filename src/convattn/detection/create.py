@@ -38,7 +38,8 @@ FlavourName = Literal["detrex", "mmdet"]
 _IMAGE_SIZE = (800, 1280)  # what papers count multiply-adds at
 
 # What each kind of detector takes where nothing else is said.
-_NUMBERS = dict(width=256, hidden=1024, score_threshold=0.05, max_detections=100)
+_DENSE = dict(width=256, score_threshold=0.05, max_detections=100)
+_REGIONS = _DENSE | dict(hidden=1024)
 _SPARSE = dict(width=256, hidden=2048, score_threshold=0.0, max_detections=None, proposals=300, layers=6, heads=8)
 _DINO = _SPARSE | dict(flavour="detrex", max_detections=300, queries=900, points=4, levels=4, denoising=100)
 del _DINO["proposals"]
@@ -51,7 +52,7 @@ class _Dense:
 
     head: type[RetinaHead | ATSSHead]
     extra: Extra  # where the two coarsest levels come from
-    defaults: Mapping[str, Any] = field(default_factory=lambda: _NUMBERS)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: _DENSE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Regions:
 
     cascade: bool = False
     masks: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=lambda: _NUMBERS)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: _REGIONS)
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def create_detector(
             model: Detector = _by_queries(trunk, found, num_classes, numbers, **frozen)
         else:
             options = dict(style=style, box_head=box_head)
-            widths = Widths(numbers["width"], numbers["width"], numbers["hidden"])
+            widths = Widths(numbers["width"], numbers["width"], numbers.get("hidden", Widths.hidden))
             model = compose(trunk, found, detector, num_classes, widths=widths, **options, **frozen)
     if like is not None:
         for name, part in model.named_children():

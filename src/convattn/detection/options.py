@@ -23,18 +23,42 @@ class DetectionOptions(TaskOptions):
 
     kind: ClassVar[str] = "detection"
 
-    detector: Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss"] = (
-        "faster_rcnn"
-    )
+    detector: Literal[
+        "faster_rcnn",
+        "mask_rcnn",
+        "cascade_rcnn",
+        "cascade_mask_rcnn",
+        "retinanet",
+        "atss",
+        "sparse_rcnn",
+        "dino",
+        "dino_nano",
+    ] = "faster_rcnn"
     """What stands on the backbone's levels; those with `mask` in their name learn and draw outlines."""
     style: Literal["mmdet", "detectron2"] = "mmdet"
     """Whose arithmetic R-CNN follows."""
     box_head: Literal["2fc", "4conv1fc"] | None = None
     """Of R-CNN: two linear layers, or four convolutions and one; 2fc in mmdet's style, 4conv1fc in detectron2's."""
-    width: int = 256
-    """Channels of the neck and of the convolutions behind it."""
-    hidden: int = 1024
-    """Channels of R-CNN's linear layers."""
+    flavour: Literal["detrex", "mmdet"] | None = None
+    """Whose arithmetic DINO follows; detrex's by default."""
+    width: int | None = None
+    """Channels of the neck and of what is behind it; 256 by default, 128 of dino_nano."""
+    hidden: int | None = None
+    """Channels of R-CNN's linear layers, 1024 by default; of DINO's and Sparse R-CNN's, 2048 (512 of dino_nano)."""
+    layers: int | None = None
+    """Of DINO's encoder and of its decoder, or stages of Sparse R-CNN; 6 by default, 3 of dino_nano."""
+    queries: int | None = None
+    """Of DINO: objects that can be found in an image; 900 by default, 100 of dino_nano."""
+    proposals: int | None = None
+    """The same of Sparse R-CNN; 300 by default."""
+    heads: int | None = None
+    """Of the attention of DINO and Sparse R-CNN; 8 by default."""
+    points: int | None = None
+    """Of DINO: places that a query looks at on each level with each head; 4 by default."""
+    levels: int | None = None
+    """Of DINO, 2 to 5; 4 by default."""
+    denoising: int | None = None
+    """Of DINO: about how many pairs of denoising queries an image gets; 100 by default."""
     frozen_stages: int = 0
     """How many parts of the backbone do not learn, from the stem on: 1 is the stem, 2 the first stage too."""
     frozen_norms: bool = False
@@ -46,10 +70,10 @@ class DetectionOptions(TaskOptions):
     """How training images are varied."""
     without_objects: bool = True
     """Train on images without objects, too: nothing in them is background."""
-    score_threshold: float = 0.05
-    """What is found has a score above it."""
-    max_detections: int = 100
-    """In an image."""
+    score_threshold: float | None = None
+    """What is found has a score above it; 0.05 by default, 0 of DINO and Sparse R-CNN."""
+    max_detections: int | None = None
+    """In an image; 100 by default, 300 of DINO, as many as proposals of Sparse R-CNN."""
 
     @property
     def masks(self) -> bool:
@@ -57,10 +81,7 @@ class DetectionOptions(TaskOptions):
         return "mask" in self.detector
 
     def __post_init__(self) -> None:
-        for name in ("width", "hidden", "max_detections"):
-            check(getattr(self, name) >= 1, f"task.{name} {getattr(self, name)} must be 1 or more")
         check(self.frozen_stages >= 0, f"task.frozen_stages {self.frozen_stages} must be 0 or more")
-        check(0 <= self.score_threshold < 1, f"task.score_threshold {self.score_threshold} must be at least 0, below 1")
         if self.scale is not None:
             longest, shortest = self.scale
             check(

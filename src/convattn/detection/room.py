@@ -18,7 +18,7 @@ from convattn.detection.batch_targets import ImageTargets
 from convattn.detection.create import create_detector
 from convattn.detection.dataset import DetectionImages
 from convattn.detection.findings import Examination
-from convattn.detection.options import WORDS, DetectionOptions, EvaluationOptions, PredictionOptions
+from convattn.detection.options import WORDS, EvaluationOptions, PredictionOptions
 from convattn.detection.predict import ObjectPrediction, detect
 from convattn.detection.sources import open_evaluation, open_training
 from convattn.detection.task import Detection
@@ -33,6 +33,10 @@ _MULTIPLE = 32  # of a size that is chosen by the images
 _LEAST_SIDE, _MOST_SIDE = 160, 640  # short sides that are chosen
 _VARIED = (0.75, 1.25)  # times that, in training
 _LOOKED_AT = 9  # images whose size is looked at
+_PASSED_ON = (  # options of the task that are those of `create_detector`
+    *("style", "box_head", "flavour", "width", "hidden", "layers", "queries", "proposals", "heads", "points", "levels"),
+    *("denoising", "frozen_stages", "frozen_norms", "score_threshold", "max_detections"),
+)
 _EMPTY_SHOWN = 0.5  # share of images without objects from which on it is told
 
 
@@ -54,19 +58,14 @@ class DetectionRoom(TaskRoom):
         for name in ("drop_rate", "head_rows"):
             if getattr(model, name):
                 raise ConfigError(f"model.{name} has no effect on a detector; leave it out")
-        given: dict[str, Any] = dict(
-            drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path, **_other_than_default(task)
-        )
+        given: dict[str, Any] = dict(drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path)
         try:
             network: Any = create_detector(
                 model.name,
                 task.detector,
                 len(data.classes),
                 pretrained=model.pretrained,
-                frozen_stages=task.frozen_stages,
-                frozen_norms=task.frozen_norms,
-                score_threshold=task.score_threshold,
-                max_detections=task.max_detections,
+                **{name: getattr(task, name) for name in _PASSED_ON},
                 **{name: value for name, value in given.items() if value},
                 **model.options,
             )
@@ -214,16 +213,6 @@ class DetectionRoom(TaskRoom):
     def files_of_all(self, found: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, bytes]:
         """A data set in COCO's format."""
         return {"coco.json": json.dumps(coco_dataset(found, _names(model))).encode()}
-
-
-def _other_than_default(task: DetectionOptions) -> dict[str, Any]:
-    """What the configuration says of the heads, where it is not the default: each detector has options of its own."""
-    default = DetectionOptions()
-    return {
-        name: getattr(task, name)
-        for name in ("style", "box_head", "width", "hidden")
-        if getattr(task, name) != getattr(default, name)
-    }
 
 
 def _names(model: Any) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def detect_finetune() -> RunConfig:
         data=DataConfig(source="data", batch_size=4, workers=2),
         optimizer=OptimizerConfig(lr=2e-4, lr_batch_size=None, weight_decay=0.05, clip_grad=10.0),
         schedule=ScheduleConfig("cosine", epochs=60, warmup_updates=100, warmup_factor=0.01),
-        task=DetectionOptions(width=128, hidden=512, frozen_norms=True, scale=None),
+        task=DetectionOptions(width=128, frozen_norms=True, scale=None),
         loop=LoopConfig(precision="auto", ema_decay=0.998, early_stopping=15),
         output=OutputConfig("runs/detect_finetune"),
     )

@@ -146,7 +146,7 @@ def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> 
     """The optimiser. Biases and norms do not decay, nor what the model or the configuration names.
 
     Raises:
-        ConfigError: if a pattern of `no_decay` matches no parameter.
+        ConfigError: if a pattern of `no_decay` matches no parameter, or a backbone's rate is set of a model without.
     """
     optimizer = config.optimizer
     given = {"betas": optimizer.betas, "eps": optimizer.eps, "momentum": optimizer.momentum}
@@ -161,6 +161,8 @@ def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> 
         )
     else:
         groups = param_groups_weight_decay(model, no_weight_decay_list=exempt, **decay)
+    if optimizer.backbone_lr is not None:
+        groups = _with_backbone_apart(model, groups, optimizer.backbone_lr)
     return create_optimizer_v2(
         groups,
         opt=optimizer.name,
@@ -168,6 +170,20 @@ def build_optimizer(model: nn.Module, config: RunConfig, num_processes: int) -> 
         weight_decay=0.0,  # the groups have it
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _with_backbone_apart(model: Any, groups: list[dict[str, Any]], scale: float) -> list[dict[str, Any]]:
+    """Groups of parameters, those of `model.backbone` with a learning rate of their own."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        raise ConfigError(f"optimizer.backbone_lr {scale} has no effect on a model without a backbone; leave it out")
+    own = {id(parameter) for parameter in backbone.parameters()}
+    return [
+        {**group, "params": params, **({"lr_scale": scale} if inside else {})}
+        for group in groups
+        for inside in (True, False)
+        if (params := [parameter for parameter in group["params"] if (id(parameter) in own) is inside])
+    ]
 
 
 def build_schedule(

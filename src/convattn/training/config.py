@@ -141,11 +141,14 @@ class OptimizerConfig:
     """Of SGD and its kin; 0.9 by default where there is one."""
     layer_decay: float | None = None
     """Learning rate of each layer over that of the layer behind it; the same for all by default."""
+    backbone_lr: float | None = None
+    """Learning rate of a segmenter's or detector's backbone over that of its heads; the same by default."""
     clip_grad: float | None = None
     """Largest norm of the gradient; not clipped by default."""
 
     def __post_init__(self) -> None:
         check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
+        check_finite("optimizer", backbone_lr=self.backbone_lr)
         check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
         check(
             self.lr_batch_size is None or self.lr_batch_size >= 1,
@@ -156,6 +159,14 @@ class OptimizerConfig:
         check(
             self.layer_decay is None or 0 < self.layer_decay <= 1,
             f"optimizer.layer_decay {self.layer_decay} must be above 0, at most 1",
+        )
+        check(
+            self.backbone_lr is None or self.backbone_lr > 0,
+            f"optimizer.backbone_lr {self.backbone_lr} must be above 0; task.frozen-stages keeps parts from learning",
+        )
+        check(
+            self.backbone_lr is None or self.layer_decay is None,
+            "optimizer.backbone_lr and optimizer.layer_decay both set the learning rate of layers: give one",
         )
         check(self.eps is None or self.eps >= 0, f"optimizer.eps {self.eps} must be 0 or more")
         for name, values in (("betas", self.betas or ()), ("momentum", (self.momentum or 0.0,))):
