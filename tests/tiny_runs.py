@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from convattn.classification.options import ClassificationOptions
-from convattn.training.checkpoint import load_newest_checkpoint
+from convattn.training.checkpoint import Checkpoint, checkpoint_folders, read_checkpoint
 from convattn.training.config import (
     DataConfig,
     LoopConfig,
@@ -70,11 +70,16 @@ def figures(folder: Path) -> list[dict]:
     return [{key: entry[key] for key in entry if key not in VARYING} for entry in entries]
 
 
+def newest_checkpoint(folder: Path) -> Checkpoint:
+    """Where a run stands."""
+    return read_checkpoint(checkpoint_folders(folder)[0])
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     """Two runs ended alike: every weight, every random state, every figure."""
     for name in ("last.safetensors", "best.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    ends = [load_newest_checkpoint(folder)[0] for folder in (one, other)]
+    ends = [newest_checkpoint(folder) for folder in (one, other)]
     for part in ("model", "ema", "state"):
         assert_same(*(getattr(end, part) for end in ends))
     assert figures(one) == figures(other)

@@ -1,16 +1,18 @@
 """The size of images in one convention: a side, (height, width) or (channels, height, width), wherever one is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # words of a command are read without torch
     from torch import nn
 
-__all__ = ["Size", "image_shape", "input_shape", "size_of_words"]
+__all__ = ["Size", "image_shape", "input_shape", "likely_shapes", "size_of_words"]
 
 Size = int | Sequence[int]  # a side, (height, width) or (channels, height, width)
 
+# For a model that does not say what it takes; the heads of small networks often fit one size alone.
+_USUAL_SIDES = (224, 256, 64, 32, 28)
 _FORMS = "a side, (height, width) or (channels, height, width)"
 
 
@@ -59,12 +61,33 @@ def input_shape(model: "nn.Module", size: Size | None = None, called: str = "inp
     Raises:
         ValueError: if it is no size, or the model does not say what it expects.
     """
+    if size is None:
+        told = _told(model)
+        if told is None:
+            raise ValueError(f"{type(model).__name__} does not say what input it expects; give {called}: {_FORMS}")
+        size = told[1:]
+    return image_shape(size, _channels(model), called)
+
+
+def likely_shapes(model: "nn.Module") -> Iterator[tuple[int, int, int]]:
+    """(channels, height, width) of images that `model` may take, the likeliest first: what it says, then usual ones."""
+    told, channels = _told(model), _channels(model)
+    if told:
+        yield channels, told[1], told[2]
+    for side in _USUAL_SIDES:
+        yield channels, side, side
+
+
+def _told(model: "nn.Module") -> tuple[int, int, int] | None:
+    """What the weights of a model expect, where that is known."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    return cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
+
+
+def _channels(model: "nn.Module") -> int:
+    """Of the images for a model: what it says itself, else what its first convolution reads."""
     from torch import nn
 
-    expected: Any = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    if size is None and expected is None:
-        raise ValueError(f"{type(model).__name__} does not say what input it expects; give {called}: {_FORMS}")
-    channels = getattr(model, "in_chans", expected[0] if expected else None)
-    if channels is None:
-        channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), 3)
-    return image_shape(expected[1:] if size is None else size, channels, called)
+    told, own = _told(model), getattr(model, "in_chans", None)
+    first = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    return own or first or (told[0] if told else 3)

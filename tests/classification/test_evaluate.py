@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convattn.classification.calibration import expected_calibration_error
+from convattn.classification.calibration import calibration_error
 from convattn.classification.evaluate import Ranking, evaluate, wilson_interval
 from convattn.classification.scores import Scores, widest_float
 from convattn.evaluation import measure
@@ -101,7 +101,7 @@ def old_figures(logits, labels):
         top1=100 * right[:, 0].double().mean().item(),
         top5=100 * right.any(dim=1).double().mean().item(),
         loss=F.cross_entropy(logits.double(), labels).item(),
-        calibration_error=100 * expected_calibration_error(probabilities, labels),
+        calibration_error=100 * calibration_error(probabilities.amax(1), right[:, 0]),
     )
 
 

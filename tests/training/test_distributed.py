@@ -15,13 +15,13 @@ from convattn.data.sources import open_data
 from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.evaluation import measure
 from convattn.model_files import load_model
-from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.config import ConfigError
 from convattn.training.config_json import config_from_json
 from convattn.training.loop import train
 from forked_runs import ForkedProgram, ForkedRun, Kill, expect_dtensors, train_forked, train_killed
 from tiny_archives import write_shards
-from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
+from tiny_runs import EVERYTHING, assert_same_run, figures, newest_checkpoint, tiny_config, write_pictures
 
 # Nothing random in the network, and one batch's statistics for all: how many share the work must not matter.
 PLAIN = dict(
@@ -99,7 +99,7 @@ def test_another_batch_size_in_the_middle_of_an_epoch(pictures, tmp_path):
     train_killed(plain(pictures, folder, 8), Kill("convattn.training.run:Run.result_model", 1), resume=True)
     assert checkpoint_folders(folder)[0].name == "epoch_00001_image_000000016"
     train(plain(pictures, folder, 8), resume=True, console=quiet())
-    end = load_newest_checkpoint(folder)[0]
+    end = newest_checkpoint(folder)
     assert end.folder.name == "epoch_00002_image_000000000"
     assert end.state["counters"]["step"] == 6  # in updates of eight images
 

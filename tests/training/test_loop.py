@@ -15,7 +15,7 @@ from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.evaluation import measure
 from convattn.model_files import load_model
 from convattn.task import Batch
-from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.loop import Interrupted, TrainingError, train
 from convattn.training.processes import Processes
@@ -24,7 +24,7 @@ from convattn.training.run import Run
 from convattn.training.unreadable import UnreadableError
 from convattn.training.update import update
 from forked_runs import ForkedProgram, signalled
-from tiny_runs import figures, tiny_config, write_pictures
+from tiny_runs import figures, newest_checkpoint, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_average_is_what_is_validated_and_kept(pictures, tmp_path):
     run = start(tiny_config(pictures, tmp_path, loop=dict(ema_decay=0.9)), tmp_path)
     assert run.result_model() is run.ema.module
     folder = train(tiny_config(pictures, tmp_path / "run", loop=dict(ema_decay=0.9)), console=quiet())
-    checkpoint = load_newest_checkpoint(folder)[0]
+    checkpoint = newest_checkpoint(folder)
     kept = load_model(folder / "last.safetensors").state_dict()
     assert all(torch.equal(kept[name], checkpoint.ema[name]) for name in kept)
     assert not all(torch.equal(kept[name], checkpoint.model[name]) for name in kept)
@@ -227,7 +227,7 @@ def test_validation_images_that_are_lost_later_leave_the_epoch(tmp_path):
         path.write_bytes(whole)
     train(config, resume=True, console=quiet())
     assert [entry["epoch"] for entry in figures(tmp_path / "run")] == [1, 2]
-    assert load_newest_checkpoint(tmp_path / "run")[0].state["counters"]["step"] == 12
+    assert newest_checkpoint(tmp_path / "run").state["counters"]["step"] == 12
 
 
 def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
@@ -366,7 +366,7 @@ def test_a_run_that_freezes_resumes_on_either_side(pictures, freezing, tmp_path,
             train(config, console=quiet())
     torch.manual_seed(99)
     resumed = train(config, resume=True, console=quiet())
-    one, other = load_newest_checkpoint(freezing)[0], load_newest_checkpoint(resumed)[0]
+    one, other = newest_checkpoint(freezing), newest_checkpoint(resumed)
     for part in ("model", "ema"):
         weights, again = getattr(one, part), getattr(other, part)
         assert all(torch.equal(weights[name], again[name]) for name in weights)
@@ -399,7 +399,7 @@ except OSError as error:
     assert done.returncode == 0, done.stderr
     assert "model.safetensors could not be written: File too large" in done.stdout
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["epoch_00001_image_000000000"]
-    assert load_newest_checkpoint(folder)[0].state["counters"]["step"] == 6
+    assert newest_checkpoint(folder).state["counters"]["step"] == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -411,7 +411,7 @@ def test_a_signal_leaves_a_checkpoint_that_finishes_later(pictures, tmp_path, nu
     assert done.returncode == 128 + number, done.stderr
     assert f"go on with: convattn train --resume {output}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 8  # in the second epoch
+    assert newest_checkpoint(output).state["counters"]["step"] == 8  # in the second epoch
     if number == signal.SIGINT:
         train(config_from_json((output / "config.json").read_text()), resume=True, console=quiet())
-        assert load_newest_checkpoint(output)[0].state["counters"]["step"] == 36
+        assert newest_checkpoint(output).state["counters"]["step"] == 36

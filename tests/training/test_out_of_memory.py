@@ -6,14 +6,13 @@ import torch
 from rich.console import Console
 
 from convattn.classification.task import Classification
-from convattn.training.checkpoint import load_newest_checkpoint
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import train
 from convattn.training.processes import Processes
 from convattn.training.run import Run
 from convattn.training.update import OutOfMemory, update
 from forked_runs import ForkedProgram
-from tiny_runs import tiny_config, write_pictures
+from tiny_runs import newest_checkpoint, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def test_the_run_goes_on_with_the_batch_that_fits(pictures, tmp_path, monkeypatc
     config = tiny_config(pictures, tmp_path / "run", data=dict(batch_size=6), loop=dict(accumulation=2))
     train(config, resume=True, console=console)
     assert "data.batch_size is now 6, was 12: the order of the images stays" in console.file.getvalue()
-    assert load_newest_checkpoint(tmp_path / "run")[0].state["counters"]["step"] == 6
+    assert newest_checkpoint(tmp_path / "run").state["counters"]["step"] == 6
 
 
 def test_other_errors_are_not_taken_for_it(pictures, tmp_path, monkeypatch):

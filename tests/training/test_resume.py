@@ -13,14 +13,14 @@ from torch import nn
 from convattn.classification.task import Classification
 from convattn.ops.linear import Linear2d
 from convattn.training import sharded
-from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint, reshape_moments
+from convattn.training.checkpoint import checkpoint_folders, reshape_moments
 from convattn.training.config import ConfigError
 from convattn.training.loop import Interrupted, train
 from convattn.training.processes import Processes
 from convattn.training.progress import TrainingDisplay
 from convattn.training.run import Run
 from convattn.weights.read import CheckpointError
-from tiny_runs import EVERYTHING, assert_same_run, figures, tiny_config, write_pictures
+from tiny_runs import EVERYTHING, assert_same_run, figures, newest_checkpoint, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(pictures, tmp_path, monkeypa
     torch.manual_seed(99)  # what another process starts from must not matter
     resumed = train(config, resume=True, console=quiet())
 
-    assert load_newest_checkpoint(straight)[0].state["counters"]["step"] == 9
+    assert newest_checkpoint(straight).state["counters"]["step"] == 9
     assert_same_run(straight, resumed)
 
 
@@ -151,6 +151,15 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(pictures, tmp_p
     assert warning in console.file.getvalue()
     assert (straight / "last.safetensors").read_bytes() == weights
     assert [entry["epoch"] for entry in figures(straight)] == [1, 2, 3]
+
+
+def test_without_a_whole_checkpoint_all_are_named(pictures, straight, tmp_path):
+    folder = shutil.copytree(straight, tmp_path / "run")
+    config = tiny_config(pictures, folder, **EVERYTHING)
+    for checkpoint in checkpoint_folders(folder):
+        (checkpoint / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint to resume from \(.*00003.*damaged.*; .*00002.*damaged"):
+        train(config, resume=True, console=quiet())
 
 
 def test_a_finished_run_stays_as_it_is(pictures, tmp_path):

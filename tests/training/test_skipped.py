@@ -13,7 +13,7 @@ from rich.console import Console
 from convattn.classification.task import Classification
 from convattn.cli.main import main
 from convattn.seeding import random_state
-from convattn.training.checkpoint import checkpoint_folders, load_newest_checkpoint
+from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.config_json import config_to_json
 from convattn.training.loop import TrainingError, train
 from convattn.training.processes import Processes
@@ -22,7 +22,7 @@ from convattn.training.skipped import record_skipped, replay_skipped
 from convattn.training.update import update
 from convattn.weights.read import CheckpointError
 from forked_runs import ForkedProgram, meeting_point, ranks
-from tiny_runs import tiny_config, write_pictures
+from tiny_runs import newest_checkpoint, tiny_config, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_skipped_updates_are_counted_and_named_and_the_run_goes_on(pictures, tmp
     said = console.file.getvalue()
     assert f"skipped update 2: the loss is nan; look into it with: convattn train --replay {file}\n" in said
     assert " · 2 updates skipped\n" in said
-    assert load_newest_checkpoint(folder)[0].state["counters"]["skipped_in_a_row"] == 0
+    assert newest_checkpoint(folder).state["counters"]["skipped_in_a_row"] == 0
 
 
 def test_an_epoch_of_skipped_updates_stops_the_run(pictures, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -52,16 +52,16 @@ class _Candidate:
 
 
 @dataclass
-class _Run:
-    """What is known so far."""
+class _Measurements:
+    """How to measure at one setting, and what is known so far."""
 
     setting: Setting
     repeats: int
     warmup: int
     meter: MemoryMeter | None
     progress: Callable[[str], None]
-    rows: list[BenchmarkRow] = field(default_factory=list)
-    gaps: list[NotMeasured] = field(default_factory=list)
+    rows: list[BenchmarkRow]
+    gaps: list[NotMeasured]
 
 
 def benchmark(
@@ -149,10 +149,10 @@ def measure_settings(
         environment = describe_machine(settings[0].device)
         try:
             for setting in settings:
-                run = _Run(setting, repeats, warmup, meter, progress, rows, gaps)
+                found = _Measurements(setting, repeats, warmup, meter, progress, rows, gaps)
                 for group in _groups(list(dict.fromkeys([*runtimes, *files.values()]))):
                     wanted = _candidates(named, [runtime for runtime in group if runtime in runtimes], reference)
-                    _measure_group(wanted + [pair for pair in files.items() if pair[1] in group], run)
+                    _measure_group(wanted + [pair for pair in files.items() if pair[1] in group], found)
         except KeyboardInterrupt:
             interrupted = True
     order = runtime_names()
@@ -247,21 +247,21 @@ def _candidates(models: Sequence[str], runtimes: Sequence[str], reference: str |
     return list(dict.fromkeys([*wanted, *compared]))
 
 
-def _measure_group(wanted: Sequence[tuple[str, str]], run: _Run) -> None:
+def _measure_group(wanted: Sequence[tuple[str, str]], found: _Measurements) -> None:
     """Prepare, time and weigh these models in their runtimes; what fails becomes a gap."""
     with tempfile.TemporaryDirectory(prefix="convattn-bench-") as folder:
         candidates = []
         for number, (name, runtime) in enumerate(wanted, start=1):
-            run.progress(f"{run.setting}: preparing {name}, {runtime} ({number} of {len(wanted)})")
+            found.progress(f"{found.setting}: preparing {name}, {runtime} ({number} of {len(wanted)})")
             own = Path(folder) / str(number)
             own.mkdir()
             try:
-                candidates.append(_prepare(name, runtime, run.setting, own))
+                candidates.append(_prepare(name, runtime, found.setting, own))
             except Exception as error:  # whatever a model, a converter or a runtime raises: the others are measured
-                run.gaps.append(NotMeasured(name, runtime, run.setting, _one_line(error)))
+                found.gaps.append(NotMeasured(name, runtime, found.setting, _one_line(error)))
         if candidates:
-            _time(candidates, run)
-            _weigh(candidates, run)
+            _time(candidates, found)
+            _weigh(candidates, found)
     if any(runtime == "compile" for _, runtime in wanted):
         torch.compiler.reset()  # its limit of variants is for the whole process
 
@@ -281,31 +281,31 @@ def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candid
     return _Candidate(name, runtime, cost, calls, path)
 
 
-def _time(candidates: Sequence[_Candidate], run: _Run) -> None:
+def _time(candidates: Sequence[_Candidate], found: _Measurements) -> None:
     """A row for every candidate, in its faster layout; at Ctrl-C for those that were timed until then."""
     named = {
         f"{index} {layout}": call
         for index, candidate in enumerate(candidates)
         for layout, call in candidate.calls.items()
     }
-    run.progress(f"{run.setting}: timing {len(named)} candidates in turns, {run.repeats} times each")
+    found.progress(f"{found.setting}: timing {len(named)} candidates in turns, {found.repeats} times each")
     try:
         rest = _REST if len(named) > 1 else 0.0
-        latencies = measure_latency(named, repeats=run.repeats, warmup=run.warmup, rest=rest)
+        latencies = measure_latency(named, repeats=found.repeats, warmup=found.warmup, rest=rest)
     except Interrupted as stop:
-        run.rows += _rows(candidates, stop.measured, run.setting)
+        found.rows += _rows(candidates, stop.measured, found.setting)
         raise
-    run.rows += _rows(candidates, latencies, run.setting)
+    found.rows += _rows(candidates, latencies, found.setting)
 
 
-def _weigh(candidates: Sequence[_Candidate], run: _Run) -> None:
+def _weigh(candidates: Sequence[_Candidate], found: _Measurements) -> None:
     """The peak memory of every candidate, into the rows that were timed last."""
-    if run.meter is None:
+    if found.meter is None:
         return
-    for place, candidate in enumerate(candidates, start=len(run.rows) - len(candidates)):
-        row = run.rows[place]
-        run.progress(f"{run.setting}: memory of {row.model}, {row.runtime}")
-        run.rows[place] = replace(row, peak_bytes=_peak_bytes(candidate, row.layout, run.setting, run.meter))
+    for place, candidate in enumerate(candidates, start=len(found.rows) - len(candidates)):
+        row = found.rows[place]
+        found.progress(f"{found.setting}: memory of {row.model}, {row.runtime}")
+        found.rows[place] = replace(row, peak_bytes=_peak_bytes(candidate, row.layout, found.setting, found.meter))
 
 
 def _rows(candidates: Sequence[_Candidate], latencies: Sequence[Latency], setting: Setting) -> list[BenchmarkRow]:

@@ -3,31 +3,25 @@
 import torch
 from torch import Tensor
 
-__all__ = ["calibration_error", "expected_calibration_error"]
+__all__ = ["calibration_error"]
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """The mean distance of confidence and accuracy, over images in bins of equal confidence.
+def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
+    """The expected calibration error: mean distance of confidence and accuracy, over bins of equal confidence.
 
         sum over bins of  (images in the bin / N) · |accuracy in the bin - mean confidence in the bin|
 
-    Confidence is the probability of the predicted class; bin b holds those in (b / bins, (b + 1) / bins]. Guo et al.,
-    "On Calibration of Modern Neural Networks", arXiv 1706.04599.
+    Bin b holds the confidences in (b / bins, (b + 1) / bins]. Guo et al., "On Calibration of Modern Neural Networks",
+    arXiv 1706.04599.
 
     Args:
-        probabilities: (N, classes), rows that sum to 1.
-        labels: (N,) int64.
+        confidences: (N,), the probability of the predicted class.
+        right: (N,) bool, whether it is the label's.
         bins: number of bins.
 
     Returns:
         0 (right as often as it says) to 1.
     """
-    confidences, predicted = probabilities.double().max(dim=1)
-    return calibration_error(confidences, predicted == labels, bins)
-
-
-def calibration_error(confidences: Tensor, right: Tensor, bins: int = 15) -> float:
-    """The same of the probabilities (N,) of the predicted classes, and whether these are the labels' (N,)."""
     confidences = confidences.double()
     edges = torch.arange(1, bins, dtype=torch.float64, device=confidences.device) / bins
     bin_of = torch.bucketize(confidences, edges)  # right edges belong to their bin

@@ -40,7 +40,7 @@ class Evaluation:
     top5: float  # percent; of the `topk_size` most probable classes
     topk_size: int  # 5, or the number of classes if there are fewer
     loss: float  # mean cross entropy, nats
-    calibration_error: float  # percent: by how much confidence and accuracy differ (`expected_calibration_error`)
+    calibration_error: float  # percent: by how much confidence and accuracy differ
     num_classes: int
     labels: Tensor  # (N,) int64
     ranked: Tensor  # (N, topk_size) int64: the most probable classes, the first is the prediction

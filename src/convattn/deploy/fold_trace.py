@@ -1,7 +1,7 @@
 """Which operation reads which tensor: a forward pass on shapes alone, recorded as the operators see it."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from convattn.sizes import likely_shapes
 from convattn.walk import foreign_hooks, probe
 
-__all__ = ["Dataflow", "Step", "image_sizes", "trace_dataflow"]
-
-# For a model that does not say what it takes; the heads of small networks often fit one size alone.
-_USUAL_SIDES = (224, 256, 64, 32, 28)
+__all__ = ["Dataflow", "Step", "trace_dataflow"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ def trace_dataflow(model: nn.Module) -> list[Dataflow]:
     watched = [network.get_submodule(name) for name, module in model.named_modules() if _has_listeners(module)]
     seen = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    for channels, height, width in image_sizes(model):
+    for channels, height, width in likely_shapes(model):
         flows = []
         for size in ((height, width), (height + 33, width + 17)):
             flow = Dataflow(seen=dict(seen))
@@ -150,18 +148,6 @@ def _leave(running: list[str], module: nn.Module, args: Any, output: Any) -> Non
 def _has_listeners(module: nn.Module) -> bool:
     """Whether other people's hooks see what goes into a module or comes out of it, forward or backward."""
     return bool(foreign_hooks(module) or module._backward_hooks or module._backward_pre_hooks)
-
-
-def image_sizes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
-    """Sizes (channels, height, width) of images that `model` may take, the likeliest first."""
-    cfg: Any = getattr(model, "pretrained_cfg", None)
-    told = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
-    first_conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    channels = first_conv.in_channels if first_conv else 3
-    if told:
-        yield channels, told[1], told[2]
-    for side in _USUAL_SIDES:
-        yield channels, side, side
 
 
 def _tensors(values: Any) -> list[Tensor]:

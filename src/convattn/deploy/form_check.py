@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from convattn.deploy.fold_trace import image_sizes
 from convattn.deploy.gate import relative_error
+from convattn.sizes import likely_shapes
 from convattn.walk import copied, without_listeners
 
 __all__ = ["Inputs", "disagreement", "inputs_of"]
@@ -36,7 +36,7 @@ def inputs_of(model: nn.Module, names: Collection[str]) -> Inputs:
     network = without_listeners(copied(model))
     for name in names:
         network.get_submodule(name).register_forward_pre_hook(partial(_note, found, name), with_kwargs=True)
-    sizes = [*image_sizes(model)]
+    sizes = [*likely_shapes(model)]
     for size in ((sizes[0][0], 64, 64), *sizes):
         image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         try:

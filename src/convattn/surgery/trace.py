@@ -8,15 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convattn.sizes import Size, input_shape
+from convattn.sizes import Size, input_shape, likely_shapes
 from convattn.surgery.attentions import project_maps
 from convattn.walk import probe
 
 __all__ = ["Call", "find_grid", "greedy_containers", "trace"]
-
-# Tried in turn for a model that does not say what it takes; the heads of small networks often fit one size alone.
-# Wide images first: their maps show which dimensions are positions.
-_USUAL_SIZES = ((224, 320), (224, 224), (64, 64), (32, 32), (28, 28))
 
 
 @dataclass(frozen=True)
@@ -184,17 +180,12 @@ def _run(network: nn.Module, images: Tensor) -> dict[str, Call]:
 
 
 def _sizes(model: nn.Module) -> list[tuple[int, ...]]:
-    first_conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    channels = first_conv.in_channels if first_conv else 3
-    cfg: Any = getattr(model, "pretrained_cfg", None)
-    told = cfg.get("input_size") if isinstance(cfg, dict) else getattr(cfg, "input_size", None)
-    own: list[tuple[int, ...]] = (
-        [(channels, told[1], told[2] + told[2] // 7 * 3), (channels, told[1], told[2])] if told else []
-    )
+    """What is tried in turn, a wide image first: its maps show which dimensions are positions."""
+    first, *others = likely_shapes(model)
+    channels, height, width = first
     fixed: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)  # timm's networks for one size alone
-    if fixed is not None:
-        own.insert(0, (channels, *fixed))
-    return own + [(channels, *size) for size in _USUAL_SIZES]
+    own = [] if fixed is None else [(channels, *fixed)]
+    return [*own, (channels, height, width + width // 7 * 3), first, *others]
 
 
 def _aspect_error(size: Sequence[int], image_size: tuple[int, int]) -> float:

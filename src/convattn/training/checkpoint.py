@@ -35,7 +35,6 @@ from convattn.weights.read import CheckpointError
 __all__ = [
     "Checkpoint",
     "checkpoint_folders",
-    "load_newest_checkpoint",
     "read_checkpoint",
     "remove_unfinished",
     "reshape_moments",
@@ -161,23 +160,6 @@ def _is_damaged(folder: Path) -> bool | None:
     except Exception as error:  # as in `read_checkpoint`
         return None if "allocate memory" in str(error) else True  # how PyTorch says so
     return False
-
-
-def load_newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and one line about each newer one that is not; None if none was written yet.
-
-    Raises:
-        CheckpointError: if there are some, and all are damaged.
-    """
-    problems: list[str] = []
-    for folder in checkpoint_folders(run):
-        try:
-            return read_checkpoint(folder), problems
-        except CheckpointError as error:
-            problems.append(str(error))
-    if problems:
-        raise CheckpointError(f"{run}: no checkpoint to resume from ({'; '.join(problems)})")
-    return None, []
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

@@ -28,11 +28,10 @@ from convattn.training.config_json import config_to_json, flat
 from convattn.training.failure import EndTogether
 from convattn.training.journal import Journal
 from convattn.training.lock import FolderLock
-from convattn.training.memory import peak_memory
 from convattn.training.opening import opening
 from convattn.training.output import check_held_out, check_output, holds_run, store_config, store_held_out
 from convattn.training.places import with_absolute_paths
-from convattn.training.processes import Processes, without_settings
+from convattn.training.processes import Processes, peak_memory, without_settings
 from convattn.training.progress import Estimate, TrainingDisplay
 from convattn.training.run import UNSPLIT, Run
 from convattn.training.signals import StopRequest

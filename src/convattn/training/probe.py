@@ -15,8 +15,7 @@ from convattn.data.dataset import DataError
 from convattn.evaluation import measure
 from convattn.model_files import save_model
 from convattn.training.config import RunConfig
-from convattn.training.memory import peak_memory
-from convattn.training.processes import Processes, without_settings
+from convattn.training.processes import Processes, peak_memory, without_settings
 from convattn.training.run import Run
 from convattn.training.update import update
 

@@ -1,6 +1,8 @@
 """The processes that train together: who this one is, and how they agree. Alone, all of it is trivial."""
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,7 @@ from convattn.extras import require
 from convattn.task import ConfigError
 from convattn.training.config import LoopConfig
 
-__all__ = ["Processes", "end_processes", "is_main_process", "without_settings"]
+__all__ = ["Processes", "end_processes", "is_main_process", "peak_memory", "without_settings"]
 
 # How the variables begin by which Accelerate lets the environment, or `accelerate launch`, change what is trained.
 _SETTINGS = ("ACCELERATE_", "FSDP_", "FP8_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
@@ -161,3 +163,14 @@ def _meet_anew(backend: str) -> None:
     store, rank, count = next(rendezvous("env://"))
     store = PrefixStore(f"restart_{_restarts()}", store)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory that this process has taken so far, bytes: of the GPU where `device` is one.
+
+    On the CPU that of the process itself, without loading workers.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
