@@ -187,7 +187,7 @@ def test_shares_of_all_blocks():
     shares = dynamic_shares(model, torch.randn(IMAGES))
     assert [*shares] == [f"layer{at}.conv2" for at in ("1.0", "2.0", "3.0", "3.1", "4.0")]
     assert all(((share > 0) & (share < 1)).all() for share in shares.values())
-    assert as_picture(draw_shares({"a": shares})).size == (640, 380)
+    assert as_picture(draw_shares({"a": shares})).size == (540, 340)
     assert all(module.training for module in model.modules())
 
 

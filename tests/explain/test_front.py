@@ -40,7 +40,7 @@ def test_rows_of_a_benchmark():
     assert points_of(table, "parameters", {"a": 70.0}) == [Point("a", 3, 70)]
     two = SimpleNamespace(rows=(Row("a", "eager", 80.0), Row("a", "fused", 80.0)))
     assert [one.name for one in points_of(two)] == ["a, eager", "a, fused"]
-    assert as_picture(draw_front(points_of(two))).size == (640, 420)
+    assert as_picture(draw_front(points_of(two))).size == (540, 380)
     with pytest.raises(ValueError, match=r"^cost 'watts' is unknown; known: latency, macs, parameters$"):
         points_of(table, "watts")
     with pytest.raises(ValueError, match=r"^no row has an accuracy, published or measured; give measured="):

@@ -133,6 +133,6 @@ def test_what_there_is_not():
     with pytest.raises(ValueError, match=r"^position 8, 0 is off the map of 1, which is 8 x 8$"):
         sampling_points(alone(), IMAGES)["1"].of(8, 0)
     with pytest.raises(
-        ValueError, match=r"^this DASResNet is fused and has no inner tensors for gates; give the unfused"
+        ValueError, match=r"^this DASResNet is fused and has no inner tensors for gate_maps; give the unfused"
     ):
         gate_maps(convattn.fuse(build_toy("resnet18_das")), IMAGES)

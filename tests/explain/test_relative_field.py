@@ -123,7 +123,7 @@ def test_the_blocks_of_the_penultimate_stage_of_smt():
     half = build_toy("smt_nano", depths=(1, 1, 4, 1), stacking="half")
     both = {"alternate": found, "half": relative_receptive_field(half, images)}
     assert both["half"].blocks[-1] == "stages.2.blocks.3.token_mixer"
-    assert as_picture(draw_relative_fields(both)).size == (640, 380)
+    assert as_picture(draw_relative_fields(both)).size == (540, 340)
 
 
 def test_the_model_itself_attends_as_reckoned():

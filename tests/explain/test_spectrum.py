@@ -74,8 +74,8 @@ def test_a_model_block_by_block():
     assert [tuple(map_.shape) for map_ in levels.amplitudes.values()] == [(side, side) for side in (32, 16, 8, 4)]
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
-    assert as_picture(draw_spectra({"a": found, "b": levels})).size == (920, 380)
-    assert as_picture(draw_high_frequencies({"a": found, "b": levels})).size == (640, 380)
+    assert as_picture(draw_spectra({"a": found, "b": levels})).size == (880, 340)
+    assert as_picture(draw_high_frequencies({"a": found, "b": levels})).size == (540, 340)
 
 
 def test_maps_that_are_not_square():
@@ -95,6 +95,6 @@ def test_variance_is_unbiased_over_positions_and_a_mean_over_channels_and_images
     with torch.no_grad():
         stem = model.stem(images)
     assert found["stem"] == pytest.approx(float(stem.var((2, 3)).mean()), rel=1e-5)
-    assert as_picture(draw_variances({"a": found})).size == (640, 380)
+    assert as_picture(draw_variances({"a": found})).size == (540, 340)
     with pytest.raises(ValueError, match=r"^layer 'stages.3' gives a map of one position, which has no variance; give"):
         feature_map_variance(model, images[..., :16, :16], "levels")

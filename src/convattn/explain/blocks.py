@@ -14,7 +14,7 @@ BLOCKS: Mapping[str, str] = {
     "response_maps": "GroupMixAttention",
     "modulation_maps": "ScaleAwareModulation",
     "contexts": "CoTAttention",
-    "gates": "DeformableGate",
+    "gate_maps": "DeformableGate",
 }
 # Methods that read maps and gradients of any network.
 GENERAL = (

@@ -124,7 +124,7 @@ def draw_shares(shares: Mapping[str, Mapping[str, Tensor]]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(6.4, 3.8)
+    figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for index, (name, blocks) in enumerate(shares.items()):
         places = range(1, len(blocks) + 1)

@@ -56,7 +56,7 @@ def draw_variances(variances: Mapping[str, Mapping[str, float]]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(6.4, 3.8)
+    figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for name, values in variances.items():
         axes.plot(torch.linspace(0, 1, len(values)), [*values.values()], marker="o", markersize=4, label=name)

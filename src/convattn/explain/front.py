@@ -75,7 +75,7 @@ def draw_front(points: Sequence[Point], cost: str = "latency", value: str = "top
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(6.4, 4.2)
+    figure = figure_of(5.4, 3.8)
     (axes,) = axes_of(figure)
     for point in points:
         face = "white" if point.is_published else "C0"

@@ -19,7 +19,7 @@ from convattn.explain.layers import LayerChoice, find_layer
 
 __all__ = ["SamplingPoints", "draw_offsets", "draw_points", "gate_maps", "sampling_points"]
 
-_METHOD = "gates"
+_METHOD = "gate_maps"
 _MOST_ARROWS = 24  # a side
 
 

@@ -132,7 +132,7 @@ def draw_relative_fields(fields: Mapping[str, RelativeField]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(6.4, 3.8)
+    figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for name, field in fields.items():
         places = range(1, len(field.blocks) + 1)

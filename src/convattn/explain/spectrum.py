@@ -110,7 +110,7 @@ def draw_spectra(spectra: Mapping[str, Spectra]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(4.6 * len(spectra), 3.8)
+    figure = figure_of(4.4 * len(spectra), 3.4)
     plots = axes_of(figure, 1, len(spectra))
     for axes, (name, one) in zip(plots, spectra.items(), strict=True):
         colours = _depth_colours(len(one.amplitudes))
@@ -133,7 +133,7 @@ def draw_high_frequencies(spectra: Mapping[str, Spectra]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(6.4, 3.8)
+    figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for index, (name, one) in enumerate(spectra.items()):
         depth, high, colour = torch.linspace(0, 1, len(one.amplitudes)), one.high(), f"C{index}"
