@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "training": _TASK | TASKS | {"model_files", "surgery"},
     "deploy": {"ops", "backbones", "data"},  # photographs to compare on, the transform that a file describes
     "bench": {"ops", "backbones", "deploy", "model_files"},  # it times the forms that deploy makes, of models and files
-    "explain": {"ops", "backbones"},
+    "explain": {"ops", "backbones", "surgery"},  # levels and blocks of networks that do not state them
     "recipes": _TASK | TASKS | {"training"},
 }
 _ALL_BELOW = set(ARROWS)

@@ -17,6 +17,21 @@ def test_all_is_sorted_and_equals_the_public_names():
     assert convattn.__all__ == sorted(public)
 
 
+def test_the_functions_that_explain_come_with_the_package():
+    assert convattn.public.explain is convattn.explain
+    assert convattn.explain.__all__ == sorted(convattn.explain.__all__)
+
+
+@pytest.mark.parametrize("name", convattn.explain.__all__)
+def test_a_function_that_explains_is_documented(name):
+    value = getattr(convattn.explain, name)
+    assert inspect.getdoc(value)
+    if inspect.isfunction(value):
+        signature = inspect.signature(value)
+        assert signature.return_annotation is not signature.empty
+        assert all(parameter.annotation is not parameter.empty for parameter in signature.parameters.values())
+
+
 @pytest.mark.parametrize("name", convattn.__all__)
 def test_a_public_name_is_documented(name):
     value = getattr(convattn, name)

@@ -1,6 +1,7 @@
 """Everything that `import convattn` offers."""
 
 from convattn import backbones as _backbones  # registers every family  # noqa: F401
+from convattn import explain as explain  # a room of functions: convattn.explain.grad_cam, …
 from convattn.backbones.registry import create_model, list_models
 from convattn.bench.compare import benchmark
 from convattn.bench.count import count

@@ -169,3 +169,23 @@ def test_models_and_targets_without_the_class(model, images):
         grad_cam(convattn.create_model("smt_nano", **{**TOY, "num_classes": 0}), images)
     with pytest.raises(ValueError, match=r"does not return logits \(B, classes\)"):
         grad_cam(nn.Sequential(model.stem, model.stages), images, layer="1")
+
+
+def test_the_case_of_two_channels():
+    """relu(x0 - x1) over its maximum, each value where it belongs."""
+    model = LinearMap()
+    model.head.weight.data = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    x = torch.zeros(1, 2, 4, 4)
+    x[0, 0, 1, 2], x[0, 1, 1, 2], x[0, 0, 0, 0], x[0, 1, 3, 3] = 3, 1, 1, 5
+    want = torch.zeros(4, 4)
+    want[1, 2], want[0, 0] = 1, 0.5
+    assert torch.equal(grad_cam(model, x, 0, "features")[0], want)
+
+
+def test_layer_mean_linear_gives_the_class_activation_map():
+    torch.manual_seed(2)
+    model = LinearMap()
+    nn.init.normal_(model.head.weight)
+    x = torch.randn(3, 2, 5, 7)
+    cam = torch.einsum("c,bchw->bhw", model.head.weight[1].detach(), x).relu()
+    torch.testing.assert_close(grad_cam(model, x, 1, "features"), cam / cam.amax((1, 2), keepdim=True))

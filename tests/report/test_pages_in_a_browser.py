@@ -27,6 +27,8 @@ from convattn.page import (
 )
 from convattn.report.benchmark import write_benchmark
 from convattn.report.contact_sheet import write_contact_sheet
+from convattn.report.explaining.page import write_explanation
+from convattn.report.explaining.section import Panel, Section, Strip
 from convattn.report.write import write_report
 from convattn.rooms import data_of
 from headless_chromium import CHROMIUM, Browser
@@ -105,6 +107,7 @@ def pages(tmp_path_factory):
     room = data_of("segmentation")
     opened = room.open_splits(masks)
     write_contact_sheet(folder / "masks.html", room.check_data(opened), opened.splits, masks / LONG, room)
+    write_explanation(folder / "explanation.html", explanations(), f"What {LONG} looks at")
     return folder
 
 
@@ -145,6 +148,19 @@ def everything(folder):
     )
 
 
+def explanations():
+    def panels(count, size):
+        return tuple(Panel(Image.new("RGB", size, (at, 0, 0)), f"{LONG}, {at}", size[0] > 300) for at in range(count))
+
+    strips = [
+        Strip(f"{LONG}.png", panels(7, (96, 96))),
+        Strip("", panels(2, (540, 340))),
+        Strip(LONG, panels(1, (9, 3))),
+    ]
+    table = Table("Areas", ("model", *(f"{LONG} {at}" for at in range(5))), ((LONG, *["95 px, 97.9 %"] * 5),))
+    return [Section("grad_cam", "Grad-CAM", f"Of {LONG}.", tuple(strips), (table,))]
+
+
 def measurements():
     rows = []
     for number, model in enumerate(("smt_tiny", "nextvit_small", LONG)):
@@ -157,7 +173,7 @@ def measurements():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks"])
+@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks", "explanation"])
 def test_nothing_is_cut_without_a_sign(browser, pages, page, width):
     browser.problems.clear()
     browser.open(pages / f"{page}.html", width)
@@ -167,7 +183,7 @@ def test_nothing_is_cut_without_a_sign(browser, pages, page, width):
     assert browser.problems == []  # errors, and what the page may not do
 
 
-@pytest.mark.parametrize("page", ["report", "benchmark"])
+@pytest.mark.parametrize("page", ["report", "benchmark", "explanation"])
 def test_the_keyboard_reaches_and_scrolls_whatever_scrolls(browser, pages, page):
     browser.open(pages / f"{page}.html", 400)
     places = browser.value(SCROLLING)

@@ -1,0 +1,1 @@
+"""The page of explanations: methods, layers and models side by side."""
