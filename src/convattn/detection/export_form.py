@@ -35,6 +35,7 @@ class _Form(nn.Module):
     """
 
     task_kind = "detection"
+    formats = ("onnx", "openvino", "torch_export", "aot_inductor")  # that know suppression, or can be taught it
     in_float32 = ("detector.bbox_head", "detector.rpn_head", "detector.roi_head")  # where the rest is in 8 bits
 
     def __init__(self, detector: Detector):
