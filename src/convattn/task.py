@@ -33,6 +33,7 @@ __all__ = [
     "Metric",
     "NoOptions",
     "PairTransform",
+    "Pairs",
     "Prediction",
     "RoomData",
     "RoomWords",
@@ -104,6 +105,15 @@ class Metric:
     def is_better(self, value: float, than: float) -> bool:
         """Whether one figure is better than another."""
         return value > than if self.greater_is_better else value < than
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What two forms of a model found in images, side by side, so that it can be compared number by number."""
+
+    got: list[Tensor]  # of each output those rows that have a partner
+    want: list[Tensor]  # the partners, in the same order
+    share: float  # of all that was found, 0 to 1: what has a partner
 
 
 class Target(Protocol):
@@ -471,6 +481,20 @@ class TaskRoom(Protocol):
     def for_export(self, model: nn.Module, options: Any) -> nn.Module:
         """What is written of a model, by options of `words.export`; by default the model itself."""
         return model
+
+    def numbers(self, model: nn.Module) -> nn.Module | None:
+        """Of what `for_export` gave, all that is computed before anything is decided, as a network of its own.
+
+        None, the default, if the outputs are such numbers themselves. Rounding moves numbers a little, but what is
+        decided by comparing them, such as which boxes are kept, is the same or another. So a file of such a model is
+        compared in two parts: its numbers, in a second file that is written alike and thrown away, and what it finds,
+        by `paired`. The network's `in_float32` names modules that stay in float32 where others get 8 bits.
+        """
+        return None
+
+    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
+        """What two forms of a model found, each beside its partner; None, the default, compares it as it is."""
+        return None
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """What an exported file has to say of its model, for JSON; `load_exported`'s model has it as attributes."""

@@ -62,6 +62,9 @@ def probe(model: nn.Module) -> nn.Module:
 
     Those would be shown tensors without values, and may keep or read them. What stays are the hooks of attached blocks
     and those of torch that compute a weight. Parameters that were one are one.
+
+    What a network does may follow from its numbers, as a detector looks closer where something may be. Such a one
+    offers `products(images)`: all that its layers compute for a batch, by shapes alone. The copy does that when called.
     """
     tensors = [*model.parameters(), *model.buffers()]
     shapes: list[Tensor] = [tensor.detach().to("meta") for tensor in tensors]
@@ -70,7 +73,11 @@ def probe(model: nn.Module) -> nn.Module:
         for tensor, shape in zip(tensors, shapes, strict=True)
     }
     with copying():
-        return without_listeners(deepcopy(model, memo).eval())
+        copy = without_listeners(deepcopy(model, memo).eval())
+    products = getattr(copy, "products", None)
+    if callable(products):
+        vars(copy)["forward"] = products
+    return copy
 
 
 def without_listeners(model: nn.Module) -> nn.Module:

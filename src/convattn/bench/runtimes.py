@@ -20,6 +20,7 @@ from convattn.deploy.load import ExportedModel
 from convattn.deploy.prepack import prepack
 from convattn.deploy.runtimes.runtime import Precision, Request
 from convattn.nearest import nearest
+from convattn.rooms import kind_of, room
 from convattn.sizes import Size, image_shape
 from convattn.walk import copied
 
@@ -179,8 +180,12 @@ def write_file(model: nn.Module, runtime: str, setting: Setting, folder: Path) -
     images = setting.images()
     calibration = tuple(torch.randn(_CALIBRATION_IMAGES, 1, *images.shape[1:])) if setting.precision == "int8" else ()
     path = folder / f"model{format.SUFFIX}"
-    request = Request(images, "none", setting.precision, calibration)
-    format.write(fuse(model), request, path)
+    kind = kind_of(model)
+    task = None if kind is None else room(kind)
+    written = model if task is None else task.for_export(model, task.words.export())
+    apart = getattr(written, "in_float32", ())
+    request = Request(images, "none", setting.precision, calibration, in_float32=apart)
+    format.write(fuse(written), request, path)
     return path
 
 

@@ -1,5 +1,6 @@
 """Export with proof: a file is kept only if a runtime reads it back and gives the model's own numbers."""
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,17 @@ from convattn.deploy.export_report import ExportError, ExportReport, MetricChang
 from convattn.deploy.first_difference import FirstDifference, NotFound, first_difference
 from convattn.deploy.formats import format_of, formats
 from convattn.deploy.fuse import fuse
-from convattn.deploy.gate import TOLERANCES, Agreement, Comparison, ParityCheck, Tolerance, Trial, compare, trials
+from convattn.deploy.gate import (
+    TOLERANCES,
+    Agreement,
+    Comparison,
+    Pairing,
+    ParityCheck,
+    Tolerance,
+    Trial,
+    compare,
+    trials,
+)
 from convattn.deploy.inputs import random_images, read_calibration, read_photographs, times
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import Metadata, describe, read, seal
@@ -81,7 +92,9 @@ def resolve(
         )
     if precision != "int8" and has_calibration:
         raise ValueError(f"calibration has no effect in {precision}; leave it out, or choose precision int8")
-    limits = TOLERANCES[precision] if tolerance is None else Tolerance(tolerance)
+    limits = TOLERANCES[precision]
+    if tolerance is not None:
+        limits = Tolerance(tolerance, None, limits.least_paired)
     return _Resolved(format, runtime, dynamic, precision, limits)
 
 
@@ -150,15 +163,18 @@ def export(
     if metric is None and figure is not None:
         raise ValueError(f"figure {figure.name} has no effect without metric, which measures it")
     _check_place(path, asked.runtime)
-    _check_model(model)
+    _check_model(model, asked.format)
     model = copied(model).eval().cpu()  # where the runtimes are compared
     shape = input_shape(model, input_size)
     with staging(path) as folder:
         require_space(path, folder, sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())))
         job = _Job(asked, path, folder, step, started)
         prepared = _prepare(job, model, shape, calibration, photographs)
+        proven = _prove_numbers(job, prepared)
+        if proven is not None:
+            prepared = replace(prepared, request=replace(prepared.request, quantised=proven.quantisation))
         written = _write(job, prepared)
-        checked = _check(job, prepared, written)
+        checked = _check(job, prepared, written, () if proven is None else proven.checks)
         change = None
         if metric is not None and max_drop is not None and checked.exported is not None:
             step("measuring the model")
@@ -198,7 +214,17 @@ class _Prepared:
     request: Request
     trials: list[Trial]
     agreement: Agreement | None
+    paired: Pairing | None
+    numbers: nn.Module | None  # eager; where the outputs are decisions: what is computed before them
     set_aside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """The numbers of a model agree: in what, and what 8 bits cost in them."""
+
+    checks: tuple[ParityCheck, ...]
+    quantisation: tuple[QuantisedLayer, ...] | None
 
 
 @dataclass(frozen=True)
@@ -246,25 +272,82 @@ def _prepare(
     job.step("reading images")
     seen = read_photographs(model, shape, folder)
     ranges, unread = ([], ()) if calibration is None else read_calibration(model, shape, calibration)
+    task = None if metadata.task is None else room(metadata.task)
+    numbers = None if task is None else task.numbers(model)
+    apart = getattr(numbers, "in_float32", ())
     job.step("fusing")
     return _Prepared(
         model,
         fuse(model),
         metadata,
-        Request(traced, asked.dynamic, asked.precision, ranges),
+        Request(traced, asked.dynamic, asked.precision, ranges, in_float32=apart),
         trials(asked.dynamic, shape, seen.images),
-        None if metadata.task is None else room(metadata.task).agreement,
+        None if task is None else task.agreement,
+        None if task is None else task.paired,
+        None if numbers is None else numbers.eval(),
         (*seen.set_aside, *unread),
     )
+
+
+def _prove_numbers(job: _Job, prepared: _Prepared) -> _Proven | None:
+    """Compare what a model computes before it decides, in a file of its own that is not kept; None if it does not.
+
+    None, too, where such a file cannot be run.
+    """
+    asked, numbers = job.asked, prepared.numbers
+    if numbers is None:
+        return None
+    job.step(f"writing the numbers as {asked.format}")
+    fused = fuse(numbers)
+    with tempfile.TemporaryDirectory(dir=job.folder) as place:
+        path = Path(place) / job.path.name
+        _written_to(path, job, fused, prepared.request)
+        try:
+            run = asked.runtime.open_file(path)
+        except CannotRunHere:
+            return None
+        job.step("comparing the numbers")
+        quantisation = _quantisation(asked, path)
+        found: list[Comparison] = []
+        nothing = _Written([], 0, prepared.metadata, {}, quantisation)
+        for trial in prepared.trials:
+            try:
+                found += compare(numbers, run, [trial])
+            except Exception as error:  # whatever a runtime raises
+                done = tuple(comparison.check for comparison in found)
+                raise ExportError(_refusal(job, trial, error), _report(job, prepared, nothing, checks=done)) from error
+        _refuse_differences(job, replace(prepared, model=numbers, fused=fused), nothing, found)
+    return _Proven(tuple(comparison.check for comparison in found), quantisation)
 
 
 def _write(job: _Job, prepared: _Prepared) -> _Written:
     """Write the file and what belongs to it, with its description."""
     asked, file = job.asked, job.unproven
     job.step(f"writing {asked.format}")
+    _written_to(file, job, prepared.fused, prepared.request, prepared.metadata)
+    return _Written(
+        files=sorted(entry.name for entry in job.folder.iterdir()),
+        bytes=sum(part.stat().st_size for part in job.folder.rglob("*") if part.is_file()),
+        metadata=read(asked.format, file),
+        operators=asked.runtime.operators(file),
+        quantisation=_quantisation(asked, file),
+    )
+
+
+def _quantisation(asked: _Resolved, file: Path) -> tuple[QuantisedLayer, ...] | None:
+    report = getattr(asked.runtime, "quantisation_report", None)
+    return report(file) if report and asked.precision == "int8" else None
+
+
+def _written_to(
+    file: Path, job: _Job, fused: nn.Module, request: Request, metadata: Metadata | None = None
+) -> None:
+    """Write an inference form, with its description if there is one."""
+    asked = job.asked
     try:
-        asked.runtime.write(prepared.fused, prepared.request, file)
-        seal(asked.format, file, prepared.metadata)
+        asked.runtime.write(fused, request, file)
+        if metadata is not None:
+            seal(asked.format, file, metadata)
     except OSError as error:
         raise OSError(error.errno, f"could not be written: {error.strerror or error}", str(job.path)) from None
     except (ValueError, CannotRunHere, MissingExtra):
@@ -272,39 +355,49 @@ def _write(job: _Job, prepared: _Prepared) -> _Written:
     except Exception as error:  # whatever a converter raises
         reason = f"{asked.format} cannot hold this model: {_root_cause(error)}"
         raise ValueError(f"{job.path}: {reason}; change what it names, or choose another format") from error
-    quantisation = getattr(asked.runtime, "quantisation_report", None)
-    return _Written(
-        files=sorted(entry.name for entry in job.folder.iterdir()),
-        bytes=sum(part.stat().st_size for part in job.folder.rglob("*") if part.is_file()),
-        metadata=read(asked.format, file),
-        operators=asked.runtime.operators(file),
-        quantisation=quantisation(file) if quantisation and asked.precision == "int8" else None,
-    )
 
 
-def _check(job: _Job, prepared: _Prepared, written: _Written) -> _Checked:
-    """Compare the file with the model, as a user will run it."""
+def _check(job: _Job, prepared: _Prepared, written: _Written, before: tuple[ParityCheck, ...] = ()) -> _Checked:
+    """Compare the file with the model, as a user will run it; `before` is what was compared already."""
     job.step("comparing")
     try:
         exported = load_exported(job.unproven)
     except CannotRunHere as error:
         return _Checked(None, not_checked=str(error).replace(str(job.unproven), str(job.path)))
+
+    def run(images: Tensor) -> list[Tensor]:
+        return as_list(exported(images))
+
     found: list[Comparison] = []
     for trial in prepared.trials:
         try:
-            found += compare(prepared.model, lambda images: as_list(exported(images)), [trial], prepared.agreement)
+            found += compare(prepared.model, run, [trial], prepared.agreement, prepared.paired)
         except Exception as error:  # whatever a runtime raises
-            checks = tuple(comparison.check for comparison in found)
+            checks = (*before, *(comparison.check for comparison in found))
             raise ExportError(_refusal(job, trial, error), _report(job, prepared, written, checks=checks)) from error
-    checks = tuple(comparison.check for comparison in found)
+    _refuse_differences(job, prepared, written, found, before)
+    return _Checked(exported, (*before, *(comparison.check for comparison in found)))
+
+
+def _refuse_differences(
+    job: _Job,
+    prepared: _Prepared,
+    written: _Written,
+    found: Sequence[Comparison],
+    before: tuple[ParityCheck, ...] = (),
+) -> None:
+    """Raise ExportError if one of the comparisons is no agreement, naming where the difference begins."""
     failed = [comparison for comparison in found if not comparison.check.meets(job.asked.tolerance)]
-    if failed:
-        worst = max(failed, key=lambda comparison: comparison.check.relative_error)
-        place = _first_difference(job, prepared, worst.worst)
-        where = place if isinstance(place, FirstDifference) else None
-        report = _report(job, prepared, written, checks=checks, first_difference=where)
-        raise ExportError(f"{_disagreement(job, worst.check)}; {place}", report)
-    return _Checked(exported, checks)
+    if not failed:
+        return
+    checks = (*before, *(comparison.check for comparison in found))
+    worst = max(failed, key=lambda comparison: comparison.check.relative_error)
+    where: FirstDifference | str = "all that it computes before it decides agrees"
+    if not before:
+        where = _first_difference(job, prepared, worst.worst)
+    place = where if isinstance(where, FirstDifference) else None
+    report = _report(job, prepared, written, checks=checks, first_difference=place)
+    raise ExportError(f"{_disagreement(job, worst.check)}; {where}", report)
 
 
 def _report(
@@ -356,7 +449,10 @@ def _refusal(job: _Job, trial: Trial, error: Exception) -> str:
 
 def _disagreement(job: _Job, check: ParityCheck) -> str:
     tolerance = job.asked.tolerance
-    if not check.relative_error <= tolerance.relative_error:
+    if check.paired is not None and check.paired < tolerance.least_paired:
+        differs = f"in {100 * (1 - check.paired):.1f} % of what it finds"
+        limit = f"more than {100 * (1 - tolerance.least_paired):.0f} %"
+    elif not check.relative_error <= tolerance.relative_error:
         differs = f"by {check.relative_error:.2e} (relative)"
         limit = f"more than the tolerance {tolerance.relative_error:.0e}"
     else:
@@ -396,7 +492,10 @@ def _check_place(path: Path, runtime: Runtime) -> None:
         raise ValueError(f"{path}: is a folder; name a file")
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: nn.Module, format: str) -> None:
+    takes: Sequence[str] = getattr(model, "formats", (format,))
+    if format not in takes:
+        raise ValueError(f"{format} cannot hold {type(model).__name__}; these can: {', '.join(takes)}")
     if isinstance(model, torch._dynamo.OptimizedModule):
         raise ValueError("the model is compiled; export the one that it was made from")
     for name, module in model.named_modules():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convattn.deploy.nncf_form import MOVES, compiled, computed, nncf_quantised, with_forks_biased
+from convattn.deploy.nncf_form import MOVES, WEIGHTED, compiled, computed, nncf_quantised, with_forks_biased
 from convattn.extras import require
 
 __all__ = ["BUDGET", "QuantisedLayer", "quantise"]
@@ -41,7 +41,12 @@ class QuantisedLayer:
 
 
 def quantise(
-    graph: Any, calibration: Sequence[Tensor], budget: float = BUDGET
+    graph: Any,
+    calibration: Sequence[Tensor],
+    budget: float = BUDGET,
+    *,
+    in_float32: Sequence[str] = (),
+    known: Sequence[QuantisedLayer] | None = None,
 ) -> tuple[Any, tuple[QuantisedLayer, ...]]:
     """An 8-bit form of an OpenVINO model, and what each of its layers costs.
 
@@ -53,21 +58,33 @@ def quantise(
         calibration: preprocessed images (1, C, H, W) like those to come.
         budget: relative error of the outputs that all quantised layers together may cause. The layers that cause most
             are left in float32 until the others keep to it.
+        in_float32: dotted names of modules whose layers are left in float32 without a look at their costs.
+        known: what is known of the layers already, from another graph of the same network: nothing is measured then.
 
     Raises:
         MissingExtra: if NNCF is not installed.
     """
     graph = with_forks_biased(graph)
     batches, few = _batches(graph, calibration), _batches(graph, _spread(calibration, _PROBED))
-    layers = _costs(graph, nncf_quantised(graph, batches, (), compressed=False), few)
+    apart = _layers_of(graph, in_float32)
+    if known is not None:
+        left = (*apart, *(layer.name for layer in known if layer.kept))
+        return nncf_quantised(graph, batches, left, compressed=True), tuple(known)
+    layers = _costs(graph, nncf_quantised(graph, batches, apart, compressed=False), few)
     want = computed(graph, few)
     for allowed in (budget, budget / 2, budget / 4, 0):  # at nothing every layer stays in float32
         dear = _dearest([layer.output_error for layer in layers], allowed)
         kept = {layer.name for index, layer in enumerate(layers) if index in dear}
-        quantised = nncf_quantised(graph, batches, tuple(kept), compressed=True)
+        quantised = nncf_quantised(graph, batches, (*apart, *kept), compressed=True)
         if _worst_error(computed(quantised, few), want) <= _SLACK * budget:
             break
     return quantised, tuple(QuantisedLayer(**{**vars(layer), "kept": layer.name in kept}) for layer in layers)
+
+
+def _layers_of(graph: Any, modules: Sequence[str]) -> tuple[str, ...]:
+    """The names of the nodes with weights that compute what these modules do."""
+    names = [node.get_friendly_name() for node in graph.get_ordered_ops() if node.get_type_name() in WEIGHTED]
+    return tuple(name for name in names if name.startswith(tuple(f"{module}." for module in modules)))
 
 
 def _spread(images: Sequence[Tensor], count: int) -> Sequence[Tensor]:

@@ -126,6 +126,10 @@ class Detector(OnLevels):
         maps: list[Tensor] = self.neck(level_maps(self.backbone, pixels, self.levels))
         return maps
 
+    def products(self, images: Tensor) -> list[Tensor]:
+        """What all layers compute for a batch (B, 3, H, W), by shapes alone: costs and folded norms are seen in it."""
+        raise NotImplementedError
+
     @property
     def has_masks(self) -> bool:
         """Whether it learns and draws masks."""
@@ -305,7 +309,7 @@ class RegionDetector(Detector):
         """
         levels = self.pyramid(images)
         logits, steps = self.rpn_head(levels)
-        return [*logits, *steps, *self.roi_head.products(levels, images, regions, masks)]
+        return [*logits, *steps, *self.roi_head(levels, images, regions, masks)]
 
     def losses_of(self, levels: Sequence[Tensor], truths: Sequence[Truth]) -> dict[str, Tensor]:
         """As `Detector.losses_of`."""

@@ -35,6 +35,7 @@ class _Form(nn.Module):
     """
 
     task_kind = "detection"
+    formats = ("onnx", "openvino", "torch_export", "aot_inductor")  # that know suppression, or can be taught it
     in_float32 = ("detector.bbox_head", "detector.rpn_head", "detector.roi_head")  # where the rest is in 8 bits
 
     def __init__(self, detector: Detector):
@@ -53,7 +54,12 @@ class _Form(nn.Module):
     def levels(self, images: Tensor) -> list[Tensor]:
         """The neck's levels of images (B, 3, H, W), which are padded to multiples of 32 as the detector does it."""
         height, width = images.shape[2:]
-        return self.detector.pyramid(nn.functional.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE)))  # type: ignore[operator]
+        padded = nn.functional.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        return self.detector.pyramid(padded)
+
+    def products(self, images: Tensor) -> list[Tensor]:
+        """As the detector's: what its layers compute, by shapes alone."""
+        return self.detector.products(images)
 
 
 class ExportForm(_Form):

@@ -146,7 +146,7 @@ class RegionStages(nn.Module):
         for head in (*self.box_heads, *self.mask_heads):
             head.reset_classifier(num_classes)  # type: ignore[operator]
 
-    def products(self, levels: Sequence[Tensor], images: Tensor, regions: int, masks: int) -> list[Tensor]:
+    def forward(self, levels: Sequence[Tensor], images: Tensor, regions: int, masks: int) -> list[Tensor]:
         """What all heads make of so many regions and masks an image, all of nothing: costs are counted of it."""
         seen, drawn = (
             levels[0].new_zeros(len(images) * count, levels[0].shape[1], side, side)
