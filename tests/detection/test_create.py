@@ -9,7 +9,7 @@ from convattn.detection.create import create_detector
 from convattn.detection.detector import DenseDetector
 from convattn.weights.detectors import NO_WEIGHTS, from_mmdetection_1, is_mmdetection_1
 from detection_golden import load_golden
-from tiny_detectors import SIZE, WITH, Trunk, detector, images
+from tiny_detectors import DENSE, SIZE, WITH, Trunk, detector, images
 
 SMT = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss")
 
@@ -178,7 +178,8 @@ def test_stages_and_norms_of_the_backbone_may_be_frozen():
 def test_names_are_those_of_mmdetection(name):
     golden = load_golden(f"e2e_{name}")
     meta = golden.meta
-    widths = dict(width=meta["fpn"], hidden=meta["fc"], box_head="4conv1fc" if name == "cascade_mask_rcnn" else None)
+    widths = dict(width=meta["fpn"], box_head="4conv1fc" if name == "cascade_mask_rcnn" else None)
+    widths |= {} if name in DENSE else dict(hidden=meta["fc"])
     model = create_detector(Trunk(), name, meta["classes"], **widths)
     theirs = {entry for entry in map(model.official_names.to_theirs, model.state_dict()) if entry is not None}
     assert {entry for entry in theirs if not entry.startswith("backbone.")} == {*golden.shapes}
@@ -186,7 +187,7 @@ def test_names_are_those_of_mmdetection(name):
 
 def test_whole_files_of_mmdetection_and_detectron2_are_read_and_written():
     for name, style in (("cascade_mask_rcnn", "mmdet"), ("retinanet", "mmdet"), ("mask_rcnn", "detectron2")):
-        options = dict(style=style, width=32, hidden=16, stem="conv")
+        options = dict(style=style, width=32, stem="conv", **({} if name in DENSE else dict(hidden=16)))
         with torch.random.fork_rng():
             model, other = (create_detector("cotnet_nano", name, 2, dims=(8,) * 4, **options) for _ in range(2))
         file = convattn.to_official(model)
