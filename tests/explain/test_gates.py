@@ -118,7 +118,7 @@ def test_other_gates(options):
 def test_pictures():
     points = sampling_points(build_toy("resnet18_das"), IMAGES)["layer2.1"]
     picture = Image.new("RGB", (64, 64), "grey")
-    assert as_picture(draw_offsets(points, picture)).size == (420, 460)
+    assert as_picture(draw_offsets(points, picture)).size == (420, 420)
     drawn = draw_points(points, picture, 2, 5)
     assert drawn.size == (384, 384)
     x, y = (int((place + 0.5) * 6) for place in points.of(2, 5).tolist()[0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convattn.explain.blocks import find_blocks
 from convattn.explain.captures import captures
-from convattn.explain.figures import axes_of, figure_of
+from convattn.explain.figures import figure_of
 from convattn.explain.layers import LayerChoice, find_layer
 
 __all__ = ["SamplingPoints", "draw_offsets", "draw_points", "gate_maps", "sampling_points"]
@@ -126,7 +126,7 @@ def _points(name: str, predicted: Tensor, convolution: Any, image_size: torch.Si
 
 
 def draw_offsets(points: SamplingPoints, picture: Image.Image, image: int = 0) -> Any:
-    """A `matplotlib` figure: an arrow a position, the mean offset as long as it is in the image.
+    """A `matplotlib` figure: the picture in grey, and an arrow a position, the mean offset as long as it is there.
 
     Args:
         points: of one gate.
@@ -143,14 +143,12 @@ def draw_offsets(points: SamplingPoints, picture: Image.Image, image: int = 0) -
     down, across = points.stride
     y, x = (rows + 0.5) * down - 0.5, (columns + 0.5) * across - 0.5
     arrows = mean[:, rows][:, :, columns]
-    figure = figure_of(4.2, 4.2 * picture.height / picture.width + 0.4)
-    (axes,) = axes_of(figure)
+    figure = figure_of(4.2, 4.2 * picture.height / picture.width)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))  # the picture fills it
     axes.imshow(picture.convert("L"), cmap="gray", alpha=0.6)
     style = dict(angles="xy", scale_units="xy", scale=1, color="#c2410c", width=0.006)
     axes.quiver(x, y, arrows[1] * across, arrows[0] * down, **style)
-    axes.set_title(
-        f"{points.block}: mean offset, longest {float(mean.norm(dim=0).max()):.2f} of its pixels", fontsize=9
-    )
     axes.set_axis_off()
     return figure
 

@@ -95,15 +95,15 @@ def gates_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImage) 
         for index, name in enumerate(subject.names):
             panels = [Panel(subject.seen(index), name)]
             for gate, one in gates.items():
-                low, high = float(one[index].min()), float(one[index].max())
-                shown = _enlarged(one[index].mean(0), lowest=0.0, highest=1.0)
-                panels.append(Panel(shown, f"{gate}: mean of the gate; elements {low:.2f} to {high:.2f}"))
+                mean = one[index].mean(0)
+                ranges = f"{_range(mean)}, elements {_range(one[index])}"
+                panels.append(Panel(_enlarged(mean), f"{gate}: mean over channels {ranges}"))
             strips.append(Strip(f"{name}: {subject.label}", tuple(panels)))
             strips.append(Strip(f"{name}: offsets of {subject.label}", tuple(_offsets(subject, asked, points, index))))
             on_image(1)
     about = (
-        "What each place is multiplied by, dark 0 to bright 1, a mean over channels; which way the mean offset points; "
-        f"and where the kernel reads for one position (the cross), dots as large as their weights. {budgets(subjects)}"
+        "What each place is multiplied by, a mean over channels, dark least to bright most; where the mean offset "
+        f"points; where the kernel reads for one position (the cross), dots as large as weights. {budgets(subjects)}"
     )
     return Section("gate_maps", "Gates, offsets and sampling points", about, tuple(strips))
 
@@ -113,9 +113,15 @@ def _offsets(subject: Subject, asked: Asked, points: dict[str, SamplingPoints], 
     true_size = seen.resize(subject.height_width[::-1])
     for gate, one in points.items():
         row, column = _place(subject, asked, one.weights)
-        panels.append(figure_panel(draw_offsets(one, true_size, index), f"{gate}: mean offsets"))
+        longest = float(one.mean_offsets()[index].norm(dim=0).max())
+        caption = f"{gate}: mean offsets, the longest {longest:.2f} pixels of its map"
+        panels.append(figure_panel(draw_offsets(one, true_size, index), caption))
         panels.append(Panel(draw_points(one, seen, row, column, index), f"{gate}: read for row {row}, column {column}"))
     return panels
+
+
+def _range(values: Tensor) -> str:
+    return f"{float(values.min()):.2f} to {float(values.max()):.2f}"
 
 
 def _place(subject: Subject, asked: Asked, maps: Tensor) -> tuple[int, int]:
@@ -127,10 +133,8 @@ def _place(subject: Subject, asked: Asked, maps: Tensor) -> tuple[int, int]:
     return y * maps.shape[-2] // height, x * maps.shape[-1] // width
 
 
-def _enlarged(
-    values: Tensor, times: int = 1, *, lowest: float | None = None, highest: float | None = None
-) -> Image.Image:
+def _enlarged(values: Tensor, times: int = 1) -> Image.Image:
     """A map as a picture of some size: bilinear so many times, then its pixels as they are."""
-    picture = map_picture(values, lowest=lowest, highest=highest, times=times)
+    picture = map_picture(values, times=times)
     more = max(1, -(-_MAP // max(picture.size)))
     return picture.resize((picture.width * more, picture.height * more), Image.Resampling.NEAREST)
