@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -300,3 +301,30 @@ def test_the_command_chooses_detection_by_the_layout(data, tmp_path, capsys):
     assert main(words) == 0
     told = capsys.readouterr()
     assert "recipe detect_finetune, by the layout of the data" in told.err + told.out
+
+
+def test_an_exported_file_finds_the_same(run, data, tmp_path, capsys):
+    path = tmp_path / "found.onnx"
+    words = ["--image-size", "64", "96", "--evaluate", str(data), "--max-drop", "1"]
+    assert main(["export", str(run), str(path), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "same detections" in shown
+    assert main(["eval", str(path), "--data", str(data), "--json"]) == 0
+    file = json.loads(capsys.readouterr().out)
+    assert main(["eval", str(run), "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)
+    for name in ("box_ap", "mask_ap", "box_ap50"):
+        assert file[name] == pytest.approx(model[name], abs=1.0)
+    (said,) = convattn.predict(convattn.load_exported(path), data / "val2017" / "001.png", score=0.1)
+    (want,) = convattn.predict(convattn.open_model(run), data / "val2017" / "001.png", score=0.1)
+    assert said.names == CLASSES
+    assert said.boxes_xyxy[0] == pytest.approx(want.boxes_xyxy[0], abs=0.5)
+    assert said.masks.shape[1:] == (64, 96)
+
+
+def test_how_images_are_made_smaller_survives_saving(data, tmp_path):
+    config = tiny_detection(data, tmp_path / "run", schedule=dict(updates=3))
+    config = replace(config, task=replace(config.task, variation=replace(config.task.variation, antialias=True)))
+    model = convattn.open_model(train(config))
+    assert model.pretrained_cfg["antialias"] is True
+    assert convattn.rooms.room("detection").evaluation_transform(model).antialias

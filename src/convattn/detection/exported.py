@@ -29,7 +29,7 @@ __all__ = [
     "paired",
 ]
 
-_KEPT = ("label_names", "scale")
+_KEPT = ("label_names", "scale", "antialias")
 _MOST_CLASSES, _MOST_ROWS = 10_000, 10_000
 _SAME = 0.5  # IoU from which two boxes of a class show the same object
 _UNCERTAIN = 0.05  # a score below which nobody looks
@@ -85,7 +85,8 @@ def check_description(described: Mapping[str, Any]) -> dict[str, Any]:
     if "label_names" in kept and len(kept["label_names"]) != described["num_classes"]:
         raise ValueError(f"{len(kept['label_names'])} label_names of {described['num_classes']} classes")
     plain = ("num_classes", "has_masks", "max_detections", "score_threshold")
-    return {key: described[key] for key in plain} | {key: tuple(value) for key, value in kept.items()}
+    tuples = {key: value if isinstance(value, bool) else tuple(value) for key, value in kept.items()}
+    return {key: described[key] for key in plain} | tuples
 
 
 # Comparing
@@ -110,7 +111,7 @@ def paired(got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
         total += float(ours[1].sum() + theirs[1].sum())
         shared += float(ours[1][rows].sum() + theirs[1][partners].sum())
     together = [[torch.cat(parts)[None] for parts in zip(*images, strict=True)] for images in (mine, yours)]
-    return Pairs(*together, shared / total if total else 1.0)
+    return Pairs(together[0], together[1], shared / total if total else 1.0)
 
 
 def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from convattn.data.images import ImageError
 from convattn.detection.annotations import Annotations
 from convattn.detection.average_precision import BOX_METRICS, MASK_METRICS, AveragePrecision, Curves, curves
 from convattn.detection.confusion import Balance, balances, best_balance, confusion
+from convattn.detection.exported import as_detector
 from convattn.detection.matching import BACKGROUND, Records, bits_at, match
 from convattn.detection.options import EvaluationOptions
 from convattn.detection.pictures import DrawnObject, with_objects
@@ -52,6 +53,10 @@ class Examination(AveragePrecision, Examiner):
         super().__init__(len(data.classes), masks=masks)
         self._model, self._data, self._options, self._again, self._seen = model, data, options, again, seen
         self._images = 0
+
+    def run(self, model: Any, batch: Batch) -> Any:
+        """What the model finds, a file's too."""
+        return super().run(as_detector(model), batch)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """Compare, and count the images."""

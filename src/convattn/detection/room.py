@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from convattn.data.dataset import DataError
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
+from convattn.detection import exported
 from convattn.detection.aspect_order import aspect_order
 from convattn.detection.batch_targets import ImageTargets
 from convattn.detection.create import create_detector
@@ -25,7 +26,7 @@ from convattn.detection.task import Detection
 from convattn.detection.transforms import EvaluationTransform, evaluation_transform, training_transform
 from convattn.detection.writers import coco_dataset
 from convattn.shown import shown
-from convattn.task import ConfigError, TaskRoom
+from convattn.task import ConfigError, Pairs, TaskRoom
 
 __all__ = ["ROOM", "DetectionRoom"]
 
@@ -208,11 +209,38 @@ class DetectionRoom(TaskRoom):
     ) -> list[ObjectPrediction]:
         """The objects in each."""
         transform = self.evaluation_transform(model)
-        return detect(model, pictures, options, lambda picture: transform(picture, None)[0], _names(model), on_part)
+        names, seen = _names(model), exported.as_detector(model)
+        return detect(seen, pictures, options, lambda picture: transform(picture, None)[0], names, on_part)
 
     def files_of_all(self, found: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, bytes]:
         """A data set in COCO's format."""
         return {"coco.json": json.dumps(coco_dataset(found, _names(model))).encode()}
+
+    # Exported files
+
+    def for_export(self, model: nn.Module, options: Any) -> nn.Module:
+        """Tables with a fixed number of rows."""
+        return exported.for_export(model)
+
+    def numbers(self, model: nn.Module) -> nn.Module | None:
+        """All that the layers compute."""
+        return exported.numbers(model)
+
+    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
+        """Rows that show the same object."""
+        return exported.paired(got, want)
+
+    def describe(self, model: nn.Module) -> dict[str, Any]:
+        """Classes, and how large images are seen."""
+        return exported.describe(model)
+
+    def check_description(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """The same from anybody's file."""
+        return exported.check_description(described)
+
+    def agreement(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
+        """How alike what was found is."""
+        return exported.agreement(got, want)
 
 
 def _names(model: Any) -> tuple[str, ...]:

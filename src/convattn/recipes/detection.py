@@ -284,8 +284,11 @@ def _recipe(
         data=DataConfig(source="coco", batch_size=_IMAGES, workers=4),
         optimizer=optimizer,
         schedule=schedule,
-        task=DetectionOptions(  # type: ignore[arg-type]
-            detector=row.detector, without_objects=False, variation=variation, **(task or {})
+        task=DetectionOptions(
+            detector=row.detector,  # type: ignore[arg-type]
+            without_objects=False,
+            variation=variation,
+            **(task or {}),
         ),
         loop=LoopConfig(accumulation=_GPUS, **loop),
     )
