@@ -7,6 +7,7 @@ with the focal cost of Deformable DETR, arXiv 2010.04159.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ def focal_cost(logits: Tensor, labels: Tensor, eps: float) -> Tensor:
 def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """For each table of costs (queries, boxes) the cheapest pairs, by rising query: queries, boxes, int64.
 
-    All tables come from the device together, so that it is waited for once.
+    All tables come from the device together, and all pairs go there together, so that it is waited for once.
 
     Raises:
         ValueError: if a cost is not finite.
@@ -56,10 +57,7 @@ def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     flat = torch.cat([cost.detach().flatten().double() for cost in costs]).cpu()
     if not flat.isfinite().all():
         raise ValueError("costs of matching are not finite: the outputs of the network have overflowed")
-    pairs, start = [], 0
-    for cost in costs:
-        table = flat[start : start + cost.numel()].view(cost.shape)
-        start += cost.numel()
-        queries, boxes = linear_sum_assignment(table.numpy())
-        pairs.append((torch.as_tensor(queries, device=device), torch.as_tensor(boxes, device=device)))
-    return pairs
+    tables = flat.split([cost.numel() for cost in costs])
+    pairs = [linear_sum_assignment(table.view_as(cost).numpy()) for table, cost in zip(tables, costs, strict=True)]
+    both = torch.as_tensor(np.concatenate(pairs, axis=1), device=device)  # (2, pairs)
+    return [(queries, boxes) for queries, boxes in both.split([len(queries) for queries, _ in pairs], dim=1)]
