@@ -95,8 +95,6 @@ def read(args: Sequence[str]) -> Options:
         raise UsageError(f"--images {options.images} must be 1 or more")
     if not 0 < options.salient <= 1:
         raise UsageError(f"--salient {options.salient} must be above 0 and at most 1")
-    if options.masks is not None and not options.masks.exists():
-        raise UsageError(f"--masks {options.masks}: no such file or folder")
     is_page = options.output.suffix == ".html"
     if options.output.is_dir() if is_page else options.output.suffix or options.output.is_file():
         raise UsageError(f"--output {options.output} is neither a page (.html) nor a folder")
