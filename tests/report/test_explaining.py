@@ -66,7 +66,9 @@ def test_layers_and_models_side_by_side(pictures):
         "smt_nano, stages.3",
     ]
     both = explain("grad_cam", [plain, other], layers=[8, 16])
-    assert [strip.title for strip in both.strips] == [f"{at}.png, layer {row}" for at in (0, 1) for row in (1, 2)]
+    assert [strip.title for strip in both.strips] == [
+        f"{at}.png, stride {stride}" for at in (0, 1) for stride in (8, 16)
+    ]
     assert both.about == "Bright places speak for the class. On 2 images at 64 x 64."
 
 

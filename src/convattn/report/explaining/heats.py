@@ -38,20 +38,20 @@ def grad_cam_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
                 said = subject.said(index, subject.target(asked.target))
                 panels.append(Panel(overlay(subject.seen(index), maps[index]), f"{subject.label}, {layer}: {said}"))
             rows.append(panels)
-        strips += _by_layer(name, subjects[0].seen(index), rows, many=len(subjects) > 1)
+        strips += _by_layer(name, subjects[0].seen(index), rows, asked.layers, many=len(subjects) > 1)
     about = f"Bright places speak for the class. {budgets(subjects)}"
     return Section("grad_cam", "Grad-CAM", about, tuple(strips))
 
 
-def _by_layer(name: str, picture: Image.Image, rows: list[list[Panel]], *, many: bool) -> list[Strip]:
+def _by_layer(
+    name: str, picture: Image.Image, rows: list[list[Panel]], layers: Sequence[str | int], *, many: bool
+) -> list[Strip]:
     """One strip a picture; with several models one for each layer, so that models stand in columns."""
     first = Panel(picture, name)
-    if many:
-        return [
-            Strip(f"{name}" if len(rows) == 1 else f"{name}, layer {at}", (first, *row))
-            for at, row in enumerate(rows, 1)
-        ]
-    return [Strip(name, (first, *(panel for row in rows for panel in row)))]
+    if not many or len(rows) == 1:
+        return [Strip(name, (first, *(panel for row in rows for panel in row)))]
+    titles = [f"stride {layer}" if isinstance(layer, int) else layer for layer in layers]
+    return [Strip(f"{name}, {title}", (first, *row)) for title, row in zip(titles, rows, strict=True)]
 
 
 def _heats(subject: Subject, asked: Asked, on_image: OnImage) -> dict[str, Tensor]:
