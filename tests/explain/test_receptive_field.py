@@ -72,6 +72,10 @@ def test_what_is_negative_counts_for_nothing():
     field = effective_receptive_field(model, torch.ones(1, 1, 9, 9), "layers")  # the output is below 0
     assert not field.contributions.any()
     assert field.areas() == [type(area)(area.threshold, None, None) for area in field.areas()]
+    below = Maps(nn.Conv2d(1, 1, 1))  # its gradient is positive, its output is not
+    nn.init.ones_(below.layers[0].weight)
+    nn.init.constant_(below.layers[0].bias, -10.0)
+    assert not effective_receptive_field(below, torch.ones(1, 1, 9, 9), "layers").contributions.any()
     mixed = Maps(ones(1, 1, 3, padding=1))
     mixed.layers[0].weight.data[0, 0, 0, 0] = -1  # a negative gradient of a positive output
     assert effective_receptive_field(mixed, torch.ones(1, 1, 9, 9), "layers").contributions.sum() == 8

@@ -89,6 +89,7 @@ def _asked(options: Options) -> Asked:
     return Asked(
         layers=[int(word) if word.isdecimal() else word for word in words],
         target=options.target,
+        box_xyxy=options.box,
         normalise=options.normalise,
         position=options.position,
         masks=options.masks,

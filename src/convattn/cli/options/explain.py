@@ -58,6 +58,9 @@ class Options:
     """Where to look, with commas: strides such as 16, or names of modules. By default what is usual for each method."""
     target: str | None = None
     """The class to explain, by name or number; the predicted one of each image by default."""
+    box: tuple[float, float, float, float] | None = None
+    """Of a detector: the object whose box is nearest to x0 y0 x1 y1, in pixels of the image as the model sees it, is
+    explained; by default the surest one."""
     size: SizeOption = None
     """Of the images: a side, or height and width. By default what the model takes, 1024 for the effective receptive
     field; smaller ones take less time, and the page says so."""

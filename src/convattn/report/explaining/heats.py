@@ -35,7 +35,7 @@ def grad_cam_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
             panels = []
             for subject, found in zip(subjects, heats, strict=True):
                 layer, maps = [*found.items()][at]
-                said = subject.said(index, subject.target(asked.target))
+                said = subject.said(index, subject.target(asked.target), asked.box_xyxy)
                 panels.append(Panel(overlay(subject.seen(index), maps[index]), f"{subject.label}, {layer}: {said}"))
             rows.append(panels)
         strips += _by_layer(name, subjects[0].seen(index), rows, asked.layers, many=len(subjects) > 1)
@@ -57,11 +57,12 @@ def _by_layer(
 def _heats(subject: Subject, asked: Asked, on_image: OnImage) -> dict[str, Tensor]:
     """Layer -> (B, H, W)."""
     target, found = subject.target(asked.target), {}
+    box = None if asked.box_xyxy is None else torch.tensor(asked.box_xyxy)
     for layer in asked.layers or (None,):
         name = find_layer(subject.model, layer).name
         maps = []
         for image in subject.images.split(1):
-            maps.append(grad_cam(subject.model, image, target, name).cpu())
+            maps.append(grad_cam(subject.model, image, target, name, box_xyxy=box).cpu())
             on_image(1)
         found[name] = torch.cat(maps)
     return found
