@@ -72,6 +72,10 @@ def test_what_is_negative_counts_for_nothing():
     field = effective_receptive_field(model, torch.ones(1, 1, 9, 9), "layers")  # the output is below 0
     assert not field.contributions.any()
     assert field.areas() == [type(area)(area.threshold, None, None) for area in field.areas()]
+    below = Maps(nn.Conv2d(1, 1, 1))  # its gradient is positive, its output is not
+    nn.init.ones_(below.layers[0].weight)
+    nn.init.constant_(below.layers[0].bias, -10.0)
+    assert not effective_receptive_field(below, torch.ones(1, 1, 9, 9), "layers").contributions.any()
     mixed = Maps(ones(1, 1, 3, padding=1))
     mixed.layers[0].weight.data[0, 0, 0, 0] = -1  # a negative gradient of a positive output
     assert effective_receptive_field(mixed, torch.ones(1, 1, 9, 9), "layers").contributions.sum() == 8
@@ -114,6 +118,7 @@ def test_the_title_says_how_little_was_looked_at():
     assert field.title() == "1 image at 64 x 48, below the recipe's 1024"
     assert ReceptiveField(torch.ones(1024, 1024), 50).title() == "50 images at 1024 x 1024"
     table = areas_table({"a": field})
-    assert table.rows == (("a", "25 px, 20.3 %", "31 px, 31.3 %", "41 px, 54.7 %", "-", "1", field.title()),)
+    assert table.rows == (("a", "25 px, 20.3 %", "31 px, 31.3 %", "41 px, 54.7 %", "-", "1"),)
+    assert table.note.endswith(f"with care. {field.title()}.")
     picture = as_picture(draw_receptive_fields({"a": field, "b": field}))
     assert picture.size[0] > picture.size[1]

@@ -19,6 +19,7 @@ from convattn.report.explaining.regions import open_regions
 from convattn.report.explaining.section import Asked
 from convattn.report.explaining.subject import Subject
 from html_page import Page
+from tiny_detectors import detector
 from tiny_segmenters import TINY_OPTIONS
 from toys import build_toy
 
@@ -66,7 +67,9 @@ def test_layers_and_models_side_by_side(pictures):
         "smt_nano, stages.3",
     ]
     both = explain("grad_cam", [plain, other], layers=[8, 16])
-    assert [strip.title for strip in both.strips] == [f"{at}.png, layer {row}" for at in (0, 1) for row in (1, 2)]
+    assert [strip.title for strip in both.strips] == [
+        f"{at}.png, stride {stride}" for at in (0, 1) for stride in (8, 16)
+    ]
     assert both.about == "Bright places speak for the class. On 2 images at 64 x 64."
 
 
@@ -94,6 +97,19 @@ def test_a_segmenter(pictures):
     model = convattn.create_segmenter("smt_nano", "semantic_fpn", num_classes=3, width=16, **TINY_OPTIONS).eval()
     section = explain("grad_cam", [Subject("s", described(model), pictures)])
     assert section.strips[0].panels[1].caption.startswith("s, backbone.stages.3: class ")
+
+
+def test_a_detector(pictures):
+    model = detector("retinanet").eval()
+    model.score_threshold = 0.0
+    one = Subject("d", described(model, label_names=("ant", "bee", "cow")), pictures)
+    found = model(one.images[:1])[0]
+    section = explain("grad_cam", [one], layers=[8], box_xyxy=tuple(found["boxes"][3].tolist()))
+    name = ("ant", "bee", "cow")[int(found["labels"][3])]
+    caption = f"d, backbone.stages.0: {name} {100 * float(found['scores'][3]):.0f} %"
+    assert section.strips[0].panels[1].caption == caption
+    other = explain("grad_cam", [one], layers=[8], target="cow").strips[0].panels[1].caption
+    assert ": cow " in other
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])

@@ -28,6 +28,8 @@ __all__ = ["command"]
 def command(options: Options) -> int:
     """Run `convattn explain` with these options; returns the exit status, 1 if an image could not be read."""
     names = methods_of(options)
+    if options.masks is not None and not options.masks.exists():
+        raise UsageError(f"--masks {options.masks}: no such file or folder")
     most = options.images or max(METHODS[name].most for name in names)
     found = [str(picture) for picture in find_pictures(options.pictures)]
     pictures = _readable(found[:most])
@@ -87,6 +89,7 @@ def _asked(options: Options) -> Asked:
     return Asked(
         layers=[int(word) if word.isdecimal() else word for word in words],
         target=options.target,
+        box_xyxy=options.box,
         normalise=options.normalise,
         position=options.position,
         masks=options.masks,

@@ -150,11 +150,13 @@ def areas_table(fields: Mapping[str, ReceptiveField]) -> Table:
         cells = [
             "-" if a.side is None or a.share is None else f"{a.side} px, {100 * a.share:.1f} %" for a in field.areas()
         ]
-        rows.append((name, *cells, f"{field.maximum:.3g}", field.title()))
-    columns = ("model", *(f"{100 * threshold:g} %" for threshold in THRESHOLDS), "largest gradient", "images")
+        rows.append((name, *cells, f"{field.maximum:.3g}"))
+    columns = ("model", *(f"{100 * threshold:g} %" for threshold in THRESHOLDS), "largest gradient")
+    looked_at = "; ".join(dict.fromkeys(field.title() for field in fields.values()))
     note = (
         "The side of the smallest square in the middle that holds more than so much of log10(gradient + 1), and its "
-        "share of the image. Larger squares are larger fields; a dash means that no square suffices."
+        "share of the image. Larger squares are larger fields; a dash means that no square suffices. The scale depends "
+        f"on the gradients, so compare networks of unlike largest gradients with care. {looked_at}."
     )
     return Table("High-contribution areas", columns, tuple(rows), frozenset(range(1, 6)), note)
 
@@ -165,7 +167,7 @@ def draw_receptive_fields(fields: Mapping[str, ReceptiveField]) -> Any:
     Raises:
         MissingExtra: without matplotlib.
     """
-    figure = figure_of(3.6 * len(fields), 3.9)
+    figure = figure_of(3.6 * len(fields), 4.2)
     for axes, (name, field) in zip(axes_of(figure, 1, len(fields)), fields.items(), strict=True):
         axes.imshow(field.scaled().numpy(), cmap="RdYlGn", vmin=-1, vmax=1)
         axes.set_title(f"{name}\n{field.title()}", fontsize=9)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-__all__ = ["Target", "score_of"]
+__all__ = ["Target", "find_object", "score_of"]
 
 Target = int | Tensor | None
 
@@ -107,25 +107,34 @@ def _score_of_box(found: list[dict[str, Tensor]], target: Target, box_xyxy: Tens
     wanted = None if box_xyxy is None else torch.as_tensor(box_xyxy, dtype=torch.float32)
     if wanted is not None and wanted.shape not in ((4,), (len(found), 4)):
         raise ValueError(f"box has shape {tuple(wanted.shape)}; expected x0, y0, x1, y1, once or for each image")
-    scores = []
-    for index, one in enumerate(found):
-        kept = torch.ones_like(one["labels"], dtype=torch.bool)
-        if target is not None:
-            classes = torch.as_tensor(target, device=kept.device)
-            kept = one["labels"] == (classes if classes.ndim == 0 else classes[index])
-        if not kept.any():
-            what = "nothing" if target is None else f"nothing of class {target}"
-            raise ValueError(f"{what} is found in image {index}; lower the model's score_threshold (score_thresh)")
-        boxes, sure = one["boxes"][kept], one["scores"][kept]
-        if wanted is None:
-            scores.append(sure.max())
-            continue
-        box = wanted.to(boxes).expand(len(found), 4)[index : index + 1]
-        overlaps = box_iou(boxes.detach(), box)[:, 0]
-        if overlaps.max() == 0:
-            raise ValueError(f"no object found in image {index} overlaps the box {box[0].tolist()}; give another")
-        scores.append(sure[overlaps.argmax()])
-    return torch.stack(scores)
+    boxes = [None] * len(found) if wanted is None else [*wanted.expand(len(found), 4)]
+    classes = [None] * len(found) if target is None else torch.as_tensor(target).expand(len(found)).tolist()
+    each = enumerate(zip(found, classes, boxes, strict=True))
+    return torch.stack([one["scores"][find_object(one, label, box, index)] for index, (one, label, box) in each])
+
+
+def find_object(found: dict[str, Tensor], label: int | None, box_xyxy: Tensor | None, image: int = 0) -> int:
+    """Which of the objects found in one image is meant: the one that overlaps a box most, or the surest.
+
+    Args:
+        found: `boxes` (n, 4), `scores` and `labels` (n,).
+        label: of this class alone.
+        box_xyxy: (4,).
+        image: what errors call it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    kept = torch.ones_like(found["labels"], dtype=torch.bool) if label is None else found["labels"] == label
+    if not kept.any():
+        what = "nothing" if label is None else f"nothing of class {label}"
+        raise ValueError(f"{what} is found in image {image}; lower the model's score_threshold (score_thresh)")
+    if box_xyxy is None:
+        return int(found["scores"].detach().where(kept, -1.0).argmax())
+    overlaps = box_iou(found["boxes"].detach(), box_xyxy.to(found["boxes"])[None])[:, 0].where(kept, 0.0)
+    if overlaps.max() == 0:
+        raise ValueError(f"no object found in image {image} overlaps the box {box_xyxy.tolist()}; give another")
+    return int(overlaps.argmax())
 
 
 def _classes(target: int | Tensor, logits: Tensor) -> Tensor:

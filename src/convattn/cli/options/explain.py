@@ -58,6 +58,9 @@ class Options:
     """Where to look, with commas: strides such as 16, or names of modules. By default what is usual for each method."""
     target: str | None = None
     """The class to explain, by name or number; the predicted one of each image by default."""
+    box: tuple[float, float, float, float] | None = None
+    """Of a detector: the object whose box is nearest to x0 y0 x1 y1, in pixels of the image as the model sees it, is
+    explained; by default the surest one."""
     size: SizeOption = None
     """Of the images: a side, or height and width. By default what the model takes, 1024 for the effective receptive
     field; smaller ones take less time, and the page says so."""
@@ -95,8 +98,6 @@ def read(args: Sequence[str]) -> Options:
         raise UsageError(f"--images {options.images} must be 1 or more")
     if not 0 < options.salient <= 1:
         raise UsageError(f"--salient {options.salient} must be above 0 and at most 1")
-    if options.masks is not None and not options.masks.exists():
-        raise UsageError(f"--masks {options.masks}: no such file or folder")
     is_page = options.output.suffix == ".html"
     if options.output.is_dir() if is_page else options.output.suffix or options.output.is_file():
         raise UsageError(f"--output {options.output} is neither a page (.html) nor a folder")

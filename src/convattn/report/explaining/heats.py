@@ -35,33 +35,34 @@ def grad_cam_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
             panels = []
             for subject, found in zip(subjects, heats, strict=True):
                 layer, maps = [*found.items()][at]
-                said = subject.said(index, subject.target(asked.target))
+                said = subject.said(index, subject.target(asked.target), asked.box_xyxy)
                 panels.append(Panel(overlay(subject.seen(index), maps[index]), f"{subject.label}, {layer}: {said}"))
             rows.append(panels)
-        strips += _by_layer(name, subjects[0].seen(index), rows, many=len(subjects) > 1)
+        strips += _by_layer(name, subjects[0].seen(index), rows, asked.layers, many=len(subjects) > 1)
     about = f"Bright places speak for the class. {budgets(subjects)}"
     return Section("grad_cam", "Grad-CAM", about, tuple(strips))
 
 
-def _by_layer(name: str, picture: Image.Image, rows: list[list[Panel]], *, many: bool) -> list[Strip]:
+def _by_layer(
+    name: str, picture: Image.Image, rows: list[list[Panel]], layers: Sequence[str | int], *, many: bool
+) -> list[Strip]:
     """One strip a picture; with several models one for each layer, so that models stand in columns."""
     first = Panel(picture, name)
-    if many:
-        return [
-            Strip(f"{name}" if len(rows) == 1 else f"{name}, layer {at}", (first, *row))
-            for at, row in enumerate(rows, 1)
-        ]
-    return [Strip(name, (first, *(panel for row in rows for panel in row)))]
+    if not many or len(rows) == 1:
+        return [Strip(name, (first, *(panel for row in rows for panel in row)))]
+    titles = [f"stride {layer}" if isinstance(layer, int) else layer for layer in layers]
+    return [Strip(f"{name}, {title}", (first, *row)) for title, row in zip(titles, rows, strict=True)]
 
 
 def _heats(subject: Subject, asked: Asked, on_image: OnImage) -> dict[str, Tensor]:
     """Layer -> (B, H, W)."""
     target, found = subject.target(asked.target), {}
+    box = None if asked.box_xyxy is None else torch.tensor(asked.box_xyxy)
     for layer in asked.layers or (None,):
         name = find_layer(subject.model, layer).name
         maps = []
         for image in subject.images.split(1):
-            maps.append(grad_cam(subject.model, image, target, name).cpu())
+            maps.append(grad_cam(subject.model, image, target, name, box_xyxy=box).cpu())
             on_image(1)
         found[name] = torch.cat(maps)
     return found

@@ -71,6 +71,7 @@ class Asked:
 
     layers: Sequence[str | int] = ()  # names or strides; each method's own where none are given
     target: str | None = None  # a class by name or number
+    box_xyxy: tuple[float, float, float, float] | None = None  # of an object, in the pixels that a detector sees
     normalise: Any = "furthest"  # of the relative receptive field
     position: tuple[int, int] | None = None  # x and y in the pixels that the model sees; the middle by default
     masks: Path | None = None  # of objects, for the sfd score

@@ -15,6 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 from convattn.data.class_names import distinct_names
 from convattn.data.images import read_image
 from convattn.data.transforms import transforms_for
+from convattn.explain.targets import find_object
 from convattn.nearest import nearest
 from convattn.sizes import Size, image_shape
 
@@ -105,10 +106,14 @@ class Subject:
         known = f"; {nearest(wanted, names)}" if names else ""
         raise ValueError(f"{self.label} has no class {wanted!r}; give a name or a number, 0 to {classes - 1}{known}")
 
-    def said(self, index: int, target: int | None) -> str:
-        """The class that is explained, for a caption; with its probability or share of the pixels."""
+    def said(self, index: int, target: int | None, box_xyxy: Sequence[float] | None = None) -> str:
+        """The class that is explained, for a caption; with its probability, score or share of the pixels."""
         output = self._outputs[index]
         names = distinct_names(self.model)
+        if isinstance(output, dict):
+            meant = find_object(output, target, None if box_xyxy is None else torch.tensor(box_xyxy), index)
+            chosen = int(output["labels"][meant])
+            return f"{names[chosen] if names else f'class {chosen}'} {100 * float(output['scores'][meant]):.0f} %"
         if output.ndim == 3:
             shares = torch.bincount(output.argmax(0).flatten(), minlength=len(output)) / output[0].numel()
         else:
@@ -117,9 +122,10 @@ class Subject:
         return f"{names[chosen] if names else f'class {chosen}'} {100 * float(shares[chosen]):.0f} %"
 
     @cached_property
-    def _outputs(self) -> Tensor:
+    def _outputs(self) -> list[Any]:
+        """What the model says of each image: logits (n,) or (n, H, W), or of a detector a dict."""
         with torch.inference_mode():
-            return torch.cat([self.model(image).cpu() for image in self.images.split(1)])
+            return [self.model(image)[0] for image in self.images.split(1)]
 
     @cached_property
     def _device(self) -> torch.device:
