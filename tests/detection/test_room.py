@@ -19,9 +19,11 @@ from convattn.cli.main import main
 from convattn.data.dataset import DataError
 from convattn.detection.options import DetectionOptions, PredictionOptions
 from convattn.detection.predict import _starts, detect
+from convattn.detection.task import Detection
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
+from convattn.training.skipped import replay_skipped
 from tiny_detection import CLASSES, coco_folder, tiny_detection, write_objects
 from tiny_runs import assert_same_run
 
@@ -292,6 +294,35 @@ def test_sizes_are_chosen_by_the_images(data, tmp_path, capsys):
     assert fitted.task.variation.short_sides == (128, 160, 192)
     assert "short side of about 64 pixels" in lines[0]
     assert room.fitted(fitted, train_images) == (fitted, [])
+
+
+def test_norms_of_a_network_from_scratch_learn(data, tmp_path):
+    room = convattn.rooms.room("detection")
+    config = tiny_detection(data, tmp_path / "run", task=dict(frozen_norms=True))
+    train_images, _ = room.open_training(config)
+    fitted, lines = room.fitted(config, train_images)
+    assert not fitted.task.frozen_norms
+    assert lines == [
+        "task.frozen_norms False: norms of a network from scratch have measured nothing that could be kept"
+    ]
+    for started in (dict(pretrained=True), dict(pretrained_path="weights.safetensors")):
+        kept = replace(config, model=replace(config.model, **started))
+        assert room.fitted(kept, train_images) == (kept, [])
+
+
+def test_a_skipped_update_can_be_replayed(data, tmp_path, monkeypatch):
+    losses, calls = Detection.losses, []
+
+    def spoilt(self, model, batch):
+        calls.append(batch)
+        return {name: loss * (torch.nan if len(calls) == 2 else 1) for name, loss in losses(self, model, batch).items()}
+
+    monkeypatch.setattr(Detection, "losses", spoilt)
+    options = dict(detector="mask_rcnn", hidden=32)
+    folder = train(tiny_detection(data, tmp_path / "run", task=options, schedule=dict(updates=3)))
+    first, last = replay_skipped(folder / "skipped" / "step_00000002.rank0.pt")
+    assert "mask " in first and first.endswith(", ".join(calls[1].paths))
+    assert last == "everything is finite in float32 on the CPU; the precision or the device made the difference"
 
 
 @pytest.mark.filterwarnings("ignore:smt_nano is built with stem_stride=4")

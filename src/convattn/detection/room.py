@@ -136,31 +136,10 @@ class DetectionRoom(TaskRoom):
         return evaluation_transform(scale, cfg["mean"], cfg["std"], antialias=cfg.get("antialias", False))
 
     def fitted(self, config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
-        """Images about as large as they are, and in training smaller and larger."""
-        if config.task.scale is not None:
-            return config, []
-        seen = []
-        for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
-            with suppress(ImageError):  # told where it matters
-                seen.append(train.read(at).size)
-        if not seen:
-            return config, []
-        typical = statistics.median(map(min, seen))
-        ratio = min(2.0, max(max(size) / min(size) for size in seen))
-        short = min(_MOST_SIDE, max(_LEAST_SIDE, round(typical / _MULTIPLE) * _MULTIPLE))
-        longest, (low, high) = round(short * ratio), (round(short * times / _MULTIPLE) for times in _VARIED)
-        sides = tuple(side * _MULTIPLE for side in range(low, high + 1))
-        variation = replace(
-            config.task.variation,
-            short_sides=sides,
-            between=False,
-            longest_side=max(round(longest * _VARIED[1]), sides[-1]),
-        )
-        line = (
-            f"task.scale {longest} {short}, and short sides of {sides[0]} to {sides[-1]} in training: images have a "
-            f"short side of about {typical:.0f} pixels"
-        )
-        return replace(config, task=replace(config.task, scale=(longest, short), variation=variation)), [line]
+        """Norms that learn in a network from scratch; images about as large as they are, smaller and larger too."""
+        config, lines = _with_norms_that_learn(config)
+        config, more = _with_sizes(config, train)
+        return config, [*lines, *more]
 
     def remarks(self, config: Any, train: DetectionImages, validation: DetectionImages) -> list[str]:
         """Classes that no validation object is of, and images that show nothing."""
@@ -241,6 +220,43 @@ class DetectionRoom(TaskRoom):
     def agreement(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
         """How alike what was found is."""
         return exported.agreement(got, want)
+
+
+def _with_norms_that_learn(config: Any) -> tuple[Any, list[str]]:
+    """Fresh norms have measured nothing: kept so, they scale no map, and gradients grow beyond all bounds."""
+    model, task = config.model, config.task
+    if model.pretrained or model.pretrained_path is not None or not task.frozen_norms:
+        return config, []
+    line = "task.frozen_norms False: norms of a network from scratch have measured nothing that could be kept"
+    return replace(config, task=replace(task, frozen_norms=False)), [line]
+
+
+def _with_sizes(config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
+    """A scale that is left open, by the sizes of some images; in training they are seen smaller and larger too."""
+    if config.task.scale is not None:
+        return config, []
+    seen = []
+    for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
+        with suppress(ImageError):  # told where it matters
+            seen.append(train.read(at).size)
+    if not seen:
+        return config, []
+    typical = statistics.median(map(min, seen))
+    ratio = min(2.0, max(max(size) / min(size) for size in seen))
+    short = min(_MOST_SIDE, max(_LEAST_SIDE, round(typical / _MULTIPLE) * _MULTIPLE))
+    longest, (low, high) = round(short * ratio), (round(short * times / _MULTIPLE) for times in _VARIED)
+    sides = tuple(side * _MULTIPLE for side in range(low, high + 1))
+    variation = replace(
+        config.task.variation,
+        short_sides=sides,
+        between=False,
+        longest_side=max(round(longest * _VARIED[1]), sides[-1]),
+    )
+    line = (
+        f"task.scale {longest} {short}, and short sides of {sides[0]} to {sides[-1]} in training: images have a "
+        f"short side of about {typical:.0f} pixels"
+    )
+    return replace(config, task=replace(config.task, scale=(longest, short), variation=variation)), [line]
 
 
 def _names(model: Any) -> tuple[str, ...]:

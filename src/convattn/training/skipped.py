@@ -63,7 +63,7 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
         "epoch": run.counters.epoch,
         "model": run.bare_model.state_dict() if run.config.loop.sharding == "none" else None,
         "random": random,
-        "batches": [{"images": batch.images, "targets": batch.targets, "paths": batch.paths} for batch in group],
+        "batches": [_entry(batch) for batch in group],
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -100,7 +100,8 @@ def replay_skipped(path: Path) -> Iterator[str]:
             task.head(model).train().requires_grad_(True)
         task.start_epoch(content["epoch"])
         batches = [
-            Batch(_in_float32(entry["images"]), entry["targets"], entry["paths"]) for entry in content["batches"]
+            Batch(_in_float32(entry["images"]), _targets(config, entry["targets"]), entry["paths"])
+            for entry in content["batches"]
         ]
         restore_random_state({**content["random"], "cuda": []})
     except Exception as error:  # anything at all may stand in a file
@@ -128,6 +129,16 @@ def replay_skipped(path: Path) -> Iterator[str]:
         yield f"buffers that are not finite: {len(buffers)}, the first {buffers[0]}"
     if not (first or gradients or buffers):
         yield "everything is finite in float32 on the CPU; the precision or the device made the difference"
+
+
+def _entry(batch: Batch) -> dict[str, Any]:
+    """A batch as what is read back without running code: tensors, lists, dicts."""
+    targets = batch.targets if isinstance(batch.targets, Tensor) else [*batch.targets]
+    return {"images": batch.images, "targets": targets, "paths": batch.paths}
+
+
+def _targets(config: RunConfig, targets: Any) -> Any:
+    return targets if isinstance(targets, Tensor) else room(config.task.kind).collate(targets)
 
 
 def _config(content: dict[str, Any]) -> RunConfig:
