@@ -22,6 +22,7 @@ from convattn.model_files import check_can_be_saved
 from convattn.rooms import room
 from convattn.task import ConfigError, Dataset, Meter, PairTransform
 from convattn.training.config import LoopConfig, RunConfig, name_and_source
+from convattn.training.plug_ins import with_plug_ins
 from convattn.training.processes import Processes
 from convattn.walk import copying
 
@@ -80,6 +81,7 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     task = room(config.task.kind)
     train, validation = task.open_training(config)
     model = task.build_model(config, validation if train is None else train)
+    model = with_plug_ins(model, config.model.plug_ins, config.model.name)
     check_can_be_saved(model)
     train_loader = _training_loader(config, train, validation, task.training_transform(model, config), processes)
     loader = partial(_evaluation_loader, config, model, processes)

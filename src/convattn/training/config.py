@@ -51,6 +51,8 @@ class ModelConfig:
     """Recompute activations in backward: less memory, about a third more time."""
     options: typing.Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Further keywords of `create_model`."""
+    plug_ins: typing.Annotated[tuple[Mapping[str, Any], ...], tyro.conf.Suppress] = ()
+    """Blocks to attach or to put in the place of convolutions, in turn: see `training/plug_ins.py`."""
 
     def __post_init__(self) -> None:
         check(
