@@ -113,7 +113,7 @@ def test_sentence_of_no_difference():
     text = sentence("se", "none", TOP1, found, adjusted_p=found.p, worth=0.5, seconds_a_seed=600)
     assert text == (
         "no difference found between se and none at this budget (+0.00 points, -0.79 to +0.79; 5 seeds); "
-        "to see 0.5 points you need 15 seeds, about 1.7 h here"
+        "to see 0.5 points you need 15 seeds, about 1.7 h more here"
     )
     enough = sentence("se", "none", TOP1, paired_interval([0.01, -0.01] * 3), adjusted_p=1, worth=0.5)
     assert enough.endswith("enough seeds to see 0.5 points four times out of five")

@@ -1,0 +1,80 @@
+"""SMT's comparisons (arXiv 2307.08579). The numbers of the article's tables are not at hand; counts are ours."""
+
+from convattn.ablation.design import Comparison, Design
+
+__all__ = ["PRESETS"]
+
+_SOURCE = "SMT, arXiv 2307.08579, ablations"
+_COUNT, _GMACS = 11_506_536, 2.4613
+_BASE = Design("base", "smt_tiny", role="base", parameters=_COUNT, gmacs=_GMACS)
+
+
+def _row(name: str, parameters: int, gmacs: float, **options: object) -> Design:
+    return Design(name, "smt_tiny", options, parameters=parameters, gmacs=gmacs)
+
+
+def _missing(name: str, why: str) -> Design:
+    return Design(name, missing=why)
+
+
+PRESETS = {
+    "smt_stacking": Comparison(
+        "SMT: what stage 3 is stacked of",
+        (
+            _BASE,
+            _row("half modulation, half attention", _COUNT, _GMACS, stacking="half"),
+            _row("modulation alone", 11_815_784, 2.4420, stacking="modulation"),
+            _row("attention alone", 11_197_288, 2.4805, stacking="attention"),
+            _missing("modulation in stage 4", "stage 4 is attention in smt_tiny; hybrid's is not SMT's"),
+            _missing("attention in stages 1 and 2", "stages 1 and 2 are modulation in smt_tiny"),
+        ),
+        _SOURCE,
+        note="The base alternates modulation and attention.",
+    ),
+    "smt_heads": Comparison(
+        "SMT: heads of the mixed convolution",
+        (
+            _BASE,
+            _row("1 head", 11_453_032, 2.4308, num_heads=1),
+            _row("2 heads", 11_467_112, 2.4388, num_heads=2),
+            _row("8 heads", 11_630_440, 2.5319, num_heads=8),
+            _row("one kernel in all heads", 11_461_480, 2.4356, kernel_growth=0),
+            _missing("6 heads", "widths 64, 128 and 256 are no multiples of 6"),
+        ),
+        _SOURCE,
+        note="The base has 4 heads with kernels 3, 5, 7, 9.",
+    ),
+    "smt_aggregation": Comparison(
+        "SMT: scale-aware aggregation",
+        (
+            _BASE,
+            _row("no aggregation", 10_879_208, 2.2493, aggregation=False),
+            _row("width 1", 11_193_576, 2.3553, expansion_ratio=1),
+            _row("width 4", 12_132_456, 2.6732, expansion_ratio=4),
+            *(
+                _missing(name, "smt_tiny has no option for this aggregation")
+                for name in ("one 1x1", "two 1x1", "ungrouped", "inverted bottleneck")
+            ),
+        ),
+        _SOURCE,
+        note="The base widens twice inside.",
+    ),
+    "smt_components": Comparison(
+        "SMT: component by component",
+        (
+            Design(
+                "one 3x3",
+                "smt_tiny",
+                {"num_heads": 1, "aggregation": False, "stacking": "modulation"},
+                role="base",
+                parameters=10_570_984,
+                gmacs=2.0936,
+                note="no aggregation, no attention in stage 3",
+            ),
+            _row("+ mixed convolution", 10_648_808, 2.1257, aggregation=False, stacking="modulation"),
+            _row("+ aggregation", 11_815_784, 2.4420, stacking="modulation"),
+            _row("+ attention (SMT)", _COUNT, _GMACS),
+        ),
+        _SOURCE,
+    ),
+}
