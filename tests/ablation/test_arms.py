@@ -81,7 +81,7 @@ def test_a_base_of_equal_latency(monkeypatch):
     def slow(model):
         return sum(parameter.numel() for parameter in model.parameters())
 
-    def measured(candidates, repeats):
+    def measured(candidates, **how):
         return [SimpleNamespace(median_ms=call()) for call in candidates.values()]
 
     monkeypatch.setattr(widening, "run_once", slow)

@@ -116,6 +116,8 @@ def test_sentence_of_no_difference():
         "to see 0.5 points you need 15 seeds, about 1.7 h more here"
     )
     enough = sentence("se", "none", TOP1, paired_interval([0.01, -0.01] * 3), adjusted_p=1, worth=0.5)
+    few = sentence("se", "none", TOP1, paired_interval([0.0, 0.0]), adjusted_p=1, worth=0.5)
+    assert few.endswith("to see 0.5 points you need 5 seeds")
     assert enough.endswith("enough seeds to see 0.5 points four times out of five")
 
 

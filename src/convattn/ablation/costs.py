@@ -27,6 +27,7 @@ _UPDATES = 8  # timed, behind two that are not
 _WARMUP = 2
 _SECONDS = 30.0  # after which fewer are enough
 _REPEATS = 20
+_REST = 0.02  # seconds before a timed call, in which the threads of the design before it fall asleep
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def measure_costs(
             call = partial(run_once, model)
             call()
             calls[name] = call
-    latencies = {row.name: row for row in measure_latency(calls, repeats=_REPEATS)} if calls else {}
+    latencies = {row.name: row for row in measure_latency(calls, repeats=_REPEATS, rest=_REST)} if calls else {}
     costs = {}
     for name, figures in found.items():
         row = latencies.get(name)
-        times = (row.median_ms, row.p10_ms, row.p90_ms) if row else (None, None, None)
-        costs[name] = Costs(**figures, **dict(zip(("median_ms", "p10_ms", "p90_ms"), times, strict=True)))
+        times = ("median_ms", "p10_ms", "p90_ms")
+        figures |= {time: getattr(row, time, None) for time in times}
+        costs[name] = Costs(**figures)
     return costs
 
 

@@ -6,6 +6,7 @@ from convattn.task import Metric
 __all__ = ["amount", "sentence", "time_in_words"]
 
 _LEVEL = 0.05
+_TO_BEGIN_WITH = 5  # seeds
 
 
 def sentence(
@@ -37,15 +38,19 @@ def sentence(
             f"p {adjusted_p:.3f} after Holm){smaller}"
         )
     needed = seeds_needed(found.deviation, worth)
+    if found.count < _TO_BEGIN_WITH:  # whose spread may be small by chance
+        needed = max(needed, _TO_BEGIN_WITH)
     if needed <= found.count:
         return (
             f"no difference found between {design} and {base} ({interval}; {found.count} seeds), enough seeds to see "
             f"{amount(worth, metric)} four times out of five"
         )
-    time = "" if seconds_a_seed is None else f", about {time_in_words((needed - found.count) * seconds_a_seed)} here"
+    time = (
+        "" if seconds_a_seed is None else f", about {time_in_words((needed - found.count) * seconds_a_seed)} more here"
+    )
     return (
         f"no difference found between {design} and {base} at this budget ({interval}; {found.count} seeds); to see "
-        f"{amount(worth, metric)} you need {needed} seeds{time}"
+        f"{amount(worth, metric)} you need {needed:,} seeds{time}"
     )
 
 

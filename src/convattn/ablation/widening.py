@@ -21,6 +21,7 @@ _HALVINGS = 9
 _LATENCY_HALVINGS = 6
 _WIDEST = 4.0
 _REPEATS = 15
+_REST = 0.02  # as in `costs`
 
 
 def of_equal_parameters(base: Design, parameters: int, options: Mapping[str, Any]) -> Design:
@@ -60,7 +61,7 @@ def of_equal_latency(base: Design, target: Design, options: Mapping[str, Any], i
     def share(design: Design) -> float:
         candidate = _sized(build(design, **options), image_size)
         rows = measure_latency(
-            {"target": lambda: run_once(slow), "candidate": lambda: run_once(candidate)}, repeats=_REPEATS
+            {"target": lambda: run_once(slow), "candidate": lambda: run_once(candidate)}, repeats=_REPEATS, rest=_REST
         )
         return rows[1].median_ms / rows[0].median_ms
 

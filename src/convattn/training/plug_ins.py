@@ -15,6 +15,7 @@ __all__ = ["with_plug_ins"]
 
 _FIELDS = {"kind", "mixer", "where", "init", "frozen", "options"}
 _WORDS = ("stages", "blocks", "qkv")
+_ROOMY = 256  # pixels: every stage has a map
 
 
 def with_plug_ins(model: nn.Module, plug_ins: tuple[Mapping[str, Any], ...], name: str) -> nn.Module:
@@ -37,7 +38,7 @@ def with_plug_ins(model: nn.Module, plug_ins: tuple[Mapping[str, Any], ...], nam
         backbone: Any = getattr(model, "backbone", None)
         prefix, network = ("backbone.", backbone) if isinstance(backbone, nn.Module) else ("", model)
         try:
-            table: list[dict[str, Any]] = _changed(network, plug_in).surgery[len(getattr(network, "surgery", [])) :]  # type: ignore[assignment, index, union-attr]
+            table: list[dict[str, Any]] = _changed(network, plug_in).surgery[len(getattr(network, "surgery", [])) :]  # type: ignore[assignment, index]
             entries = [{**entry, "place": prefix + entry["place"]} for entry in table]
             model = replay(copied(model), entries)
         except (ValueError, TypeError) as error:
@@ -54,13 +55,16 @@ def _changed(network: nn.Module, plug_in: Mapping[str, Any]) -> nn.Module:
     kind, options = plug_in.get("kind", "attach"), dict(plug_in.get("options", {}))
     if kind == "attach":
         where = plug_in.get("where", "stages")
-        return attach(
-            network,
-            plug_in["mixer"],
-            where if where in _WORDS else _named(where),
-            plug_in.get("init", "paper"),
-            **options,
-        )
+        place = where if where in _WORDS else _named(where)
+        init = plug_in.get("init", "paper")
+        try:
+            return attach(network, plug_in["mixer"], place, init, **options)
+        except ValueError:  # images so small that a map ends in one position, which is then not known as one
+            try:
+                return attach(network, plug_in["mixer"], place, init, input_size=_ROOMY, **options)
+            except (ValueError, RuntimeError):
+                pass
+            raise
     if kind == "replace":
         match = plug_in.get("where", "conv3x3")
         return replace(network, plug_in["mixer"], match if match == "conv3x3" else _named(match), **options)

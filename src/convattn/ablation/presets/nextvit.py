@@ -20,7 +20,7 @@ def _patterns(**rows: tuple[int, float]) -> tuple[Design, ...]:
 
 
 def _hybrid_stage(convs: int, depth: int, parameters: int, gmacs: float) -> Design:
-    options = {"convs_per_transformer": (3, 3, convs, 2), "depths": (3, 4, depth, 3)}
+    options: dict[str, Any] = {"convs_per_transformer": (3, 3, convs, 2), "depths": (3, 4, depth, 3)}
     return _row(f"{convs} of {convs + 1} blocks convolve", parameters, gmacs, **options)
 
 

@@ -1,0 +1,127 @@
+"""The comparison as a page: every seed a dot, intervals, costs, and what it means in a sentence."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from convattn.ablation.results import Results, Row
+from convattn.ablation.tables import BUDGETS, missing_table, results_tables
+from convattn.atomic import write_atomically
+from convattn.report.charts import run_style, ticks
+from convattn.report.templates import render_page
+
+__all__ = ["Panel", "Track", "panels_of", "write_page"]
+
+CAUTION = "Small images and small budgets say nothing of ImageNet."
+
+
+@dataclass(frozen=True)
+class Track:
+    """A design's line in a panel; places in percent from the left."""
+
+    name: str
+    style: str  # class in report.css
+    dots: tuple[tuple[float, str], ...]  # place, and what it says
+    mean: float | None
+    interval: tuple[float, float] | None  # from, to
+    text: str  # the mean in words
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Designs under one another over one axis."""
+
+    title: str
+    ticks: tuple[tuple[float, str], ...]
+    tracks: tuple[Track, ...]
+    zero: float | None = None  # where no difference is
+
+
+def write_page(path: Path, results: Results) -> None:
+    """Write the page in one step; it needs nothing else, no script and no network.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    comparison = results.plan.comparison
+    page = render_page(
+        "ablation.html",
+        title=comparison.title,
+        lead=" ".join(filter(None, [_of(comparison.source), comparison.note, CAUTION])),
+        budgets=[
+            (BUDGETS[budget], [row.sentence for row in rows if row.sentence], list(panels_of(results, rows)))
+            for budget, rows in results.rows.items()
+        ],
+        tables=[table for table in (*results_tables(results), missing_table(results.plan)) if table.rows],
+        notes=[(design.name, design.note) for design in comparison.buildable if design.note],
+        environment=results.plan.environment,
+        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    )
+    write_atomically(path, page.encode())
+
+
+def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
+    """The figures of all seeds, and the differences to the base with their intervals."""
+    metric = results.metric
+    figures = [value for row in rows for value in row.figures.values()]
+    if not figures:
+        return
+    across, marks = _axis(min(figures), max(figures), metric.unit)
+    yield Panel(
+        metric.title,
+        marks,
+        tuple(
+            Track(
+                row.design.name,
+                run_style(at),
+                tuple((across(v), f"seed {seed}: {metric.text(v)}") for seed, v in row.figures.items()),
+                None if row.mean is None else across(row.mean),
+                None,
+                metric.text(row.mean),
+            )
+            for at, row in enumerate(rows)
+        ),
+    )
+    base = next(row for row in rows if row.design.role == "base")
+    compared = [(at, row) for at, row in enumerate(rows) if row.interval is not None]
+    if not compared:
+        return
+    paired = {
+        row.design.name: {s: v - base.figures[s] for s, v in row.figures.items() if s in base.figures}
+        for _, row in compared
+    }
+    ends = [end for _, row in compared if (one := row.interval) is not None for end in (one.low, one.high)]
+    values = [value for those in paired.values() for value in those.values()]
+    across, marks = _axis(min([0.0, *ends, *values]), max([0.0, *ends, *values]), "")
+    tracks = []
+    for at, row in compared:
+        assert row.interval is not None
+        tracks.append(
+            Track(
+                row.design.name,
+                run_style(at),
+                tuple(
+                    (across(v), f"seed {seed}: {v:+.{metric.digits}f}") for seed, v in paired[row.design.name].items()
+                ),
+                across(row.interval.mean),
+                (across(row.interval.low), across(row.interval.high)),
+                f"{row.interval.mean:+.{metric.digits}f} ± {row.interval.half_width:.{metric.digits}f}",
+            )
+        )
+    unit = "points" if metric.unit == "%" else metric.unit or metric.title
+    yield Panel(f"Difference to {base.design.name}, {unit}", marks, tuple(tracks), across(0.0))
+
+
+def _axis(low: float, high: float, unit: str):  # type: ignore[no-untyped-def]
+    marks = ticks(low, high)
+    first, last = marks[0], marks[-1]
+
+    def across(value: float) -> float:
+        return round(100 * (value - first) / (last - first), 2)
+
+    return across, tuple((across(mark), f"{mark:g}{f' {unit}' if unit else ''}") for mark in marks)
+
+
+def _of(source: str) -> str:
+    return f"{source}." if source else ""

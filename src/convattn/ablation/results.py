@@ -1,0 +1,190 @@
+"""What the runs of a plan came to: figures by seed, differences to the base, and a sentence for each design."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convattn.ablation.costs import Costs
+from convattn.ablation.design import Design
+from convattn.ablation.plan import Budget, Choice, Plan
+from convattn.ablation.sentence import sentence
+from convattn.ablation.statistics import (
+    LEAST_FOR_BOOTSTRAP,
+    Interval,
+    bootstrap_interval,
+    holm,
+    paired_differences,
+    paired_interval,
+)
+from convattn.ablation.sweep import is_done
+from convattn.data.held_out import share_of
+from convattn.page import Epoch
+from convattn.report.run import RunFolder, read_run
+from convattn.rooms import words_of
+from convattn.task import Metric
+
+__all__ = ["TEST", "Results", "Row", "read_results"]
+
+TEST = "test"  # of `data.evaluations`: the images that have no say in what is kept
+
+
+@dataclass(frozen=True)
+class Row:
+    """A design under a budget."""
+
+    design: Design
+    costs: Costs
+    updates: int  # of each run
+    figures: Mapping[int, float]  # seed -> of the task's first metric
+    seconds: float | None  # that a run took, validation included; the mean of those that are done
+    interval: Interval | None = None  # of the differences to the base; None for it, and with fewer than two seeds
+    bootstrap: Interval | None = None  # from ten seeds on
+    adjusted_p: float | None = None  # after Holm, over the designs of this budget
+    sentence: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Of the seeds that are done."""
+        return sum(self.figures.values()) / len(self.figures) if self.figures else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All designs under all budgets."""
+
+    plan: Plan
+    metric: Metric
+    rows: Mapping[Budget, tuple[Row, ...]]
+    judged: str  # on which images, and by which epoch
+    worth: float
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "title": self.plan.comparison.title,
+            "source": self.plan.comparison.source,
+            "metric": self.metric.name,
+            "unit": self.metric.unit,
+            "judged": self.judged,
+            "worth": self.worth,
+            "seeds": self.plan.seeds,
+            "budgets": {budget: [_row_as_data(row) for row in rows] for budget, rows in self.rows.items()},
+            "not_built": {d.name: d.missing for d in self.plan.comparison.designs if d.missing},
+            "environment": dict(self.plan.environment),
+        }
+
+
+def read_results(plan: Plan, output: Path, worth: float) -> Results:
+    """The results so far: a design with fewer than two finished pairs has no interval yet.
+
+    Args:
+        plan: the comparison.
+        output: the folder of its runs.
+        worth: the smallest difference that matters, in the metric's unit.
+    """
+    metric = words_of(plan.recipe.task.kind).metrics[0]
+    rows = {budget: _rows(plan, budget, output, metric, worth) for budget in plan.budgets}
+    return Results(plan, metric, rows, _judged(plan), worth)
+
+
+def _rows(plan: Plan, budget: Budget, output: Path, metric: Metric, worth: float) -> tuple[Row, ...]:
+    rows = [_row(plan, design, budget, output, metric) for design in plan.comparison.buildable]
+    base = next(row for row in rows if row.design.role == "base")
+    times = [row.seconds for row in rows]
+    known = [seconds for seconds in times if seconds is not None]
+    seconds_a_seed = sum(known) if len(known) == len(times) else plan.seconds_a_seed[budget]
+    differences = {row.design.name: paired_differences(base.figures, row.figures) for row in rows if row is not base}
+    compared = {name: values for name, values in differences.items() if len(values) >= 2}
+    share = share_of(plan.recipe.data.validation)
+    resampled = share / (1 - share) if share is not None and not plan.recipe.data.evaluations else None
+    intervals = {name: paired_interval(values, test_over_train=resampled) for name, values in compared.items()}
+    adjusted = dict(zip(intervals, holm([interval.p or 0.0 for interval in intervals.values()]), strict=True))
+    finished = []
+    for row in rows:
+        name = row.design.name
+        if name in intervals:
+            p = adjusted[name]
+            text = sentence(
+                name,
+                base.design.name,
+                metric,
+                intervals[name],
+                adjusted_p=p,
+                worth=worth,
+                seconds_a_seed=seconds_a_seed,
+            )
+            many = len(compared[name]) >= LEAST_FOR_BOOTSTRAP
+            boot = bootstrap_interval(compared[name]) if many else None
+            row = Row(row.design, row.costs, row.updates, row.figures, row.seconds, intervals[name], boot, p, text)
+        elif row is not base:
+            pairs = len(differences[name])
+            text = f"{name}: {pairs} of {plan.seeds} seeds done beside {base.design.name}; two are the least"
+            row = Row(row.design, row.costs, row.updates, row.figures, row.seconds, sentence=text)
+        finished.append(row)
+    return tuple(finished)
+
+
+def _row(plan: Plan, design: Design, budget: Budget, output: Path, metric: Metric) -> Row:
+    figures, seconds = {}, []
+    for seed in range(plan.seeds):
+        planned = plan.run(output, design, budget, seed)
+        if not is_done(planned):
+            continue
+        run = read_run(planned.folder)
+        value = _figure(run, metric, plan.choice)
+        if value is not None:
+            figures[seed] = value
+            seconds.append(run.seconds)
+    mean = sum(seconds) / len(seconds) if seconds else None
+    return Row(design, plan.costs[design.name], plan.updates(design, budget), figures, mean)
+
+
+def _figure(run: RunFolder, metric: Metric, choice: Choice) -> float | None:
+    """Of the images that had no say, where there are such, at the chosen epoch."""
+    epoch: Epoch | None = run.epochs[-1] if choice == "last" else run.best
+    if epoch is None:
+        return None
+    further = epoch.get(f"{TEST}/{metric.name}")
+    return epoch.get(metric.name) if further is None else further
+
+
+def _judged(plan: Plan) -> str:
+    data = plan.recipe.data
+    share = share_of(data.validation)
+    which = "the last epoch" if plan.choice == "last" else "the epoch that is best on images held out"
+    if data.evaluations:
+        return f"{which}, on the test images, which choose nothing"
+    if share is not None:
+        return f"{which}, on {100 * share:g} % of the training images, held out anew with each seed"
+    return f"{which}, on the validation images, which choose nothing"
+
+
+def _row_as_data(row: Row) -> dict[str, Any]:
+    interval, boot = row.interval, row.bootstrap
+    return {
+        "design": row.design.name,
+        "role": row.design.role,
+        "model": row.design.model,
+        "options": dict(row.design.options),
+        "plug_ins": [dict(one) for one in row.design.plug_ins],
+        "note": row.design.note,
+        "published": row.design.published,
+        "parameters": row.costs.parameters,
+        "macs": row.costs.macs,
+        "latency_ms": row.costs.median_ms,
+        "latency_p10_ms": row.costs.p10_ms,
+        "latency_p90_ms": row.costs.p90_ms,
+        "training_images_per_second": row.costs.images_per_second,
+        "memory": row.costs.memory,
+        "updates": row.updates,
+        "seconds": row.seconds,
+        "figures": {str(seed): value for seed, value in row.figures.items()},
+        "mean": row.mean,
+        "difference": None if interval is None else interval.mean,
+        "interval": None if interval is None else [interval.low, interval.high],
+        "bootstrap": None if boot is None else [boot.low, boot.high],
+        "p": None if interval is None else interval.p,
+        "adjusted_p": row.adjusted_p,
+        "sentence": row.sentence,
+    }
