@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "top-1 and top-5 accuracy of a model on a folder of images",
     "runs": "compare training runs: accuracy, loss, speed, and the settings in which they differ",
     "predict": "classify images",
+    "ablate": "compare designs fairly: one recipe, paired seeds, controls, intervals; the papers' tables by name",
     "explain": "show what models look at, side by side: Grad-CAM, receptive fields, spectra, inner maps",
     "data": "look through a data set before training: broken, double, leaked and odd images",
     "export": "write a model for another runtime, such as ONNX or OpenVINO, with proof that the numbers survived",
