@@ -3,6 +3,8 @@
 import json
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from convattn.ablation.planning import plan_comparison
 from convattn.ablation.presets import PRESETS, preset
 from convattn.ablation.results import TEST, Results, read_results
 from convattn.ablation.sentence import time_in_words
-from convattn.ablation.sweep import run_sweep
+from convattn.ablation.sweep import Sweep, run_sweep
 from convattn.ablation.tables import missing_table, plan_table, results_tables
 from convattn.atomic import check_writable, write_atomically
 from convattn.cli.arguments import UsageError
@@ -54,7 +56,8 @@ def command(options: Options) -> int:
     plan = _plan_in(output, options)
     runs = plan.runs(output)
     try:
-        sweep = _sweep(runs, output)
+        with _each_warning_once():
+            sweep = _sweep(runs, output)
     except Interrupted as stop:  # a checkpoint was written, from which the same words go on
         return 128 + stop.signal
     results = read_results(plan, output, options.worth)
@@ -185,7 +188,22 @@ def _asked(options: Options) -> dict[str, Any]:
     return dict(json.loads(json.dumps(asked)))
 
 
-def _sweep(runs: list[PlannedRun], output: Path) -> Any:
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """What every run would say of the same images is said by the first."""
+    with warnings.catch_warnings():
+        show, told = warnings.showwarning, set[str]()
+
+        def once(message: Warning | str, *where: Any, **how: Any) -> None:
+            if str(message) not in told:
+                told.add(str(message))
+                show(message, *where, **how)
+
+        warnings.showwarning = once
+        yield
+
+
+def _sweep(runs: list[PlannedRun], output: Path) -> Sweep:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     done: dict[Path, float] = {}
     with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as bar:
