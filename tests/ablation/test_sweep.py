@@ -16,6 +16,7 @@ from convattn.ablation.planning import plan_comparison
 from convattn.ablation.results import read_results
 from convattn.ablation.sweep import is_done, run_sweep
 from convattn.ablation.tables import missing_table, plan_table, results_tables
+from convattn.ablation.tuning import tuned
 from convattn.nearest import UnknownName
 from convattn.task import ConfigError
 from convattn.training.lock import FolderLock
@@ -147,6 +148,13 @@ def test_results_are_of_the_last_epoch_and_paired(tmp_path, monkeypatch):
     page = (tmp_path / "report.html").read_text()
     assert page.count('class="dot"') == 2 * (3 + 2 + 2)
     assert "no multiple" in page
+    wide = Design("wide", "timm:resnet18", role="control", control_of="das")
+    comparison = replace(one.comparison, designs=(*one.comparison.designs, wide))
+    controlled = replace(one, comparison=comparison, costs={**one.costs, "wide": costs(2.0)})
+    figures |= {("wide", 0): 50.5, ("wide", 1): 60.5}
+    row = read_results(controlled, tmp_path, worth=0.5).rows["epochs"][2]
+    assert row.sentence.count("no difference found between wide and none") == 1
+    assert row.sentence.count("no difference found between das and wide at this budget (+0.75 points") == 1
     del figures["das", 1]
     few = read_results(one, tmp_path, worth=0.5).rows["epochs"][1]
     assert few.interval is None
@@ -210,3 +218,27 @@ def test_designs_that_cannot_be_built_are_named(pictures):
     two = (*designs, Design("1 head", "smt_nano", {**TINY_OPTIONS, "num_heads": 1}))
     with pytest.raises(UnknownName, match="unknown design '2 head'; nearest: 1 head"):
         plan_comparison(Comparison("Heads", two), recipe, num_classes=2, controls=["placebo"], control_of="2 head")
+
+
+def test_every_design_tries_as_many_learning_rates(tmp_path, monkeypatch):
+    one = plan(tune=(0.5, 1.0, 2.0))
+    trials = one.trials(tmp_path)
+    assert len(trials) == 6
+    assert trials[0].folder == tmp_path / "tuning" / "none" / "lr0.5"
+    lr = one.recipe.optimizer.lr
+    assert [trial.config.optimizer.lr for trial in trials[:3]] == [0.5 * lr, lr, 2 * lr]
+    assert {trial.config.data.validation for trial in trials} == {"0.1"}
+    assert not {trial.config.loop.seed for trial in trials} & {run.config.loop.seed for run in one.runs(tmp_path)}
+    found = {"lr0.5": 50.0, "lr1": 60.0, "lr2": 60.0}
+    monkeypatch.setattr("convattn.ablation.tuning.is_done", lambda trial: trial.folder.parent.name == "das")
+    monkeypatch.setattr(
+        "convattn.ablation.tuning.read_run",
+        lambda folder: SimpleNamespace(epochs=[SimpleNamespace(get={"top1": found[folder.name]}.get)]),
+    )
+    with pytest.raises(ConfigError, match="none: none of its 3 trials of a learning rate was finished"):
+        tuned(one, tmp_path)
+    monkeypatch.setattr("convattn.ablation.tuning.is_done", lambda trial: True)
+    found["lr0.5"] = 61.0
+    done = tuned(one, tmp_path)
+    assert done.factors == {"none": 0.5, "das": 0.5}
+    assert {run.config.optimizer.lr for run in done.runs(tmp_path)} == {0.5 * lr}

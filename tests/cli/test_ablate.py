@@ -71,6 +71,7 @@ def test_presets_are_listed(capsys):
         (["smt_heads", "--data", "x", "--budgets", "hours"], "--budgets 'hours' is unknown; choose of epochs, time"),
         (["smt_heads", "--data", "x", "--budgets", ","], "--budgets ',' names nothing; choose of epochs, time"),
         (["smt_heads", "--data", "x", "--controls", "all"], "--controls 'all' is unknown; choose of parameters"),
+        (["smt_heads", "--data", "x", "--tune", "1,0"], "--tune '1,0' must be numbers above 0"),
         (["--mixers", "se", "--data", "x", "--base-options", "a"], "--base-options 'a' must be KEY=VALUE"),
         (["--vary", "dims", "--data", "x"], "--vary 'dims' must be KEY=VALUE|VALUE"),
     ],

@@ -21,6 +21,7 @@ class Design:
     options: Mapping[str, Any] = field(default_factory=dict)
     plug_ins: tuple[Mapping[str, Any], ...] = ()  # as `ModelConfig.plug_ins`
     role: Role = "design"
+    control_of: str = ""  # of a control or placebo: the design that is held against it too
     parameters: int | None = None  # counted
     gmacs: float | None = None  # counted in full, 10⁹ multiply-adds
     published: float | None = None  # in percent, of what the comparison says

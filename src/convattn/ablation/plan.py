@@ -4,6 +4,7 @@ OUTPUT/
   plan.json                  designs, costs, budgets; made once, by whoever comes first
   epochs/DESIGN/seed0/       an ordinary run of equal epochs
   time/DESIGN/seed0/         of equal time; the base's is that of equal epochs, unless minutes are given
+  tuning/DESIGN/lr0.5/       a trial of a learning rate, where such are asked for
   report.html, results.json
 """
 
@@ -18,6 +19,7 @@ from convattn.ablation.arms import slug
 from convattn.ablation.costs import Costs
 from convattn.ablation.design import Comparison, Design
 from convattn.atomic import write_atomically
+from convattn.data.held_out import share_of
 from convattn.task import ConfigError, check
 from convattn.training.config import RunConfig, ScheduleConfig
 from convattn.training.config_json import config_from_json, config_to_json, read_json
@@ -28,6 +30,8 @@ Budget = Literal["epochs", "time"]
 Choice = Literal["last", "best"]
 
 _NAME = "plan.json"
+_TUNING_SEED = 2**31  # of no run that counts
+_HELD_OUT = 0.1  # of the training images, to tune by
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Plan:
         minutes: of the clock that `Costs.update_seconds` goes by, for each run of equal time; the base's epochs
             where None.
         choice: the figure of the last epoch, or of the one that is best on held-out images.
+        tune: learning rates that every design tries first, as multiples of the recipe's.
+        factors: what each design keeps of them; found by the trials, and not stored.
         asked: the words that it was made of: what is asked otherwise is another comparison.
         environment: where the costs were measured.
     """
@@ -71,11 +77,14 @@ class Plan:
     budgets: tuple[Budget, ...] = ("epochs",)
     minutes: float | None = None
     choice: Choice = "last"
+    tune: tuple[float, ...] = ()
+    factors: Mapping[str, float] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        check(all(factor > 0 for factor in self.tune), f"learning rates to try {self.tune} must be above 0")
         for budget in self.budgets:
             for design in self.comparison.buildable:
                 self._check_an_epoch(design, budget)
@@ -90,13 +99,29 @@ class Plan:
                     found.setdefault(run.folder, run)
         return list(found.values())
 
+    def trials(self, output: Path) -> list[PlannedRun]:
+        """A run of each design at each learning rate, with a seed of its own, judged by training images held out."""
+        data = replace(self.recipe.data, validation=self.recipe.data.validation, evaluations=())
+        if share_of(data.validation) is None:
+            data = replace(data, validation=str(_HELD_OUT))
+        found = []
+        for design in self.comparison.buildable:
+            for factor in self.tune:
+                folder = output / "tuning" / slug(design.name) / f"lr{factor:g}"
+                untuned = replace(self, factors={design.name: factor}).run(output, design, "epochs", _TUNING_SEED)
+                config = replace(untuned.config, data=data, output=replace(untuned.config.output, folder=str(folder)))
+                found.append(replace(untuned, config=config))
+        return found
+
     def run(self, output: Path, design: Design, budget: Budget, seed: int) -> PlannedRun:
         """That of a design, under a budget, with a seed."""
         updates = self.updates(design, budget)
+        optimizer = self.recipe.optimizer
         folder = output / self._place(design, budget) / slug(design.name) / f"seed{seed}"
         config = replace(
             self.recipe,
             model=replace(self.recipe.model, name=design.model, options=design.options, plug_ins=design.plug_ins),
+            optimizer=replace(optimizer, lr=optimizer.lr * self.factors.get(design.name, 1.0)),
             loop=replace(self.recipe.loop, seed=seed, early_stopping=None),
             output=replace(self.recipe.output, folder=str(folder), tensorboard=False),
         )
@@ -175,7 +200,7 @@ def read_plan(output: Path) -> Plan | None:
         content["comparison"] = Comparison(**(comparison | {"designs": designs}))
         content["costs"] = {name: Costs(**costs) for name, costs in content["costs"].items()}
         content["recipe"] = config_from_json(json.dumps(content["recipe"]))
-        content["budgets"] = tuple(content["budgets"])
+        content |= {name: tuple(content[name]) for name in ("budgets", "tune")}
         content["environment"] = tuple((name, value) for name, value in content["environment"])
         return Plan(**content)
     except (KeyError, TypeError, ValueError) as error:

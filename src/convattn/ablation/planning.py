@@ -112,7 +112,7 @@ def with_controls(
     for control, (name, make) in makers.items():
         if control in controls:
             try:
-                added.append(make())
+                added.append(replace(make(), control_of=target.name))
             except (ValueError, RuntimeError) as error:
                 added.append(Design(name, role="control", missing=str(error)))
     return replace(comparison, designs=(*comparison.designs, *added))

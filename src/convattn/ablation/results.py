@@ -1,7 +1,7 @@
 """What the runs of a plan came to: figures by seed, differences to the base, and a sentence for each design."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Row:
     interval: Interval | None = None  # of the differences to the base; None for it, and with fewer than two seeds
     bootstrap: Interval | None = None  # from ten seeds on
     adjusted_p: float | None = None  # after Holm, over the designs of this budget
-    sentence: str = ""
+    sentence: str = ""  # of the difference to the base; of a control also of the design that it is for
 
     @property
     def mean(self) -> float | None:
@@ -89,38 +89,41 @@ def read_results(plan: Plan, output: Path, worth: float) -> Results:
 
 
 def _rows(plan: Plan, budget: Budget, output: Path, metric: Metric, worth: float) -> tuple[Row, ...]:
-    rows = [_row(plan, design, budget, output, metric) for design in plan.comparison.buildable]
-    base = next(row for row in rows if row.design.role == "base")
-    times = [row.seconds for row in rows]
-    known = [seconds for seconds in times if seconds is not None]
-    seconds_a_seed = sum(known) if len(known) == len(times) else plan.seconds_a_seed[budget]
-    differences = {row.design.name: paired_differences(base.figures, row.figures) for row in rows if row is not base}
-    compared = {name: values for name, values in differences.items() if len(values) >= 2}
+    rows = {design.name: _row(plan, design, budget, output, metric) for design in plan.comparison.buildable}
+    base = plan.comparison.base.name
+    known = [row.seconds for row in rows.values() if row.seconds is not None]
+    seconds_a_seed = sum(known) if len(known) == len(rows) else plan.seconds_a_seed[budget]
+    # Everything against the base, and what has a control against that: one family, decided by the plan.
+    pairs = [(name, base) for name in rows if name != base]
+    pairs += [(row.design.control_of, name) for name, row in rows.items() if row.design.control_of in rows]
+    differences = {pair: paired_differences(rows[pair[1]].figures, rows[pair[0]].figures) for pair in pairs}
     share = share_of(plan.recipe.data.validation)
     resampled = share / (1 - share) if share is not None and not plan.recipe.data.evaluations else None
-    intervals = {name: paired_interval(values, test_over_train=resampled) for name, values in compared.items()}
-    adjusted = dict(zip(intervals, holm([interval.p or 0.0 for interval in intervals.values()]), strict=True))
+    found = {
+        pair: paired_interval(values, test_over_train=resampled)
+        for pair, values in differences.items()
+        if len(values) >= 2
+    }
+    adjusted = dict(zip(found, holm([interval.p or 0.0 for interval in found.values()]), strict=True))
+    said = {
+        pair: sentence(*pair, metric, interval, adjusted_p=adjusted[pair], worth=worth, seconds_a_seed=seconds_a_seed)
+        for pair, interval in found.items()
+    }
     finished = []
-    for row in rows:
-        name = row.design.name
-        if name in intervals:
-            p = adjusted[name]
-            text = sentence(
-                name,
-                base.design.name,
-                metric,
-                intervals[name],
-                adjusted_p=p,
-                worth=worth,
-                seconds_a_seed=seconds_a_seed,
+    for name, row in rows.items():
+        pair, control = (name, base), (row.design.control_of, name)
+        if pair in found:
+            values = differences[pair]
+            row = replace(
+                row,
+                interval=found[pair],
+                bootstrap=bootstrap_interval(values) if len(values) >= LEAST_FOR_BOOTSTRAP else None,
+                adjusted_p=adjusted[pair],
+                sentence="; ".join(said[each] for each in (pair, control) if each in said),
             )
-            many = len(compared[name]) >= LEAST_FOR_BOOTSTRAP
-            boot = bootstrap_interval(compared[name]) if many else None
-            row = Row(row.design, row.costs, row.updates, row.figures, row.seconds, intervals[name], boot, p, text)
-        elif row is not base:
-            pairs = len(differences[name])
-            text = f"{name}: {pairs} of {plan.seeds} seeds done beside {base.design.name}; two are the least"
-            row = Row(row.design, row.costs, row.updates, row.figures, row.seconds, sentence=text)
+        elif pair in differences:
+            text = f"{name}: {len(differences[pair])} of {plan.seeds} seeds done beside {base}; two are the least"
+            row = replace(row, sentence=text)
         finished.append(row)
     return tuple(finished)
 

@@ -63,7 +63,7 @@ def paired_differences(base: Mapping[int, float], design: Mapping[int, float]) -
 def paired_interval(
     differences: Sequence[float], *, confidence: float = 0.95, test_over_train: float | None = None
 ) -> Interval:
-    """The paired t interval: mean ± t · s · √(1/n), and its p.
+    """The paired t interval: mean ± t · s · √(1/n), and its p; that of the sign test where all differences are equal.
 
     Args:
         differences: one a seed, two or more.
@@ -80,8 +80,11 @@ def paired_interval(
     count, middle, deviation = len(differences), fmean(differences), stdev(differences)
     error = deviation * math.sqrt(1 / count + (test_over_train or 0.0))
     half = t_quantile(confidence, count - 1) * error
-    t = middle / error if error else math.copysign(math.inf, middle) if middle else 0.0
-    return Interval(middle, middle - half, middle + half, deviation, count, two_sided_p(t, count - 1), confidence)
+    if error:
+        p = two_sided_p(middle / error, count - 1)
+    else:  # as coarse figures may be; what is sure is that all have one sign
+        p = 2.0 ** (1 - count) if middle else 1.0
+    return Interval(middle, middle - half, middle + half, deviation, count, p, confidence)
 
 
 def bootstrap_interval(differences: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Interval:

@@ -21,11 +21,20 @@ from convattn.ablation.results import TEST, Results, read_results
 from convattn.ablation.sentence import time_in_words
 from convattn.ablation.sweep import Sweep, run_sweep
 from convattn.ablation.tables import missing_table, plan_table, results_tables
+from convattn.ablation.tuning import tuned
 from convattn.atomic import check_writable, write_atomically
 from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
 from convattn.cli.console import notes, plain, print_table, say, warn
-from convattn.cli.options.ablate import Options, budgets_of, controls_of, key_and_values, options_of, words_of
+from convattn.cli.options.ablate import (
+    Options,
+    budgets_of,
+    controls_of,
+    factors_of,
+    key_and_values,
+    options_of,
+    words_of,
+)
 from convattn.data.split_words import SPLITS
 from convattn.json_text import json_text
 from convattn.nearest import nearest
@@ -54,10 +63,15 @@ def command(options: Options) -> int:
         return _show_plan(read_plan(output) or _new_plan(options), options.json)
     check_writable(output)
     plan = _plan_in(output, options)
-    runs = plan.runs(output)
     try:
         with _each_warning_once():
-            sweep = _sweep(runs, output)
+            if plan.tune:
+                trials = _sweep(plan.trials(output), output)
+                if trials.elsewhere:
+                    warn(f"{len(trials.elsewhere)} trials are under way in other processes; run the same words again")
+                    return 0
+                plan = tuned(plan, output)
+            sweep = _sweep(plan.runs(output), output)
     except Interrupted as stop:  # a checkpoint was written, from which the same words go on
         return 128 + stop.signal
     results = read_results(plan, output, options.worth)
@@ -116,6 +130,7 @@ def _new_plan(options: Options) -> Plan:
                 budgets=budgets_of(options),
                 minutes=options.minutes,
                 choice=options.choose,
+                tune=factors_of(options),
                 asked=_asked(options),
             )
 
@@ -220,7 +235,7 @@ def _sweep(runs: list[PlannedRun], output: Path) -> Sweep:
 
 
 def _show_plan(plan: Plan, as_json: bool) -> int:
-    planned = plan.runs(Path())
+    planned = [*plan.trials(Path()), *plan.runs(Path())]
     runs, seconds = len(planned), sum(run.seconds for run in planned)
     if as_json:
         table = plan_table(plan)

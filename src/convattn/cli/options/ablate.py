@@ -10,7 +10,7 @@ import tyro
 
 from convattn.cli.arguments import UsageError, parse
 
-__all__ = ["Options", "budgets_of", "controls_of", "key_and_values", "options_of", "read", "words_of"]
+__all__ = ["Options", "budgets_of", "controls_of", "factors_of", "key_and_values", "options_of", "read", "words_of"]
 
 _DESCRIPTION = """Find out which design is worth it: the same recipe and images, paired seeds, controls, and intervals.
 
@@ -66,6 +66,9 @@ class Options:
     nothing; `none` for none."""
     control_of: str | None = None
     """Design that they are made for; that with the most parameters by default."""
+    tune: str = ""
+    """Learning rates to try first for every design, as multiples of the recipe's, with commas, such as `0.5,1,2`; each
+    keeps what is best on training images held out."""
     hold_out: float | None = None
     """Share of the training images to choose by; those of the validation split then choose nothing."""
     choose: Literal["last", "best"] = "last"
@@ -108,6 +111,7 @@ def read(args: Sequence[str]) -> Options:
         raise UsageError(f"--minutes has no effect on --budgets {options.budgets}; add time")
     controls_of(options)
     options_of(options)
+    factors_of(options)
     if options.vary:
         key_and_values(options)
     return options
@@ -126,6 +130,17 @@ def budgets_of(options: Options) -> tuple[Literal["epochs", "time"], ...]:
 def controls_of(options: Options) -> tuple[str, ...]:
     """The controls that are named; raises UsageError for another word."""
     return () if options.controls == "none" else _some_of(options.controls, "--controls", _CONTROLS)
+
+
+def factors_of(options: Options) -> tuple[float, ...]:
+    """The learning rates to try, over the recipe's; raises UsageError for what is none."""
+    try:
+        found = tuple(dict.fromkeys(float(word) for word in words_of(options.tune)))
+    except ValueError:
+        found = (0.0,)
+    if not all(0 < factor < float("inf") for factor in found):
+        raise UsageError(f"--tune {options.tune!r} must be numbers above 0 with commas between them, such as 0.5,1,2")
+    return found
 
 
 def options_of(options: Options) -> dict[str, Any]:

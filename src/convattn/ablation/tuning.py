@@ -1,0 +1,36 @@
+"""The learning rate of each design, found by as many trials as those of the others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from convattn.ablation.plan import Plan
+from convattn.ablation.sweep import is_done
+from convattn.report.run import read_run
+from convattn.rooms import words_of
+from convattn.task import check
+
+__all__ = ["tuned"]
+
+
+def tuned(plan: Plan, output: Path) -> Plan:
+    """The plan with the learning rates that its trials found best at their last epoch, on images held out.
+
+    Raises:
+        ConfigError: if no trial of a design was finished.
+    """
+    metric = words_of(plan.recipe.task.kind).metrics[0]
+    factors: dict[str, float] = {}
+    best: dict[str, float] = {}
+    for trial in plan.trials(output):
+        if not is_done(trial):
+            continue
+        value = read_run(trial.folder).epochs[-1].get(metric.name)
+        if value is not None and (trial.design not in best or metric.is_better(value, best[trial.design])):
+            best[trial.design] = value
+            factors[trial.design] = trial.config.optimizer.lr / plan.recipe.optimizer.lr
+    for design in plan.comparison.buildable:
+        check(
+            not plan.tune or design.name in factors,
+            f"{design.name}: none of its {len(plan.tune)} trials of a learning rate was finished",
+        )
+    return replace(plan, factors=factors)
