@@ -12,13 +12,11 @@ ROWS = [(name, design) for name, comparison in PRESETS.items() for design in com
 # One row of each family and kind of design; the others take minutes.
 QUICK = {
     ("smt_components", "one 3x3"),
-    ("groupmixformer_components", "aggregators before alone"),
     ("groupmixformer_in_pvt", "with aggregators"),
     ("nextvit_strategy", "CCCT"),
     ("cotnet_stages", "CoT in stages 3 and 4"),
     ("das_forms", "form b"),
     ("das_rivals", "cbam"),
-    ("se_in_place", "inside the branch"),
 }
 CASES = [
     pytest.param(

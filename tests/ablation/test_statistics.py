@@ -76,6 +76,7 @@ def test_equal_differences():
     assert paired_interval([0.0, 0.0]).p == 1
     assert not paired_interval([0.0, 0.0]).is_decided
     same = paired_interval([0.5, 0.5, 0.5])
+    assert paired_interval([70.3 - 69.8, 60.3 - 59.8]).p == 0.5
     assert (same.p, same.low, same.high) == (0.25, 0.5, 0.5)
 
 

@@ -25,6 +25,7 @@ def compared(recipe, folder):
     return read_results(plan, folder, worth=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*names the 3 classes")
 def test_segmenters(tmp_path):
     source = write_masks(tmp_path / "masks", train=4, val=2)

@@ -69,10 +69,14 @@ class Results:
             "judged": self.judged,
             "worth": self.worth,
             "seeds": self.plan.seeds,
-            "budgets": {budget: [_row_as_data(row) for row in rows] for budget, rows in self.rows.items()},
+            "budgets": {budget: [self._row(row) for row in rows] for budget, rows in self.rows.items()},
             "not_built": {d.name: d.missing for d in self.plan.comparison.designs if d.missing},
             "environment": dict(self.plan.environment),
         }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        lr = self.plan.recipe.optimizer.lr * self.plan.factors.get(row.design.name, 1.0)
+        return _row_as_data(row) | {"learning_rate": lr}
 
 
 def read_results(plan: Plan, output: Path, worth: float) -> Results:

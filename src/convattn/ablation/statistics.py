@@ -25,6 +25,7 @@ __all__ = [
 
 LEAST_FOR_BOOTSTRAP = 10  # seeds; with five the interval is too narrow
 _RESAMPLES = 10_000
+_ROUNDING = 1e-9  # of figures with few digits: differences that are equal
 _POWER = 2.8  # 1.96 + 0.84: 5 % in error, 80 % found
 
 
@@ -78,12 +79,16 @@ def paired_interval(
     """
     _check(len(differences), confidence)
     count, middle, deviation = len(differences), fmean(differences), stdev(differences)
+    if deviation < _ROUNDING * max(1.0, abs(middle)):
+        deviation = 0.0
     error = deviation * math.sqrt(1 / count + (test_over_train or 0.0))
     half = t_quantile(confidence, count - 1) * error
-    if error:
+    if not middle:
+        p = 1.0
+    elif error:
         p = two_sided_p(middle / error, count - 1)
-    else:  # as coarse figures may be; what is sure is that all have one sign
-        p = 2.0 ** (1 - count) if middle else 1.0
+    else:  # coarse figures; what is sure is that all differences have one sign
+        p = 2.0 ** (1 - count)
     return Interval(middle, middle - half, middle + half, deviation, count, p, confidence)
 
 

@@ -72,7 +72,8 @@ def command(options: Options) -> int:
                     return 0
                 plan = tuned(plan, output)
             sweep = _sweep(plan.runs(output), output)
-    except Interrupted as stop:  # a checkpoint was written, from which the same words go on
+    except Interrupted as stop:  # a checkpoint was written
+        warn("stopped; the same words go on from here")
         return 128 + stop.signal
     results = read_results(plan, output, options.worth)
     write_atomically(output / "results.json", (json_text(results.as_data(), indent=2) + "\n").encode())
