@@ -127,11 +127,12 @@ def test_the_help_has_every_field_with_its_text(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help-all"])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    hidden = {("model", "options"), ("model", "plug_ins"), ("task", "augmentation"), ("task", "distillation")}
     for part in fields(RunConfig):
         if part.name == "recipe":
             continue
         for field in fields(getattr(RunConfig(), part.name)):
-            if (part.name, field.name) in {("model", "options"), ("task", "augmentation"), ("task", "distillation")}:
+            if (part.name, field.name) in hidden:
                 continue
             flag = f"--{part.name}.{field.name}".replace("_", "-")
             off = f"--{part.name}.no-{field.name}".replace("_", "-")  # of what is on by default

@@ -5,6 +5,12 @@ import math
 import pytest
 from PIL import Image
 
+from convattn.ablation.costs import Costs
+from convattn.ablation.design import Comparison, Design
+from convattn.ablation.page import write_page
+from convattn.ablation.plan import Plan
+from convattn.ablation.results import Results, Row
+from convattn.ablation.statistics import paired_interval
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable, NotMeasured
@@ -31,6 +37,7 @@ from convattn.report.explaining.page import write_explanation
 from convattn.report.explaining.section import Panel, Section, Strip
 from convattn.report.write import write_report
 from convattn.rooms import data_of
+from convattn.training.config import RunConfig
 from headless_chromium import CHROMIUM, Browser
 from tiny_masks import write_mask, write_masked
 
@@ -108,6 +115,7 @@ def pages(tmp_path_factory):
     opened = room.open_splits(masks)
     write_contact_sheet(folder / "masks.html", room.check_data(opened), opened.splits, masks / LONG, room)
     write_explanation(folder / "explanation.html", explanations(), f"What {LONG} looks at")
+    write_page(folder / "ablation.html", comparison())
     return folder
 
 
@@ -161,6 +169,22 @@ def explanations():
     return [Section("grad_cam", "Grad-CAM", f"Of {LONG}.", tuple(strips), (table,))]
 
 
+def comparison():
+    designs = tuple(
+        Design(name, note=LONG, published=80.1, role=role)
+        for name, role in (("none", "base"), (LONG, "design"), ("two words", "control"))
+    )
+    several = Comparison(f"Blocks in {LONG}", (*designs, Design(f"{LONG}2", missing=LONG)), LONG, LONG, LONG)
+    costs = Costs(10**7, 10**9, 4.0, 3.0, 9.0, 0.5, 100.0, 10, 2**30)
+    plan = Plan(several, RunConfig(), {design.name: costs for design in designs}, environment=(("Processor", LONG),))
+    rows = []
+    for at, design in enumerate(designs):
+        figures = {seed: 70 + 3 * at + 0.7 * seed for seed in range(5)}
+        interval = paired_interval([3 * at, 3 * at + 1]) if at else None
+        rows.append(Row(design, costs, 100, figures, 60.0, interval, None, 0.04 if at else None, f"{LONG} is better"))
+    return Results(plan, METRICS[0], {"epochs": tuple(rows)}, LONG, 0.5)
+
+
 def measurements():
     rows = []
     for number, model in enumerate(("smt_tiny", "nextvit_small", LONG)):
@@ -173,7 +197,7 @@ def measurements():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks", "explanation"])
+@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks", "explanation", "ablation"])
 def test_nothing_is_cut_without_a_sign(browser, pages, page, width):
     browser.problems.clear()
     browser.open(pages / f"{page}.html", width)
