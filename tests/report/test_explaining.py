@@ -133,7 +133,7 @@ def test_figures_and_their_budget(pictures):
         (label, "stages.2.blocks.1.token_mixer") for label in ("smt_nano", "other")
     ]
     spectrum = explain("fourier_spectrum", subjects)
-    assert [len(strip.panels) for strip in spectrum.strips] == [2, 4, 4]
+    assert [len(strip.panels) for strip in spectrum.strips] == [1, 1, 4, 4]
     variance = explain("feature_map_variance", subjects)
     assert len(variance.tables[0].rows) == 12
 
