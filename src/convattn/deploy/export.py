@@ -339,9 +339,7 @@ def _quantisation(asked: _Resolved, file: Path) -> tuple[QuantisedLayer, ...] | 
     return report(file) if report and asked.precision == "int8" else None
 
 
-def _written_to(
-    file: Path, job: _Job, fused: nn.Module, request: Request, metadata: Metadata | None = None
-) -> None:
+def _written_to(file: Path, job: _Job, fused: nn.Module, request: Request, metadata: Metadata | None = None) -> None:
     """Write an inference form, with its description if there is one."""
     asked = job.asked
     try:

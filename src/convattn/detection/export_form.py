@@ -41,9 +41,7 @@ class _Form(nn.Module):
     def __init__(self, detector: Detector):
         super().__init__()
         if not isinstance(detector, DenseDetector | RegionDetector):
-            raise ValueError(
-                f"{type(detector).__name__} cannot be exported; RetinaNet, ATSS and those of R-CNN can be"
-            )
+            raise ValueError(f"{type(detector).__name__} cannot be exported; RetinaNet, ATSS and those of R-CNN can be")
         found: Any = detector
         self.detector = detector
         self.num_classes: int = detector.num_classes
@@ -251,9 +249,9 @@ def _pairs(heads: RegionStages, levels: Sequence[Tensor], proposals: _Table, edg
             moved = steps.gather(2, own[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
             boxes = _cut(stage.coder.decode(boxes, moved), edges)
     if heads.rules.averages == "logits":
-        scores = (sum(logits) / several).softmax(-1)  # type: ignore[union-attr]
+        scores = (sum(logits) / several).softmax(-1)
     else:
-        scores = sum(one.softmax(-1) for one in logits) / several  # type: ignore[assignment]
+        scores = sum(one.softmax(-1) for one in logits) / several
     scores = scores[..., :-1]
     scores = scores.where(there[..., None] & (scores > heads.least), -1.0).flatten(1)
     sure, index = best(scores, MOST_PAIRS)
@@ -274,7 +272,7 @@ def _shares(heads: RegionStages, levels: Sequence[Tensor], found: _Table) -> Ten
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         chosen = logits.gather(1, own[:, None, None, None].expand(-1, 1, *logits.shape[2:]))
         shares.append(chosen[:, 0].sigmoid())
-    mean = (sum(shares) / len(shares)).unflatten(0, found.scores.shape)  # type: ignore[union-attr, arg-type]
+    mean = (sum(shares) / len(shares)).unflatten(0, found.scores.shape)
     return mean.where(found.there[..., None, None], 0.0)
 
 

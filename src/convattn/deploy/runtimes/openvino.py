@@ -88,9 +88,7 @@ def write(model: nn.Module, request: Request, path: Path) -> None:
     free = free_axes(request.dynamic)
     graph.reshape([-1 if axis in free else size for axis, size in enumerate((batch, channels, height, width))])
     if request.precision == "int8":
-        graph, layers = quantise(
-            graph, request.calibration, in_float32=request.in_float32, known=request.quantised
-        )
+        graph, layers = quantise(graph, request.calibration, in_float32=request.in_float32, known=request.quantised)
         graph.set_rt_info(json.dumps([vars(layer) for layer in layers]), [_OURS, "quantisation"])
     graph.set_rt_info(request.precision, [_OURS, "precision"])
     try:

@@ -21,8 +21,8 @@ def _nms(context: Any) -> list[Any]:
     """Boxes (n, 4), scores (n,), the IoU above which the less sure of two goes -> numbers of those that stay."""
     ops = require("openvino", "deploy").opset13
     overlap = ops.constant(np.float32(context.get_values_from_const_input(2)))
-    boxes = ops.reshape(context.get_input(0), ops.constant(np.int64([1, -1, 4])), False)
-    scores = ops.reshape(context.get_input(1), ops.constant(np.int64([1, 1, -1])), False)
+    boxes = ops.reshape(context.get_input(0), ops.constant(np.array([1, -1, 4], np.int64)), False)
+    scores = ops.reshape(context.get_input(1), ops.constant(np.array([1, 1, -1], np.int64)), False)
     most = ops.gather(ops.shape_of(scores, "i64"), ops.constant(np.int64(2)), ops.constant(np.int64(0)))
     kept = ops.non_max_suppression(
         *(boxes, scores, most, overlap, ops.constant(_LEAST)),

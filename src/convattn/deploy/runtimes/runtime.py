@@ -85,7 +85,9 @@ class Request:
     precision: Precision = "fp32"
     calibration: Sequence[Tensor] = ()  # int8 only: preprocessed images (1, C, H, W) like those to come
     in_float32: Sequence[str] = ()  # int8 only: dotted names of modules that stay in float32
-    quantised: Sequence[Any] | None = None  # int8 only: `QuantisedLayer` rows, where it is known already what each costs
+    quantised: Sequence[Any] | None = (
+        None  # int8 only: `QuantisedLayer` rows, where it is known already what each costs
+    )
 
 
 class Runtime(Protocol):
