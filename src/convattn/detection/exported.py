@@ -119,8 +119,9 @@ def _pairs(got: Sequence[Tensor], want: Sequence[Tensor], least: float) -> Pairs
 def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
     """How alike what two forms found is, by title; nothing where neither found anything sure enough to be looked at.
 
-    Of all rows with a score of 0.05 or more: the share that has a partner with an IoU of 0.5 or more; then, of those with one, the mean IoU of
-    the boxes, 1 less the mean difference of the scores, and the mean IoU of the masks where there are some.
+    Of all rows with a score of 0.05 or more: the share that has a partner with an IoU of 0.5 or more; then, of those
+    with one, the mean IoU of the boxes, 1 less the mean difference of the scores, and the mean IoU of the masks where
+    there are some.
     """
     if not _are_tables(got) or not _are_tables(want):
         return {}
