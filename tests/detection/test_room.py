@@ -20,6 +20,7 @@ from convattn.data.dataset import DataError
 from convattn.detection.options import DetectionOptions, PredictionOptions
 from convattn.detection.predict import _starts, detect
 from convattn.detection.task import Detection
+from convattn.detection.variation import Variation
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
@@ -287,13 +288,18 @@ def test_images_without_objects_are_learnt_from_or_left_out(data, tmp_path):
 
 def test_sizes_are_chosen_by_the_images(data, tmp_path, capsys):
     room = convattn.rooms.room("detection")
-    config = tiny_detection(data, tmp_path / "run", task=dict(scale=None))
+    config = tiny_detection(data, tmp_path / "run", task=dict(scale=None, variation=Variation()))
     train_images, _ = room.open_training(config)
     fitted, lines = room.fitted(config, train_images)
     assert fitted.task.scale == (240, 160)
     assert fitted.task.variation.short_sides == (128, 160, 192)
     assert "short side of about 64 pixels" in lines[0]
     assert room.fitted(fitted, train_images) == (fitted, [])
+    for own in (dict(short_sides=(64, 80)), dict(longest_side=900), dict(short_sides=(64, 96), between=True)):
+        asked = replace(config, task=replace(config.task, variation=Variation(**own)))
+        fitted, lines = room.fitted(asked, train_images)
+        assert (fitted.task.scale, fitted.task.variation) == ((240, 160), Variation(**own))
+        assert lines == ["task.scale 240 160: images have a short side of about 64 pixels"]
 
 
 def test_norms_of_a_network_from_scratch_learn(data, tmp_path):

@@ -315,8 +315,8 @@ def detect_finetune() -> RunConfig:
     The norms of the backbone stay as they were trained. Training ends when fifteen validations have brought nothing.
 
     Command: `convattn train detect_finetune --data DIR --output runs/detect_finetune`
-    Hardware: a GPU, or a CPU and patience (`--model.name smt_nano` is a small network, `--task.detector retinanet
-    --task.width 96` a small detector).
+    Hardware: a GPU, or a CPU and patience (`--model.name smt_nano --model.no-pretrained` is a small network, which has
+    no published weights, `--task.detector retinanet --task.width 96` a small detector).
     Source: ours.
     Result: none published; this recipe is ours.
     With outlines: `--task.detector mask_rcnn`. Where left and right matter: `--task.variation.flip 0`.
