@@ -130,7 +130,7 @@ def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]
     count = sum(int((tables[1] > 0).sum()) for tables in sure)
     if not count:
         return {}
-    pairs = _pairs(*sure, _SAME)
+    pairs = _pairs(sure[0], sure[1], _SAME)
     ours, theirs = ([one[0].double() for one in side] for side in (pairs.got, pairs.want))
     found = {"same detections": 2 * len(ours[1]) / count}
     if not len(ours[1]):
