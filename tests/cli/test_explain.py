@@ -67,7 +67,8 @@ def test_the_budget_is_kept_and_said(models, pictures, tmp_path, capsys):
     assert json.loads((tmp_path / "drawn" / "explanation.json").read_text()) == [field, spectrum]
 
 
-def test_all_methods_of_each_model(models, pictures, tmp_path, capsys):
+def test_all_methods_of_each_model(models, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("convattn.report.explaining.heats._STEPS", 2)
     words = (models / "a.safetensors", pictures / "dark", "--compare", models / "gated.safetensors", "--size", "32")
     status, out, err = run(capsys, *words, "--method", "all", "--output", tmp_path / "page.html", "--json")
     assert status == 0
