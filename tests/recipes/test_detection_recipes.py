@@ -1,8 +1,10 @@
 """The recipes of detectors on COCO against the figures of the papers and their configurations."""
 
+import re
 import warnings
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +116,18 @@ def expected_to_be_spared(name: str, model: nn.Module) -> set[str]:
 
 def test_every_total_that_is_known_is_that_of_a_recipe():
     assert {name.rpartition("_coco_")[0] for name in COCO} >= {*TOTALS}
+
+
+def test_the_page_has_these_totals_and_the_published_figures():
+    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| .*, .* \| [0-9,]{10} \|", line)]
+    assert len(rows) == 17
+    assert {int(row[1].replace(",", "")) for row in rows} <= {*TOTALS.values()}
+    results = "".join(RECIPES[name].__doc__ for name in COCO)
+    for name, *_, box, mask, _, _ in rows:
+        for figures, kind in ((box, "box"), (mask, "mask")):
+            for figure in figures.split(", ") if figures != "–" else ():
+                assert f"{figure} % {kind} AP" in results, name
 
 
 # The rate at updates 0, 250 (500 for 1,000 of warm-up) and behind the warm-up; where it falls, and to what.

@@ -1,7 +1,7 @@
 """Recipes of object detection: the authors' on COCO, and one for images with objects of your own."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from convattn.detection.options import DetectionOptions
 from convattn.detection.variation import Variation
@@ -19,7 +19,8 @@ from convattn.training.config import (
 __all__ = ["RECIPES", "detect_finetune"]
 
 _GPUS, _IMAGES = 8, 2  # in each
-_TITLES = {
+_Detector = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss"]
+_TITLES: dict[_Detector, str] = {
     "faster_rcnn": "Faster R-CNN",
     "mask_rcnn": "Mask R-CNN",
     "cascade_rcnn": "Cascade R-CNN",
@@ -57,7 +58,7 @@ _FIXED_NORMS = (
 class _Row:
     """A published result on COCO's validation images of 2017, and what of its run is its own."""
 
-    detector: str
+    detector: _Detector
     backbone: str
     length: str
     box: str  # AP, percent; empty where none is known
@@ -286,12 +287,7 @@ def _recipe(
         data=DataConfig(source="coco", batch_size=_IMAGES, workers=4),
         optimizer=optimizer,
         schedule=schedule,
-        task=DetectionOptions(
-            detector=row.detector,  # type: ignore[arg-type]
-            without_objects=False,
-            variation=variation,
-            **(task or {}),
-        ),
+        task=DetectionOptions(detector=row.detector, without_objects=False, variation=variation, **(task or {})),
         loop=LoopConfig(accumulation=_GPUS, **loop),
     )
     images = _GPUS * _IMAGES
