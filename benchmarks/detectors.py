@@ -13,29 +13,20 @@ import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-DETECTORS = (
-    "retinanet",
-    "atss",
-    "faster_rcnn",
-    "mask_rcnn",
-    "cascade_rcnn",
-    "cascade_mask_rcnn",
-    "sparse_rcnn",
-    "dino_nano",
-)
+from convattn.detection.options import DetectorName
 
 
 @dataclass(frozen=True)
 class Options:
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A folder in COCO's layout, with `annotations/instances_train2017.json`."""
-    detectors: tuple[str, ...] = DETECTORS
+    detectors: tuple[DetectorName, ...] = tuple(name for name in get_args(DetectorName) if name != "dino")
     """Which."""
     backbone: str = "smt_nano"
     """From scratch."""
@@ -76,7 +67,7 @@ def main(options: Options) -> None:
     Console(width=110).print(table)
 
 
-def _config(options: Options, detector: str, folder: Path) -> Any:
+def _config(options: Options, detector: DetectorName, folder: Path) -> Any:
     from convattn.detection.options import DetectionOptions
     from convattn.detection.variation import Variation
     from convattn.recipes import RECIPES
@@ -86,7 +77,7 @@ def _config(options: Options, detector: str, folder: Path) -> Any:
     longest = round(options.side * 4 / 3)
     by_queries = detector in ("sparse_rcnn", "dino_nano")
     task = DetectionOptions(
-        detector=detector,  # type: ignore[arg-type]
+        detector=detector,
         width=None if detector == "dino_nano" else 96,
         scale=(longest, options.side),
         variation=Variation(short_sides=(options.side,), longest_side=longest),

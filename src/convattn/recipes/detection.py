@@ -1,9 +1,9 @@
 """Recipes of object detection: the authors' on COCO, and one for images with objects of your own."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from convattn.detection.options import DetectionOptions
+from convattn.detection.options import DetectionOptions, DetectorName
 from convattn.detection.variation import Variation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, recipe, several_gpus
 from convattn.training.config import (
@@ -19,8 +19,7 @@ from convattn.training.config import (
 __all__ = ["RECIPES", "detect_finetune"]
 
 _GPUS, _IMAGES = 8, 2  # in each
-_Detector = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss"]
-_TITLES: dict[_Detector, str] = {
+_TITLES: dict[DetectorName, str] = {
     "faster_rcnn": "Faster R-CNN",
     "mask_rcnn": "Mask R-CNN",
     "cascade_rcnn": "Cascade R-CNN",
@@ -58,7 +57,7 @@ _FIXED_NORMS = (
 class _Row:
     """A published result on COCO's validation images of 2017, and what of its run is its own."""
 
-    detector: _Detector
+    detector: DetectorName
     backbone: str
     length: str
     box: str  # AP, percent; empty where none is known
