@@ -214,7 +214,7 @@ def test_a_backbone_of_one_size_sees_crops_of_that_size(data, tmp_path):
     assert room.fitted(config, train_images) == (config, [])
     assert room.build_model(config, train_images).pretrained_cfg["input_size"] == (3, 64, 64)
     wrong = tiny_segmentation(data, tmp_path / "run", model=model, data=dict(image_size=32), task=dict(width=8))
-    with pytest.raises(ConfigError, match="data.image_size 32: this backbone takes 64 x 64 alone; leave it out"):
+    with pytest.raises(ConfigError, match=r"data.image_size 32: this backbone takes 64 x 64 alone; leave it out"):
         room.build_model(wrong, train_images)
 
 
