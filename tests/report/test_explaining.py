@@ -12,6 +12,7 @@ from convattn.cli.options import explain as words
 from convattn.data.dataset import DataError
 from convattn.explain.blocks import BLOCKS, GENERAL
 from convattn.explain.grad_cam import grad_cam
+from convattn.explain.overlay import overlay
 from convattn.explain.sfd import sfd_score
 from convattn.report.explaining.methods import METHODS
 from convattn.report.explaining.page import write_explanation
@@ -66,6 +67,10 @@ def test_layers_and_models_side_by_side(pictures):
         "smt_nano, stages.2",
         "smt_nano, stages.3",
     ]
+    for index, strip in enumerate(one.strips):
+        heat = grad_cam(plain.model, plain.images[index : index + 1], layer=16)[0]
+        assert strip.panels[0].picture == plain.seen(index)
+        assert strip.panels[2].picture == overlay(plain.seen(index), heat)
     both = explain("grad_cam", [plain, other], layers=[8, 16])
     assert [strip.title for strip in both.strips] == [
         f"{at}.png, stride {stride}" for at in (0, 1) for stride in (8, 16)
