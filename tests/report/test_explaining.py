@@ -98,6 +98,12 @@ def test_the_class_that_is_explained(pictures):
         named.target("7")
 
 
+def test_a_map_without_anything_is_told(pictures, monkeypatch):
+    monkeypatch.setattr("convattn.report.explaining.heats.grad_cam", lambda *_, **__: torch.zeros(1, 64, 64))
+    (strip, _) = explain("grad_cam", [subject(pictures)]).strips
+    assert strip.panels[1].caption.endswith("; nothing here speaks for it: another --layer may")
+
+
 def test_a_segmenter(pictures):
     model = convattn.create_segmenter("smt_nano", "semantic_fpn", num_classes=3, width=16, **TINY_OPTIONS).eval()
     section = explain("grad_cam", [Subject("s", described(model), pictures)])
