@@ -148,12 +148,12 @@ class CheckOptions:
     """Look at outlines too, as training with masks does."""
 
 
-_SHOWN = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+_LOGGED = ("ap", "ap50", "ap75", "ar100")  # `convattn eval` tells the rest
 METRICS = tuple(
     metric
-    for kind, all_of in (("box", BOX_METRICS), ("mask", MASK_METRICS))
-    for metric in all_of
-    if metric.name.removeprefix(f"{kind}_") in _SHOWN
+    for pair in zip(BOX_METRICS, MASK_METRICS, strict=True)
+    for metric in pair
+    if metric.name.partition("_")[2] in _LOGGED
 )
 
 WORDS = RoomWords(

@@ -170,7 +170,7 @@ class DetectionRoom(TaskRoom):
     def examine(self, model: nn.Module, data: DetectionImages, source: str, options: EvaluationOptions) -> Examination:
         """By COCO's rules."""
         found: Any = model
-        every = PredictionOptions(score=0.0)
+        every = PredictionOptions(score=getattr(found, "score_threshold", 0.0))
         longest, shortest = self.evaluation_transform(model).scale
         return Examination(
             model,
