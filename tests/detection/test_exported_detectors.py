@@ -8,6 +8,7 @@ import torch
 
 import convattn
 from convattn import rooms
+from convattn.bench.runtimes import Setting, file_call, pytorch_calls, write_file
 from convattn.deploy.export import ExportError, resolve
 from convattn.deploy.gate import TOLERANCES, Tolerance, relative_error
 from convattn.detection import exported
@@ -303,3 +304,16 @@ def test_compiled_they_find_the_same(name):
     fused = convattn.fuse(model)
     (one,), (told,) = compiled(fused, batch)(batch), fused(batch)
     assert all(relative_error(one[key], told[key]) < 1e-4 for key in ("boxes", "scores"))
+
+
+@pytest.mark.slow
+def test_a_benchmark_times_them_in_every_form(tmp_path):
+    """Half a minute, for the file."""
+    pytest.importorskip("onnxruntime")
+    setting = Setting("fp32", 1, SIZE)
+    model = of("retinanet")
+    for runtime in ("eager", "fused", "prepacked"):
+        for call in pytorch_calls(model, runtime, setting).values():
+            call()
+    path = write_file(model, "onnxruntime", setting, tmp_path)
+    assert len(file_call(path, "onnxruntime", setting)()) == 3

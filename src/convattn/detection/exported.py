@@ -126,11 +126,11 @@ def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]
     """
     if not _are_tables(got) or not _are_tables(want):
         return {}
-    sure = [[*tables[:1], tables[1].where(tables[1] >= _UNCERTAIN, 0.0), *tables[2:]] for tables in (got, want)]
-    count = sum(int((tables[1] > 0).sum()) for tables in sure)
+    mine, yours = ([one[0], one[1].where(one[1] >= _UNCERTAIN, 0.0), *one[2:]] for one in (got, want))
+    count = int((mine[1] > 0).sum() + (yours[1] > 0).sum())
     if not count:
         return {}
-    pairs = _pairs(sure[0], sure[1], _SAME)
+    pairs = _pairs(mine, yours, _SAME)
     ours, theirs = ([one[0].double() for one in side] for side in (pairs.got, pairs.want))
     found = {"same detections": 2 * len(ours[1]) / count}
     if not len(ours[1]):
