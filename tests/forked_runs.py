@@ -31,7 +31,13 @@ from convattn.training.loop import Interrupted, train
 from convattn.training.run import Run
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["convattn.training.loop", "convattn.recipes", "accelerate", "PIL.PngImagePlugin"])
+_context.set_forkserver_preload(
+    [
+        *("convattn.cli.train", "convattn.training.loop", "convattn.recipes", "convattn.report.write"),
+        *("convattn.classification.room", "convattn.segmentation.room", "accelerate", "PIL.PngImagePlugin"),
+        *("captum.attr", "torch.distributed.tensor"),  # for the pictures at a run's end; for this file
+    ]
+)
 
 _TIMEOUT = 300.0  # seconds until a run counts as hanging
 _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes behind a stop, in which all agree

@@ -70,6 +70,8 @@ class Confusion:
     counts: tuple[tuple[int, ...], ...]
     unit: str = "images"  # what is counted
     in_percent: bool = False  # shown as shares of a row: of pixels nobody reads the numbers
+    told: str = ""  # what is wrong, in a sentence of its own
+    has_nothing: bool = False  # the last row is what is said of nothing, the last column what nothing is said of
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)

@@ -12,11 +12,13 @@ import convattn
 from registered import FIRST, NAMES, every_toy, one_of_each_family
 from toys import build_toy, lively, relative_error, shallow_toy, toy_images
 
-# The hybrid's mixers and the gate of MobileNetV2 are in other families' exports already.
-_OWN_IN_FILES = {name for family, name in FIRST.items() if family not in ("hybrid", "das_mobilenet")}
-own_in_files = pytest.mark.parametrize(
-    "name", [n if n in _OWN_IN_FILES else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+
+def but_for(*families):
+    """One model of each family but these in the default run, the others with the slow tests."""
+    first = {name for family, name in FIRST.items() if family not in families}
+    return pytest.mark.parametrize(
+        "name", [n if n in first else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+    )
 
 
 # Forward and backward
@@ -149,7 +151,7 @@ def test_compiles_by_inductor(name):
         assert relative_error(compiled(images), model(images)) < 1e-4
 
 
-@own_in_files
+@but_for("hybrid", "das_mobilenet")  # whose mixers and gate are in other families' exports
 def test_exports_with_dynamic_batch_height_and_width(name):
     model = shallow_toy(name).double()
     example = torch.randn(2, 3, 64, 96, dtype=torch.float64)
@@ -161,7 +163,7 @@ def test_exports_with_dynamic_batch_height_and_width(name):
             assert relative_error(exported(images), model(images)) < 1e-12
 
 
-@own_in_files
+@but_for("hybrid", "das_mobilenet", "das", "next_vit")  # test_das.py and test_next_vit_options.py write ONNX too
 def test_onnx_runtime_gives_the_same_numbers(name, tmp_path):
     report = convattn.export(shallow_toy(name), tmp_path / "model.onnx", input_size=(65, 71), dynamic="batch")
     print(f"\n| {name} | ONNX Runtime | {report.max_relative_error:.1e} |", flush=True)

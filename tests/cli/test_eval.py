@@ -281,7 +281,7 @@ def test_an_exported_file_has_its_own_precision(exported, pictures, capsys):
 
 
 def test_a_pyramid_is_no_classifier(tmp_path, capsys):
-    pyramid = create_model("smt_nano", features_only=True, **TINY_OPTIONS).eval()
+    pyramid = create_model("smt_nano", features_only=True, out_indices=(0, 1), **TINY_OPTIONS).eval()
     path = write_sealed(tmp_path, "torch_export", "none", model=pyramid, size=(3, 16, 16))
     for command, *rest in (["predict", "a.png"], ["eval", "--data", "digits"]):
         assert main([command, str(path), *rest]) == 1

@@ -60,13 +60,15 @@ def test_the_budget_is_kept_and_said(models, pictures, tmp_path, capsys):
     assert files == [
         "effective_receptive_field-1-1.png",
         "explanation.json",
-        *(f"fourier_spectrum-{place}.{kind}" for place, kind in [("1-1", "png"), ("1-2", "png")]),
-        *(f"fourier_spectrum-2-{level}.jpg" for level in range(1, 5)),
+        "fourier_spectrum-1-1.png",
+        "fourier_spectrum-2-1.png",
+        *(f"fourier_spectrum-3-{level}.jpg" for level in range(1, 5)),
     ]
     assert json.loads((tmp_path / "drawn" / "explanation.json").read_text()) == [field, spectrum]
 
 
-def test_all_methods_of_each_model(models, pictures, tmp_path, capsys):
+def test_all_methods_of_each_model(models, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("convattn.report.explaining.heats._STEPS", 2)
     words = (models / "a.safetensors", pictures / "dark", "--compare", models / "gated.safetensors", "--size", "32")
     status, out, err = run(capsys, *words, "--method", "all", "--output", tmp_path / "page.html", "--json")
     assert status == 0

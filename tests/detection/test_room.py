@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,9 +18,11 @@ from torchvision.transforms.functional import pil_to_tensor
 import convattn
 from convattn.cli.main import main
 from convattn.data.dataset import DataError
+from convattn.detection.findings import _told
 from convattn.detection.options import DetectionOptions, PredictionOptions
 from convattn.detection.predict import _starts, detect
 from convattn.detection.task import Detection
+from convattn.detection.variation import Variation
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
@@ -52,7 +55,9 @@ def test_it_learns_and_says_so(run):
     log = log_of(run)
     assert log[-1]["box_ap50"] > 60 > log[0]["box_ap50"]
     assert log[-1]["mask_ap50"] > 60
-    assert "box_ap_large" not in log[-1]  # no object is so large
+    assert {name for name in log[-1] if name.startswith(("box", "mask"))} == {
+        f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ar100")
+    }
     assert {"train_loss_mask", "train_loss_proposal.label"} <= log[-1].keys()
     model = convattn.open_model(run)
     assert model.pretrained_cfg["label_names"] == CLASSES
@@ -89,7 +94,7 @@ def test_eval_agrees_with_the_log_and_with_pycocotools(run, data, tmp_path, caps
     best = max(entry["box_ap"] for entry in log_of(run))
     assert found["box_ap"] == pytest.approx(best, rel=1e-6)
     out = tmp_path / "out"
-    assert main(["predict", str(run), str(data / "val2017"), "--score", "0", "--output", str(out)]) == 0
+    assert main(["predict", str(run), str(data / "val2017"), "--score", "0.05", "--output", str(out)]) == 0
     truth = COCO(str(data / "annotations" / "instances_val2017.json"))
     said = truth.loadRes(json.loads((out / "coco.json").read_text())["annotations"])
     for name, kind in (("box", "bbox"), ("mask", "segm")):
@@ -115,6 +120,9 @@ def test_eval_shows_figures_classes_and_a_page(run, tmp_path, capsys):
     text = page.read_text()
     for words in ("What it confuses", "nothing", "Classes", "mask AP", "precision"):
         assert words in text
+    assert re.search(
+        r"Of 6 objects \d are found at a score of 0\.\d\d: \d missed, \d taken for another, \d false alarm", text
+    )
     assert "AP large" not in text  # nothing can be said of it
 
 
@@ -152,6 +160,19 @@ def test_predictions_from_python_are_arrays_in_the_pixels_of_the_picture(run, da
     assert (np.diff(said.scores) <= 0).all()
     (small,) = convattn.predict(model, Image.open(data / "val2017" / "001.png"), score=0.1)
     assert said.boxes_xyxy[0] == pytest.approx(2 * small.boxes_xyxy[0], abs=6)
+
+
+def test_a_score_below_the_detectors_own_is_told(run, data):
+    model = convattn.open_model(run)
+    with pytest.warns(match=r"score 0.01 is below the detector's own, 0.05: nothing that is less sure"):
+        next(convattn.predict(model, data / "val2017" / "001.png", score=0.01))
+
+
+def test_what_is_wrong_is_told_by_kinds():
+    counts = np.array([[3, 1, 2], [0, 4, 1], [1, 0, 0]])
+    assert _told(counts, 0.5) == (
+        "Of 11 objects 7 are found at a score of 0.50: 3 missed, 1 taken for another, 1 false alarm."
+    )
 
 
 class ByColour(torch.nn.Module):
@@ -287,13 +308,18 @@ def test_images_without_objects_are_learnt_from_or_left_out(data, tmp_path):
 
 def test_sizes_are_chosen_by_the_images(data, tmp_path, capsys):
     room = convattn.rooms.room("detection")
-    config = tiny_detection(data, tmp_path / "run", task=dict(scale=None))
+    config = tiny_detection(data, tmp_path / "run", task=dict(scale=None, variation=Variation()))
     train_images, _ = room.open_training(config)
     fitted, lines = room.fitted(config, train_images)
     assert fitted.task.scale == (240, 160)
     assert fitted.task.variation.short_sides == (128, 160, 192)
     assert "short side of about 64 pixels" in lines[0]
     assert room.fitted(fitted, train_images) == (fitted, [])
+    for own in (dict(short_sides=(64, 80)), dict(longest_side=900), dict(short_sides=(64, 96), between=True)):
+        asked = replace(config, task=replace(config.task, variation=Variation(**own)))
+        fitted, lines = room.fitted(asked, train_images)
+        assert (fitted.task.scale, fitted.task.variation) == ((240, 160), Variation(**own))
+        assert lines == ["task.scale 240 160: images have a short side of about 64 pixels"]
 
 
 def test_norms_of_a_network_from_scratch_learn(data, tmp_path):

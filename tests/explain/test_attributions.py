@@ -84,6 +84,15 @@ def test_rows_are_rows_and_overlapping_windows_are_averaged():
     torch.testing.assert_close(found, want)
 
 
+def test_all_channels_are_hidden_together_and_count_once():
+    class Total(nn.Module):
+        def forward(self, x):
+            return x.sum((1, 2, 3))[:, None]
+
+    images = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(occlusion(Total(), images, 0, window=1), images.sum(1), rtol=1e-4, atol=1e-5)
+
+
 def test_windows_that_do_not_fit():
     model, _ = linear()
     images = torch.ones(1, 1, 4, 4)

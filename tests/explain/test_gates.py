@@ -6,7 +6,7 @@ from torch import nn
 import convattn
 from convattn.explain.captures import captures
 from convattn.explain.figures import as_picture
-from convattn.explain.gates import draw_offsets, draw_points, gate_maps, sampling_points
+from convattn.explain.gates import arrow_scale, draw_offsets, draw_points, gate_maps, sampling_points
 from convattn.mixers.deformable_gate import DeformableGate
 from toys import build_toy
 
@@ -113,6 +113,11 @@ def test_other_gates(options):
     assert points.offsets.shape == (2, taps, 2, 8, 8)
     assert (points.weights == 1).all() == ("modulated" in options)
     assert points.of(0, 0).shape == (taps, 2)
+
+
+@pytest.mark.parametrize(("dx", "times"), [(0.0, 1), (0.125, 8), (0.4, 2), (3.0, 1)])
+def test_short_arrows_are_enlarged(dx, times):
+    assert arrow_scale(sampling_points(moved(0.0, dx), IMAGES)["1"]) == times
 
 
 def test_pictures():

@@ -56,6 +56,12 @@ def test_means_are_of_logarithms_and_over_images_and_channels():
     torch.testing.assert_close(found, want)
 
 
+@pytest.mark.parametrize("side", [7, 8])
+def test_frequency_0_stands_in_the_middle(side):
+    peak = int(log_amplitude(torch.ones(1, 1, side, side)).flatten().argmax())
+    assert divmod(peak, side) == (side // 2, side // 2)
+
+
 def test_rows_are_not_columns():
     stripes = torch.cos(2 * math.pi * torch.arange(8.0) / 8)[:, None].expand(8, 8)  # changes from row to row
     peak = log_amplitude(stripes[None, None].double()).flatten().argmax()

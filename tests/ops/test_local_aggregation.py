@@ -82,7 +82,8 @@ def test_value_and_gradients_equal_the_reference(geometry, heads):
 
 @pytest.mark.parametrize("geometry", [dict(), dict(stride=2, groups=2), dict(dilation=2)], ids=str)
 def test_gradients_of_first_and_second_order(geometry):
-    inputs = [tensor.requires_grad_() for tensor in operands(3, 2, heads=2, channels=4, num_weights=2, **geometry)]
+    given = operands(3, 2, heads=2, channels=4, num_weights=2, batch=1, **geometry)
+    inputs = [tensor.requires_grad_() for tensor in given]
     assert torch.autograd.gradcheck(lambda *args: local_aggregation(*args, **geometry), inputs)
     assert torch.autograd.gradgradcheck(lambda *args: local_aggregation(*args, **geometry), inputs)
 

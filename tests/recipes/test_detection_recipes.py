@@ -1,8 +1,10 @@
 """The recipes of detectors on COCO against the figures of the papers and their configurations."""
 
+import re
 import warnings
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ TOTALS = {
     "cascade_mask_rcnn_smt_small": 80_024_178,
     "retinanet_smt_small": 32_271_540,
     "atss_smt_small": 30_137_114,
+    "sparse_rcnn_smt_small": 104_135_528,
+    "dino_smt_small": 42_006_284,
     "mask_rcnn_smt_base": 51_675_376,
     "mask_rcnn_nextvit_small": 51_124_912,
     "mask_rcnn_nextvit_base": 64_180_400,
@@ -94,12 +98,15 @@ def test_the_detector_of_a_recipe_weighs_what_is_counted_and_decays_where_the_pa
     assert {group["weight_decay"] for group in groups} <= {0.0, config.optimizer.weight_decay}
 
 
+WHOLLY_DECAYING = ("retinanet_smt", "atss_smt", "cascade_mask_rcnn_smt", "sparse_rcnn_smt")
+
+
 def expected_to_be_spared(name: str, model: nn.Module) -> set[str]:
     detector = name.rpartition("_coco_")[0]
-    everything_decays = detector.startswith(("retinanet_smt", "atss_smt", "cascade_mask_rcnn_smt")) or "das" in detector
+    everything_decays = detector.startswith(WHOLLY_DECAYING) or "das" in detector
     if everything_decays:
         return set()
-    if "smt" in detector or "nextvit" in detector:  # by the authors' names
+    if detector.startswith("mask_rcnn_smt") or "nextvit" in detector:  # by the authors' names
         theirs = {called: model.official_names.to_theirs(called) for called, _ in model.named_parameters()}
         return {called for called, official in theirs.items() if "norm" in official}
     kinds = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
@@ -111,11 +118,24 @@ def test_every_total_that_is_known_is_that_of_a_recipe():
     assert {name.rpartition("_coco_")[0] for name in COCO} >= {*TOTALS}
 
 
+def test_the_page_has_these_totals_and_the_published_figures():
+    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| .*, .* \| [0-9,]{10,11} \|", line)]
+    assert len(rows) == 19
+    assert {int(row[1].replace(",", "")) for row in rows} <= {*TOTALS.values()}
+    results = "".join(RECIPES[name].__doc__ for name in COCO)
+    for name, *_, box, mask, _, _ in rows:
+        for figures, kind in ((box, "box"), (mask, "mask")):
+            for figure in figures.split(", ") if figures != "–" else ():
+                assert f"{figure} % {kind} AP" in results, name
+
+
 # The rate at updates 0, 250 (500 for 1,000 of warm-up) and behind the warm-up; where it falls, and to what.
 SCHEDULES = {
     "mask_rcnn_smt_small_coco_1x": (2e-4, 500, 1e-3, [8, 11, 12]),
     "mask_rcnn_smt_base_coco_3x": (2e-4, 500, 1e-3, [27, 33, 36]),
     "retinanet_smt_small_coco_3x": (1e-4, 500, 1e-3, [27, 33, 36]),
+    "sparse_rcnn_smt_small_coco_3x": (2.5e-5, 500, 1e-3, [27, 33, 36]),
     "mask_rcnn_nextvit_large_coco_1x": (1e-4, 500, 1e-6, [8, 11, 12]),
     "mask_rcnn_nextvit_small_coco_3x": (1e-4, 500, 1e-6, [27, 33, 36]),
     "cascade_rcnn_cotnet_101_coco_90k": (0.02, 1_000, 1e-3, [60_000, 80_000, 90_000]),
@@ -155,7 +175,9 @@ def test_batch_images_and_result_are_those_of_the_papers(name):
     assert not config.task.without_objects
     assert config.task.scale == (1333, 800)
     assert config.task.variation.longest_side == 1333 and config.task.variation.flip == 0.5
-    assert config.optimizer.clip_grad is None and config.loop.ema_decay is None
+    clip, backbone = {"sparse_rcnn": (1.0, None), "dino": (0.1, 0.1)}.get(config.task.detector, (None, None))
+    assert (config.optimizer.clip_grad, config.optimizer.backbone_lr) == (clip, backbone)
+    assert config.loop.ema_decay is None
     assert "Not run here." in text
     assert ("% box AP" in text) != ("none that is known to us" in text)
     assert ("% mask AP" in text) == ("% box AP" in text and config.task.masks and not _mask_unknown(name))
@@ -206,6 +228,8 @@ FIGURES = {
     "cascade_mask_rcnn_smt_small_coco_3x": ("51.9", "44.7"),
     "retinanet_smt_small_coco_3x": ("47.3",),
     "atss_smt_small_coco_3x": ("49.9",),
+    "sparse_rcnn_smt_small_coco_3x": ("50.2",),
+    "dino_smt_small_coco_3x": ("54.0",),
     "mask_rcnn_nextvit_small_coco_1x": ("45.9", "41.8"),
     "mask_rcnn_nextvit_large_coco_3x": ("50.2", "44.8"),
     "mask_rcnn_groupmixformer_base_coco_3x": ("51.5", "45.9"),

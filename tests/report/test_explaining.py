@@ -12,6 +12,7 @@ from convattn.cli.options import explain as words
 from convattn.data.dataset import DataError
 from convattn.explain.blocks import BLOCKS, GENERAL
 from convattn.explain.grad_cam import grad_cam
+from convattn.explain.overlay import overlay
 from convattn.explain.sfd import sfd_score
 from convattn.report.explaining.methods import METHODS
 from convattn.report.explaining.page import write_explanation
@@ -66,6 +67,10 @@ def test_layers_and_models_side_by_side(pictures):
         "smt_nano, stages.2",
         "smt_nano, stages.3",
     ]
+    for index, strip in enumerate(one.strips):
+        heat = grad_cam(plain.model, plain.images[index : index + 1], layer=16)[0]
+        assert strip.panels[0].picture == plain.seen(index)
+        assert strip.panels[2].picture == overlay(plain.seen(index), heat)
     both = explain("grad_cam", [plain, other], layers=[8, 16])
     assert [strip.title for strip in both.strips] == [
         f"{at}.png, stride {stride}" for at in (0, 1) for stride in (8, 16)
@@ -91,6 +96,12 @@ def test_the_class_that_is_explained(pictures):
         named.target("z")
     with pytest.raises(ValueError, match=r"^m has no class '7'"):
         named.target("7")
+
+
+def test_a_map_without_anything_is_told(pictures, monkeypatch):
+    monkeypatch.setattr("convattn.report.explaining.heats.grad_cam", lambda *_, **__: torch.zeros(1, 64, 64))
+    (strip, _) = explain("grad_cam", [subject(pictures)]).strips
+    assert strip.panels[1].caption.endswith("; nothing here speaks for it: another --layer may")
 
 
 def test_a_segmenter(pictures):
@@ -133,7 +144,7 @@ def test_figures_and_their_budget(pictures):
         (label, "stages.2.blocks.1.token_mixer") for label in ("smt_nano", "other")
     ]
     spectrum = explain("fourier_spectrum", subjects)
-    assert [len(strip.panels) for strip in spectrum.strips] == [2, 4, 4]
+    assert [len(strip.panels) for strip in spectrum.strips] == [1, 1, 4, 4]
     variance = explain("feature_map_variance", subjects)
     assert len(variance.tables[0].rows) == 12
 

@@ -206,6 +206,18 @@ def test_a_backbone_without_the_coarsest_level_is_told(data, tmp_path):
         train(tiny_segmentation(data, tmp_path / "run", model=dict(options=dict(stem_stride=2))))
 
 
+def test_a_backbone_of_one_size_sees_crops_of_that_size(data, tmp_path):
+    model = dict(name="timm:coat_lite_mini", options=dict(img_size=64))
+    config = tiny_segmentation(data, tmp_path / "run", model=model, data=dict(image_size=None), task=dict(width=8))
+    room = convattn.rooms.room("segmentation")
+    train_images, _ = room.open_training(config)
+    assert room.fitted(config, train_images) == (config, [])
+    assert room.build_model(config, train_images).pretrained_cfg["input_size"] == (3, 64, 64)
+    wrong = tiny_segmentation(data, tmp_path / "run", model=model, data=dict(image_size=32), task=dict(width=8))
+    with pytest.raises(ConfigError, match=r"data.image_size 32: this backbone takes 64 x 64 alone; leave it out"):
+        room.build_model(wrong, train_images)
+
+
 def test_a_class_without_a_validation_pixel_is_told_and_left_out(data, tmp_path, capsys):
     other = write_masks(tmp_path / "data")
     (other / "classes.txt").write_text("ground\nsquare\nsky\nhorse\n")

@@ -31,6 +31,7 @@ _MOST_INVALID = 0.1  # share of the annotations of a split
 _MOST_MISSING = 0.01  # share of the images that may not be there, as of those that cannot be read
 _NAMED = 3  # examples in a line
 _AGAIN = "it says again what another does"  # however many: nothing is lost with them
+_NO_OUTLINE = "it has no outline"
 _LEAST_MISREAD = 0.25  # share of the boxes that do not fit as they are promised
 _FITS = 0.99  # share that fits otherwise
 _SLACK = 1.0  # pixels by which a box may reach over the border without a word
@@ -107,7 +108,7 @@ class Collector:
         """An object of an image: the number by which messages call it, corners of its box, and what else is known."""
         self._read += 1
         if self.masks and outline is None:
-            self._passed_over["it has no outline"].append(number)
+            self._passed_over[_NO_OUTLINE].append(number)
             return
         if self.masks and outline is not None:
             self._outlines.append(outline)
@@ -247,7 +248,8 @@ class Collector:
             reason, found = max(reasons.items(), key=lambda item: len(item[1]))
             raise DataError(
                 f"{shown(self.where)}: {invalid:,} of {self._read:,} annotations are not usable, more than "
-                f"{_MOST_INVALID:.0%}; of most {reason}, as of {self._named(found)}; repair them"
+                f"{_MOST_INVALID:.0%}; of most {reason}, as of {self._named(found)}; "
+                + ("take a detector without masks" if reason == _NO_OUTLINE else "repair them")
             )
 
     def _present(self) -> np.ndarray:

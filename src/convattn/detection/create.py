@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 
@@ -13,27 +13,14 @@ from convattn.detection.dense_heads import ATSSHead, RetinaHead
 from convattn.detection.detector import DenseDetector, Detector, RegionDetector
 from convattn.detection.dino import FLAVOURS, DinoHead
 from convattn.detection.feature_pyramid import Extra, FeaturePyramid
+from convattn.detection.options import DetectorName, FlavourName, Style
 from convattn.detection.query_detectors import DinoDetector, QueryDetector, SparseDetector
 from convattn.detection.rcnn import BoxHeads, Plan, Widths, detectron2_stages, mmdet_stages
 from convattn.detection.sampling import Choose, choose_randomly
 from convattn.detection.sparse_rcnn import SparseHead
 from convattn.nearest import nearest
 
-__all__ = ["DetectorName", "FlavourName", "Style", "compose", "create_detector"]
-
-DetectorName = Literal[
-    "faster_rcnn",
-    "mask_rcnn",
-    "cascade_rcnn",
-    "cascade_mask_rcnn",
-    "retinanet",
-    "atss",
-    "sparse_rcnn",
-    "dino",
-    "dino_nano",
-]
-Style = Literal["mmdet", "detectron2"]
-FlavourName = Literal["detrex", "mmdet"]
+__all__ = ["compose", "create_detector"]
 
 _IMAGE_SIZE = (800, 1280)  # what papers count multiply-adds at
 

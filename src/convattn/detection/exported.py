@@ -32,6 +32,7 @@ __all__ = [
 _KEPT = ("label_names", "scale", "antialias")
 _MOST_CLASSES, _MOST_ROWS = 10_000, 10_000
 _SAME = 0.5  # IoU from which two boxes of a class show the same object
+_NEAR = 0.95  # IoU from which they are the same box: of less it may be the one of another anchor
 _UNCERTAIN = 0.05  # a score below which nobody looks
 _MASK_SIDE = 28
 
@@ -93,45 +94,48 @@ def check_description(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paired(got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
-    """The rows of two tables that show the same object, side by side; None of what are no such tables.
+    """The rows of two tables that are the same box, side by side; None of what are no such tables.
 
-    The surest row chooses first: of those of its class whose IoU with it is 0.5 or more the one whose IoU and score
+    The surest row chooses first: of those of its class whose IoU with it is 0.95 or more the one whose IoU and score
     are nearest. What has no partner counts by its score: at the threshold rounding decides who is there.
     """
-    if not _are_tables(got) or not _are_tables(want):
-        return None
+    return _pairs(got, want, _NEAR) if _are_tables(got) and _are_tables(want) else None
+
+
+def _pairs(got: Sequence[Tensor], want: Sequence[Tensor], least: float) -> Pairs:
     mine: list[list[Tensor]] = []
     yours: list[list[Tensor]] = []
     total = shared = 0.0
     for image in range(len(want[0])):
         ours, theirs = [one[image] for one in got], [one[image] for one in want]
-        rows, partners = _partners(ours, theirs)
+        rows, partners = _partners(ours, theirs, least)
         mine.append([one[rows] for one in ours])
         yours.append([one[partners] for one in theirs])
         total += float(ours[1].sum() + theirs[1].sum())
         shared += float(ours[1][rows].sum() + theirs[1][partners].sum())
-    together = [[torch.cat(parts)[None] for parts in zip(*images, strict=True)] for images in (mine, yours)]
-    return Pairs(together[0], together[1], shared / total if total else 1.0)
+    ours, theirs = ([torch.cat(parts)[None] for parts in zip(*images, strict=True)] for images in (mine, yours))
+    return Pairs(ours, theirs, shared / total if total else 1.0)
 
 
 def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
     """How alike what two forms found is, by title; nothing where neither found anything sure enough to be looked at.
 
-    Of all rows with a score of 0.05 or more: the share that has a partner; then, of those with one, the mean IoU of
-    the boxes, 1 less the mean difference of the scores, and the mean IoU of the masks where there are some.
+    Of all rows with a score of 0.05 or more: the share that has a partner with an IoU of 0.5 or more; then, of those
+    with one, the mean IoU of the boxes, 1 less the mean difference of the scores, and the mean IoU of the masks where
+    there are some.
     """
     if not _are_tables(got) or not _are_tables(want):
         return {}
-    sure = [[*tables[:1], tables[1].where(tables[1] >= _UNCERTAIN, 0.0), *tables[2:]] for tables in (got, want)]
-    count = sum(int((tables[1] > 0).sum()) for tables in sure)
-    pairs = paired(*sure)
-    if pairs is None or not count:
+    mine, yours = ([one[0], one[1].where(one[1] >= _UNCERTAIN, 0.0), *one[2:]] for one in (got, want))
+    count = int((mine[1] > 0).sum() + (yours[1] > 0).sum())
+    if not count:
         return {}
+    pairs = _pairs(mine, yours, _SAME)
     ours, theirs = ([one[0].double() for one in side] for side in (pairs.got, pairs.want))
     found = {"same detections": 2 * len(ours[1]) / count}
     if not len(ours[1]):
         return found
-    found["boxes"] = box_iou(ours[0], theirs[0]).diagonal().mean().item()
+    found["boxes"] = box_iou(_grown(ours[0]), _grown(theirs[0])).diagonal().mean().item()
     found["scores"] = 1 - (ours[1] - theirs[1]).abs().mean().item()
     if len(ours) > 3:
         inside, outside = (ours[3] >= 0.5) & (theirs[3] >= 0.5), (ours[3] >= 0.5) | (theirs[3] >= 0.5)
@@ -156,13 +160,11 @@ def _are_tables(outputs: Sequence[Tensor]) -> bool:
     )
 
 
-def _partners(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Numbers of rows of two tables (n, …) that show the same object, (k,) each; every row is in one pair at most."""
+def _partners(ours: Sequence[Tensor], theirs: Sequence[Tensor], least: float) -> tuple[Tensor, Tensor]:
+    """Numbers of rows of two tables (n, …) with that IoU, (k,) each; every row is in one pair at most."""
     (mine,), (yours,) = ((table[1] > 0).nonzero(as_tuple=True) for table in (ours, theirs))
-    overlap = box_iou(ours[0][mine].double(), theirs[0][yours].double()).nan_to_num(0.0)
-    # Boxes without an area overlap nothing, not even themselves.
-    overlap = overlap.where((ours[0][mine][:, None] != theirs[0][yours]).any(2), 1.0)
-    same = (ours[2][mine][:, None] == theirs[2][yours]) & (overlap >= _SAME)
+    overlap = box_iou(_grown(ours[0][mine]), _grown(theirs[0][yours]))
+    same = (ours[2][mine][:, None] == theirs[2][yours]) & (overlap >= least)
     likeness = overlap - (ours[1][mine][:, None] - theirs[1][yours]).abs().double()
     likeness = likeness.where(same, -torch.inf)
     rows, partners = [], []
@@ -174,6 +176,11 @@ def _partners(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor,
         partners.append(best)
         likeness[:, best] = -torch.inf
     return mine[rows], yours[partners]
+
+
+def _grown(boxes: Tensor) -> Tensor:
+    """Boxes half a pixel larger at each side: those without an area would overlap nothing, not even themselves."""
+    return boxes.double() + boxes.new_tensor([-0.5, -0.5, 0.5, 0.5])
 
 
 # Using

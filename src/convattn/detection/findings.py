@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from convattn.data.colours import default_colours
 from convattn.data.images import ImageError
 from convattn.detection.annotations import Annotations
 from convattn.detection.average_precision import BOX_METRICS, MASK_METRICS, AveragePrecision, Curves, curves
@@ -30,7 +29,7 @@ _MOST = 60  # classes of which what is taken for what goes on the page
 _SHOWN = 12  # images, the worst
 _SHOWN_SIZE = 640  # pixels of their longer side
 _NOTHING = "nothing"  # of the confusion: what is there and not found, what is found and not there
-_RIGHT, _WRONG, _MISSED = (40, 150, 60), (215, 50, 45), (235, 150, 20)
+_RIGHT, _WRONG, _MISSED, _FOUND = (40, 150, 60), (215, 50, 45), (235, 150, 20), (95, 125, 165)
 
 Again = Callable[[nn.Module, Image.Image], ObjectPrediction]  # looks at a picture once more, to show it
 
@@ -140,9 +139,7 @@ class DetectionFindings:
                 values = [(text, figures.get(f"{kind}_{name}")) for name, text in names]
                 told = ", ".join(f"{value:.2f} %{text}" for text, value in values if value is not None)
                 lines.append((f"{kind} {title}", told or "nothing to judge by"))
-        best = self.balance
-        shares = f"precision {100 * best.precision:.1f} %, recall {100 * best.recall:.1f} %"
-        lines.append(("balanced", f"at a score of {best.score:.3f}: {shares}, at an IoU of 0.5"))
+        lines.append(("balanced", self._balanced()))
         lines.append(("images", f"{self.images:,}, {len(self.boxes.object_label):,} objects that count"))
         if self.absent:
             more = f" and {len(self.absent) - 6} more" if len(self.absent) > 6 else ""
@@ -159,7 +156,11 @@ class DetectionFindings:
         if len(self.data.classes) <= _MOST:
             counts = confusion(self.boxes, len(self.data.classes), self.balance.score)
             found["confusion"] = Confusion(
-                (*self.data.classes, _NOTHING), tuple(map(tuple, counts.tolist())), "objects"
+                (*self.data.classes, _NOTHING),
+                tuple(map(tuple, counts.tolist())),
+                "objects",
+                told=_told(counts, self.balance.score),
+                has_nothing=True,
             )
         return found
 
@@ -180,6 +181,14 @@ class DetectionFindings:
             )
             for name, count, row, balance in zip(self.data.classes, objects, parts.tolist(), each, strict=True)
         ]
+
+    def _balanced(self) -> str:
+        """Where precision and recall are balanced best, in words."""
+        best = self.balance
+        if not best.recall > 0:
+            return "nothing that is said lies on an object of its class, at an IoU of 0.5"
+        shares = f"precision {100 * best.precision:.1f} %, recall {100 * best.recall:.1f} %"
+        return f"at a score of {best.score:.3f}: {shares}, at an IoU of 0.5"
 
     def _classes(self) -> Table:
         masks = "mask" in self.records
@@ -203,9 +212,9 @@ class DetectionFindings:
                 picture, truth = self.data.read(index), self.data.target(index)
             except ImageError:  # it could be read a moment ago; what is shown is no reason to fail
                 continue
-            said = ", ".join(f"{count} {what}" for what, count in errors.items() if count)
+            said = ", ".join(f"{count} {_plural(what, count)}" for what, count in errors.items() if count)
             right = objects - errors["missed"] - errors["taken for another"]
-            share = right / max(1, objects + errors["false alarms"])
+            share = right / max(1, objects + errors["false alarm"])
             items.append(GalleryItem(self._pictures(picture, truth, score), said, share, name=path))
         intro = (
             f"The {len(items)} images with the most errors at a score of {score:.2f}, the worst first: what is there, "
@@ -231,7 +240,7 @@ class DetectionFindings:
         return [
             (
                 at,
-                {"missed": int(missed[at]), "taken for another": int(confused[at]), "false alarms": int(wrong[at])},
+                {"missed": int(missed[at]), "taken for another": int(confused[at]), "false alarm": int(wrong[at])},
                 int(objects[at]),
             )
             for at in order
@@ -247,11 +256,11 @@ class DetectionFindings:
         seen = {
             int(place): score_ >= score for place, score_ in zip(found.object_place, found.found_score, strict=True)
         }
-        names, colours = self.data.classes, default_colours(len(self.data.classes))
+        names = self.data.classes
         there = [
             DrawnObject(
                 box * ratio,
-                "grey" if crowd else colours[label] if seen.get(at, True) else _MISSED,
+                "grey" if crowd else _FOUND if seen.get(at, True) else _MISSED,
                 names[label],
                 bool(crowd),
             )
@@ -279,6 +288,20 @@ _LINES = (
     ("by size", (("ap_small", " small"), ("ap_medium", " medium"), ("ap_large", " large"))),
     ("AR", (("ar1", " by 1 detection"), ("ar10", " by 10"), ("ar100", " by 100"))),
 )
+
+
+def _told(counts: np.ndarray, score: float) -> str:
+    """What is wrong, of all classes together."""
+    there, said = counts[:-1], counts[:-1, :-1]
+    missed, alarms = int(there[:, -1].sum()), int(counts[-1].sum())
+    right, objects = int(said.diagonal().sum()), int(there.sum())
+    kinds = {"missed": missed, "taken for another": int(said.sum()) - right, "false alarm": alarms}
+    errors = ", ".join(f"{count:,} {_plural(what, count)}" for what, count in kinds.items())
+    return f"Of {objects:,} objects {right:,} are found at a score of {score:.2f}: {errors}."
+
+
+def _plural(what: str, count: int) -> str:
+    return f"{what}s" if what == "false alarm" and count != 1 else what
 
 
 def _shares(balance: Balance) -> dict[str, float | None]:

@@ -12,9 +12,26 @@ __all__ = [
     "WORDS",
     "CheckOptions",
     "DetectionOptions",
+    "DetectorName",
     "EvaluationOptions",
+    "FlavourName",
     "PredictionOptions",
+    "Style",
 ]
+
+DetectorName = Literal[
+    "faster_rcnn",
+    "mask_rcnn",
+    "cascade_rcnn",
+    "cascade_mask_rcnn",
+    "retinanet",
+    "atss",
+    "sparse_rcnn",
+    "dino",
+    "dino_nano",
+]
+Style = Literal["mmdet", "detectron2"]
+FlavourName = Literal["detrex", "mmdet"]
 
 
 @dataclass(frozen=True)
@@ -23,23 +40,13 @@ class DetectionOptions(TaskOptions):
 
     kind: ClassVar[str] = "detection"
 
-    detector: Literal[
-        "faster_rcnn",
-        "mask_rcnn",
-        "cascade_rcnn",
-        "cascade_mask_rcnn",
-        "retinanet",
-        "atss",
-        "sparse_rcnn",
-        "dino",
-        "dino_nano",
-    ] = "faster_rcnn"
+    detector: DetectorName = "faster_rcnn"
     """What stands on the backbone's levels; those with `mask` in their name learn and draw outlines."""
-    style: Literal["mmdet", "detectron2"] = "mmdet"
+    style: Style = "mmdet"
     """Whose arithmetic R-CNN follows."""
     box_head: Literal["2fc", "4conv1fc"] | None = None
     """Of R-CNN: two linear layers, or four convolutions and one; 2fc in mmdet's style, 4conv1fc in detectron2's."""
-    flavour: Literal["detrex", "mmdet"] | None = None
+    flavour: FlavourName | None = None
     """Whose arithmetic DINO follows; detrex's by default."""
     width: int | None = None
     """Channels of the neck and of what is behind it; 256 by default, 128 of dino_nano."""
@@ -141,12 +148,12 @@ class CheckOptions:
     """Look at outlines too, as training with masks does."""
 
 
-_SHOWN = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+_LOGGED = ("ap", "ap50", "ap75", "ar100")  # `convattn eval` tells the rest
 METRICS = tuple(
     metric
-    for kind, all_of in (("box", BOX_METRICS), ("mask", MASK_METRICS))
-    for metric in all_of
-    if metric.name.removeprefix(f"{kind}_") in _SHOWN
+    for pair in zip(BOX_METRICS, MASK_METRICS, strict=True)
+    for metric in pair
+    if metric.name.partition("_")[2] in _LOGGED
 )
 
 WORDS = RoomWords(

@@ -1,5 +1,6 @@
 """What a detector says of a picture: boxes, classes and scores, and masks of detectors that draw them."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,12 @@ def detect(
         if name not in names:
             raise ValueError(f"--only {name}: the model knows no such class; {nearest(name, names)}")
     only = [names.index(name) for name in options.only] or None
+    least = getattr(model, "score_threshold", 0.0)
+    if options.score < least:
+        warnings.warn(
+            f"score {options.score:g} is below the detector's own, {least:g}: nothing that is less sure is found",
+            stacklevel=2,
+        )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def look(views: Sequence[Image.Image]) -> list[Detections]:

@@ -24,6 +24,7 @@ from convattn.detection.predict import ObjectPrediction, detect
 from convattn.detection.sources import open_evaluation, open_training
 from convattn.detection.task import Detection
 from convattn.detection.transforms import EvaluationTransform, evaluation_transform, training_transform
+from convattn.detection.variation import Variation
 from convattn.detection.writers import coco_dataset
 from convattn.shown import shown
 from convattn.task import ConfigError, Pairs, TaskRoom
@@ -33,6 +34,7 @@ __all__ = ["ROOM", "DetectionRoom"]
 _MULTIPLE = 32  # of a size that is chosen by the images
 _LEAST_SIDE, _MOST_SIDE = 160, 640  # short sides that are chosen
 _VARIED = (0.75, 1.25)  # times that, in training
+_SIZES_OF_VARIATION = ("short_sides", "between", "longest_side")
 _LOOKED_AT = 9  # images whose size is looked at
 _PASSED_ON = (  # options of the task that are those of `create_detector`
     *("style", "box_head", "flavour", "width", "hidden", "layers", "queries", "proposals", "heads", "points", "levels"),
@@ -168,7 +170,7 @@ class DetectionRoom(TaskRoom):
     def examine(self, model: nn.Module, data: DetectionImages, source: str, options: EvaluationOptions) -> Examination:
         """By COCO's rules."""
         found: Any = model
-        every = PredictionOptions(score=0.0)
+        every = PredictionOptions(score=getattr(found, "score_threshold", 0.0))
         longest, shortest = self.evaluation_transform(model).scale
         return Examination(
             model,
@@ -232,7 +234,7 @@ def _with_norms_that_learn(config: Any) -> tuple[Any, list[str]]:
 
 
 def _with_sizes(config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
-    """A scale that is left open, by the sizes of some images; in training they are seen smaller and larger too."""
+    """A scale that is left open, by the sizes of some images; the sizes of training around it, unless they are set."""
     if config.task.scale is not None:
         return config, []
     seen = []
@@ -244,18 +246,15 @@ def _with_sizes(config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
     typical = statistics.median(map(min, seen))
     ratio = min(2.0, max(max(size) / min(size) for size in seen))
     short = min(_MOST_SIDE, max(_LEAST_SIDE, round(typical / _MULTIPLE) * _MULTIPLE))
-    longest, (low, high) = round(short * ratio), (round(short * times / _MULTIPLE) for times in _VARIED)
-    sides = tuple(side * _MULTIPLE for side in range(low, high + 1))
-    variation = replace(
-        config.task.variation,
-        short_sides=sides,
-        between=False,
-        longest_side=max(round(longest * _VARIED[1]), sides[-1]),
-    )
-    line = (
-        f"task.scale {longest} {short}, and short sides of {sides[0]} to {sides[-1]} in training: images have a "
-        f"short side of about {typical:.0f} pixels"
-    )
+    longest, variation = round(short * ratio), config.task.variation
+    line = f"task.scale {longest} {short}"
+    if all(getattr(variation, name) == getattr(Variation(), name) for name in _SIZES_OF_VARIATION):
+        low, high = (round(short * times / _MULTIPLE) for times in _VARIED)
+        sides = tuple(side * _MULTIPLE for side in range(low, high + 1))
+        most = max(round(longest * _VARIED[1]), sides[-1])
+        variation = replace(variation, short_sides=sides, longest_side=most)
+        line += f", and short sides of {sides[0]} to {sides[-1]} in training"
+    line += f": images have a short side of about {typical:.0f} pixels"
     return replace(config, task=replace(config.task, scale=(longest, short), variation=variation)), [line]
 
 

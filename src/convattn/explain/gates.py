@@ -17,10 +17,11 @@ from convattn.explain.captures import captures
 from convattn.explain.figures import figure_of
 from convattn.explain.layers import LayerChoice, find_layer
 
-__all__ = ["SamplingPoints", "draw_offsets", "draw_points", "gate_maps", "sampling_points"]
+__all__ = ["SamplingPoints", "arrow_scale", "draw_offsets", "draw_points", "gate_maps", "sampling_points"]
 
 _METHOD = "gate_maps"
-_MOST_ARROWS = 24  # a side
+_MOST_ARROWS = 16  # a side
+_SHORTEST = 1e-3  # pixels of the map: offsets below it are none
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,20 @@ def _points(name: str, predicted: Tensor, convolution: Any, image_size: torch.Si
     return SamplingPoints(name, offsets, weights, reach, (down, across))
 
 
+def arrow_scale(points: SamplingPoints, image: int = 0) -> int:
+    """How many times `draw_offsets` enlarges: so often that the longest arrow still ends before the next one begins."""
+    mean = points.mean_offsets()[image]
+    longest = float(mean.norm(dim=0).max())
+    return max(1, int(_step(mean) / longest)) if longest > _SHORTEST else 1
+
+
+def _step(mean: Tensor) -> int:
+    """Positions from one arrow to the next."""
+    return max(1, -(-max(mean.shape[1:]) // _MOST_ARROWS))
+
+
 def draw_offsets(points: SamplingPoints, picture: Image.Image, image: int = 0) -> Any:
-    """A `matplotlib` figure: the picture in grey, and an arrow a position, the mean offset as long as it is there.
+    """A `matplotlib` figure: the picture in grey, an arrow a position, the mean offset, `arrow_scale` times as long.
 
     Args:
         points: of one gate.
@@ -138,11 +151,11 @@ def draw_offsets(points: SamplingPoints, picture: Image.Image, image: int = 0) -
     """
     mean = points.mean_offsets()[image]
     height, width = mean.shape[1:]
-    step = max(1, -(-max(height, width) // _MOST_ARROWS))
+    step, times = _step(mean), arrow_scale(points, image)
     rows, columns = torch.arange(0, height, step), torch.arange(0, width, step)
     down, across = points.stride
     y, x = (rows + 0.5) * down - 0.5, (columns + 0.5) * across - 0.5
-    arrows = mean[:, rows][:, :, columns]
+    arrows = times * mean[:, rows][:, :, columns]
     figure = figure_of(4.2, 4.2 * picture.height / picture.width)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))  # the picture fills it

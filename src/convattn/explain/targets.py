@@ -37,7 +37,7 @@ def score_of(
             called.
     """
     if getattr(model, "num_classes", None) == 0:
-        raise ValueError(f"{type(model).__name__} has no classes (num_classes is 0); Grad-CAM explains a class")
+        raise ValueError(f"{type(model).__name__} has no classes (num_classes is 0); there is no class to explain")
 
     def score(images: Tensor) -> Tensor:
         outputs = _outputs(model, images)
@@ -53,7 +53,7 @@ def score_of(
         if not isinstance(outputs, Tensor) or not (is_map or outputs.ndim == 2):
             raise ValueError(
                 f"{type(model).__name__} does not return logits (B, classes), logits of every pixel (B, classes, H, W) "
-                "or boxes; Grad-CAM explains a class"
+                "or boxes; there is no class to explain"
             )
         return _sum_over_pixels(outputs, target, mask) if is_map else _logit(outputs, target)
 

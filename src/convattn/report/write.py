@@ -73,7 +73,8 @@ def _confusion_view(confusion: Confusion) -> dict[str, Any]:
         heats = [round(math.sqrt(count / total), 3) for count in counts]
         shown = [round(100 * count / total) for count in counts] if confusion.in_percent else counts
         cells = [(count, heat, column == index) for column, (count, heat) in enumerate(zip(shown, heats, strict=True))]
-        rows.append((confusion.class_names[index], cells, counts[index] / total))
+        is_class = not confusion.has_nothing or index < len(confusion.class_names) - 1
+        rows.append((confusion.class_names[index], cells, counts[index] / total if is_class else None))
     pairs = confusion.confused_pairs()
     return dict(
         class_names=confusion.class_names,
@@ -84,4 +85,5 @@ def _confusion_view(confusion: Confusion) -> dict[str, Any]:
         total=sum(map(sum, confusion.counts)),
         unit=confusion.unit,
         in_percent=confusion.in_percent,
+        told=confusion.told,
     )

@@ -1,6 +1,7 @@
 """The room of segmentation: what the loop, the commands, the report and the export ask of a task."""
 
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -77,8 +78,11 @@ class SegmentationRoom(TaskRoom):
                 network.backbone.set_grad_checkpointing()
             except (AssertionError, AttributeError):  # how timm's models say so
                 raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
-        side = config.data.image_size or _CROP
-        described = dict(input_size=(3, side, side), label_names=data.classes, label_colours=data.colours)
+        described = dict(
+            input_size=(3, *_crop(network, config.data.image_size)),
+            label_names=data.classes,
+            label_colours=data.colours,
+        )
         network.pretrained_cfg = {**network.pretrained_cfg, **described, "num_classes": len(data.classes)}
         if task.scale is not None:
             network.pretrained_cfg["scale"] = task.scale
@@ -133,7 +137,7 @@ class SegmentationRoom(TaskRoom):
         for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
             with suppress(ImageError):  # told where it matters
                 sides.append(min(train.read(at).size))
-        if not sides:
+        if not sides or _takes_one_size(config):
             return config, []
         seen = config.task.scale[1] if config.task.scale else int(statistics.median(sides))
         side = max(_LEAST_CROP, min(_CROP, seen // _MULTIPLE * _MULTIPLE))
@@ -213,6 +217,27 @@ class SegmentationRoom(TaskRoom):
     def _again(self, options: EvaluationOptions) -> Callable[[nn.Module, Image.Image], MaskPrediction]:
         whole = PredictionOptions(options.window, options.step)
         return lambda model, picture: self.predict(model, [picture], whole)[0]
+
+
+def _takes_one_size(config: Any) -> bool:
+    """Whether the backbone of a configuration takes images of one size alone; its weights are not looked at."""
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told when the run builds it
+            network = create_segmenter(config.model.name, config.task.head, 2, width=16, **config.model.options)
+    except (TypeError, ValueError):  # as above
+        return False
+    return network.fixed_size is not None
+
+
+def _crop(network: Any, asked: int | None) -> tuple[int, int]:
+    """Height and width of training crops; ConfigError for others than the only ones that a backbone takes."""
+    fixed: tuple[int, int] | None = network.fixed_size
+    if fixed is None:
+        return (asked or _CROP,) * 2
+    if asked is not None and fixed != (asked, asked):
+        raise ConfigError(f"data.image_size {asked}: this backbone takes {fixed[0]} x {fixed[1]} alone; leave it out")
+    return fixed
 
 
 def _looks_at_several(options: EvaluationOptions) -> bool:

@@ -9,7 +9,7 @@ import tyro
 
 from convattn.atomic import check_writable
 from convattn.cli.arguments import UsageError, parse
-from convattn.cli.options.files import IMAGES, MODEL
+from convattn.cli.options.files import IMAGES
 from convattn.nearest import nearest
 from convattn.size_option import SizeOption
 
@@ -43,12 +43,15 @@ Examples:
     convattn explain runs/gated photos --method sfd_score --masks masks --json
     convattn explain cotnet_50 cat.jpg --method all --random-weights --output pictures
 """
+_MODEL = (
+    "A run folder, a model file (.safetensors), or the name of a model with published weights (`timm:NAME` for timm's)."
+)
 _PICTURES = f"Image files ({IMAGES}), folders of them, patterns, or lists of files."
 
 
 @dataclass(frozen=True)
 class Options:
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help=MODEL)]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help=_MODEL)]
     pictures: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help=_PICTURES)]
     method: str = "grad_cam"
     """What to show, with commas between them; `all` for all that the model has the tensors for."""

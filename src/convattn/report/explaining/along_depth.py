@@ -85,7 +85,7 @@ def spectrum_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
         )
         levels[subject.label] = fourier_spectrum(subject.model, subject.images, asked.layers or "levels")
     figures = (draw_spectra(blocks), draw_high_frequencies(blocks))
-    strips = [Strip("", tuple(figure_panel(figure, ", ".join(blocks)) for figure in figures))]
+    strips = [Strip("", (figure_panel(figure, ", ".join(blocks)),)) for figure in figures]
     strips += [Strip(f"Spectra of {label}", tuple(_pictures(spectra))) for label, spectra in levels.items()]
     about = (
         "Log amplitude of the maps' frequencies over that of frequency 0, dark to bright curves from first to last "

@@ -36,7 +36,9 @@ def grad_cam_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
             for subject, found in zip(subjects, heats, strict=True):
                 layer, maps = [*found.items()][at]
                 said = subject.said(index, subject.target(asked.target), asked.box_xyxy)
-                panels.append(Panel(overlay(subject.seen(index), maps[index]), f"{subject.label}, {layer}: {said}"))
+                silent = "" if maps[index].any() else "; nothing here speaks for it: another --layer may"
+                caption = f"{subject.label}, {layer}: {said}{silent}"
+                panels.append(Panel(overlay(subject.seen(index), maps[index]), caption))
             rows.append(panels)
         strips += _by_layer(name, subjects[0].seen(index), rows, asked.layers, many=len(subjects) > 1)
     about = f"Bright places speak for the class. {budgets(subjects)}"

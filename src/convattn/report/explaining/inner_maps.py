@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convattn.explain.contexts import contexts, draw_local_weights, draw_shares, dynamic_shares, local_weights
 from convattn.explain.figures import map_picture
-from convattn.explain.gates import SamplingPoints, draw_offsets, draw_points, gate_maps, sampling_points
+from convattn.explain.gates import SamplingPoints, arrow_scale, draw_offsets, draw_points, gate_maps, sampling_points
 from convattn.explain.modulation_maps import ENLARGED, modulation_maps
 from convattn.explain.overlay import overlay
 from convattn.explain.response_maps import response_maps
@@ -114,7 +114,9 @@ def _offsets(subject: Subject, asked: Asked, points: dict[str, SamplingPoints], 
     for gate, one in points.items():
         row, column = _place(subject, asked, one.weights)
         longest = float(one.mean_offsets()[index].norm(dim=0).max())
-        caption = f"{gate}: mean offsets, the longest {longest:.2f} pixels of its map"
+        times = arrow_scale(one, index)
+        drawn = f", drawn {times} times as long" if times > 1 else ""
+        caption = f"{gate}: mean offsets, the longest {longest:.2f} pixels of its map{drawn}"
         panels.append(figure_panel(draw_offsets(one, true_size, index), caption))
         panels.append(Panel(draw_points(one, seen, row, column, index), f"{gate}: read for row {row}, column {column}"))
     return panels
