@@ -362,6 +362,11 @@ class TaskRoom(Protocol):
         """
         return self.create(config.model.name, **config.model.options)
 
+    def names(self, model: nn.Module) -> list[str] | None:
+        """What the model's outputs are called, in order; None where nobody has said it."""
+        cfg: Any = model.pretrained_cfg or {}
+        return None if cfg.get("label_names") is None else list(cfg["label_names"])
+
     # Data
 
     def open_training(self, config: Any) -> tuple[Any, Any]:

@@ -42,7 +42,7 @@ def test_help_of_training_is_short_and_the_rest_is_counted(capsys):
     assert len(common) == 10
     hidden = sum(int(number) for number in re.findall(r"\((\d+) options?\)", page))
     assert hidden + len(common) == len(every)
-    assert re.search(r"--optimizer\.… +How the weights are moved\. \(10 options\)", page)
+    assert re.search(r"--optimizer\.… +How the weights are moved\. \(11 options\)", page)
 
 
 def test_files_are_named_by_the_lists_that_are_gone_by(capsys):

@@ -185,8 +185,7 @@ class Run:
     @property
     def _classes(self) -> list[str] | None:
         """What the model's outputs are called, in order: others would learn on under the names of these."""
-        cfg: Any = self.bare_model.pretrained_cfg or {}
-        return None if cfg.get("label_names") is None else list(cfg["label_names"])
+        return self.room.names(self.bare_model)
 
     @property
     def is_frozen(self) -> bool:
