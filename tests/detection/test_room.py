@@ -360,6 +360,7 @@ def test_the_command_chooses_detection_by_the_layout(data, tmp_path, capsys):
     assert "recipe detect_finetune, by the layout of the data" in told.err + told.out
 
 
+@pytest.mark.slow  # a whole export with two evaluations; its parts are in test_exported_detectors.py
 def test_an_exported_file_finds_the_same(run, data, tmp_path, capsys):
     path = tmp_path / "found.onnx"
     words = ["--image-size", "64", "96", "--evaluate", str(data), "--max-drop", "1"]

@@ -167,15 +167,19 @@ def test_an_exported_file_says_the_same(run, data, tmp_path, capsys, words):
     assert (said.labels.shape, said.names) == ((48, 64), CLASSES)
 
 
-def test_it_is_measured_and_folded(run):
+def test_it_is_folded_and_counted(run):
     model = convattn.open_model(run)
     images = torch.randn(2, 3, 32, 40)
     with torch.no_grad():
         want, got = model(images), convattn.fuse(model)(images)
     assert (got - want).abs().max() < 1e-4 * want.abs().max()
-    assert main(["bench", str(run), "--repeats", "2", "--json"]) == 0
     counted = convattn.count(model, (3, 32, 32))
     assert counted.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.slow  # processes of their own; the second task of test_task_seam.py goes through the same command
+def test_it_is_measured(run):
+    assert main(["bench", str(run), "--repeats", "2", "--json"]) == 0
 
 
 def test_images_of_several_sizes_are_judged_each_at_its_own(tmp_path, capsys):
