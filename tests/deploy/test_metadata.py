@@ -105,7 +105,8 @@ def with_text(sealed, folder, text):
         ({"outputs": None}, r"its description is damaged \(TypeError: "),
         (
             {"task": "telling"},
-            "its task 'telling' is unknown to this version; known are classification, segmentation; update convattn$",
+            "its task 'telling' is unknown to this version; known are classification, segmentation, detection; "
+            "update convattn$",
         ),
         ({"details": [3]}, r"its description is damaged \(TypeError: details \[3\] are no texts and numbers by name\)"),
         ({"details": {}}, r"its description is damaged \(KeyError: 'num_classes'\)"),

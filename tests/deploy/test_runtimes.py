@@ -253,6 +253,7 @@ def test_aot_inductor_does_not_read_past_the_end_of_smaller_images(files):
         ({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, r"compiled for AVX512, which this processor lacks; export it here"),
     ],
 )
+@pytest.mark.slow  # half a minute of compiling, for what is compared in two lines
 def test_aot_inductor_refuses_the_code_of_another_machine(files, tmp_path, monkeypatch, noted, message):
     def elsewhere(name, content):
         return json.dumps({**json.loads(content), **noted}) if name.endswith("_metadata.json") else content

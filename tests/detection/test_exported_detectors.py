@@ -15,7 +15,7 @@ from convattn.detection import exported
 from convattn.detection.create import create_detector
 from convattn.detection.export_form import NOTHING, ExportForm, Numbers
 from convattn.task import NoOptions, RoomWords, TaskOptions, TaskRoom
-from tiny_detectors import FORMS, IDS, detector
+from tiny_detectors import DENSE, FORMS, IDS, detector
 from toys import lively
 
 SIZE = (64, 96)
@@ -263,7 +263,9 @@ def test_limits_of_what_is_paired_go_with_a_tolerance_of_ones_own():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["retinanet", "faster_rcnn"])
 def test_fused_and_packed_they_find_the_same(name):
-    model = lively(create_detector("smt_nano", name, 3, width=32, hidden=16, stem_stride=4)).eval()
+    model = lively(
+        create_detector("smt_nano", name, 3, width=32, stem_stride=4, **({} if name in DENSE else dict(hidden=16)))
+    ).eval()
     model.score_threshold = 0.0
     batch = images(2, 3, *SIZE)
     fused = convattn.fuse(model.double())

@@ -32,6 +32,7 @@ def test_without_masks_there_is_no_segmentation():
     assert "segmentation" not in coco_results(found(*SAID), 1, [3, 18])[0]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11 about numpy 2
 @pytest.mark.parametrize("masks", [False, True])
 def test_pycocotools_reads_what_was_found_as_a_data_set(tmp_path, masks):
     said = [
