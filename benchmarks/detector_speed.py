@@ -76,7 +76,7 @@ def _theirs(name: str, size: tuple[int, int]) -> nn.Module:
         weights=None,
         weights_backbone=None,
         num_classes=CLASSES + 1,
-        trainable_backbone_layers=5,
+        trainable_backbone_layers=None,
         min_size=min(size),
         max_size=max(size),
     )
