@@ -16,6 +16,7 @@ from convattn.data.images import ImageError
 from convattn.detection import exported
 from convattn.detection.aspect_order import aspect_order
 from convattn.detection.batch_targets import ImageTargets
+from convattn.detection.collecting import tell
 from convattn.detection.create import create_detector
 from convattn.detection.dataset import DetectionImages
 from convattn.detection.findings import Examination
@@ -103,6 +104,7 @@ class DetectionRoom(TaskRoom):
             _check_objects(images, which)
         if not task.without_objects and train.without_objects:
             left_out = {*train.without_objects}
+            tell(f"{shown(train.where)}: {len(left_out):,} of {len(train):,} training images show no object: left out")
             train = train.part([at for at in range(len(train)) if at not in left_out])
         return train, validation
 
