@@ -17,7 +17,6 @@ from convattn.data.check import (
     digest_of,
     examined,
     facts_of,
-    stops_of,
     telling,
 )
 from convattn.data.dataset import DataError
@@ -94,16 +93,7 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
         classes = {name: counts[label] for label, name in enumerate(data.classes)}
         checks[split] = SplitCheck(classes=classes, **facts_of(data, found.seen[split]))
     first, data = next(iter(opened.splits.items()))
-    return DataCheck(
-        checks,
-        found.duplicates,
-        found.leaked,
-        found.contradicting,
-        found.odd,
-        [*opened.problems, *stops_of(checks)],
-        _sheets(first, data),
-        notes,
-    )
+    return DataCheck.of(opened, found, checks, _sheets(first, data), notes)
 
 
 def picture(data: LabelledFiles, index: int) -> Image.Image:

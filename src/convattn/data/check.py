@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -106,6 +106,21 @@ class DataCheck:
     sheets: Sequence[Sheet]
     notes: Sequence[str] = ()  # what was chosen, mapped or passed over when it was opened
     colours: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of classes that are shown in some
+
+    @classmethod
+    def of(
+        cls,
+        opened: "Opened",
+        found: "Examined",
+        checks: Mapping[str, SplitCheck],
+        sheets: Sequence[Sheet],
+        notes: Sequence[str],
+        **more: Any,
+    ) -> Self:
+        """What every task tells of its images, beside what it has counted of each split."""
+        stops = [*opened.problems, *stops_of(checks, cls.broken)]
+        pictures = (found.duplicates, found.leaked, found.contradicting, found.odd)
+        return cls(checks, *pictures, stops, sheets, notes, **more)
 
     def as_json(self) -> dict[str, Any]:
         """As plain numbers and texts."""

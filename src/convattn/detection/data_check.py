@@ -22,7 +22,6 @@ from convattn.data.check import (
     examined,
     facts_of,
     some_of,
-    stops_of,
     telling,
 )
 from convattn.data.colours import default_colours
@@ -147,16 +146,7 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     for split, check in checks.items():
         notes += _to_know(split, check)
     first, data = next(iter(opened.splits.items()))
-    return DetectionCheck(
-        checks,
-        found.duplicates,
-        found.leaked,
-        found.contradicting,
-        found.odd,
-        [*opened.problems, *stops_of(checks, DetectionCheck.broken)],
-        _sheets(first, data, checks[first], found),
-        notes,
-    )
+    return DetectionCheck.of(opened, found, checks, _sheets(first, data, checks[first], found), notes)
 
 
 def picture(data: DetectionImages, index: int) -> Image.Image:

@@ -22,7 +22,6 @@ from convattn.data.check import (
     examined,
     facts_of,
     some_of,
-    stops_of,
     telling,
 )
 from convattn.data.dataset import DataError
@@ -151,17 +150,8 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     for split, check in checks.items():
         notes += _classes_to_know(split, check)
     first, data = next(iter(opened.splits.items()))
-    return MaskCheck(
-        checks,
-        found.duplicates,
-        found.leaked,
-        found.contradicting,
-        found.odd,
-        [*opened.problems, *stops_of(checks, MaskCheck.broken)],
-        _sheets(first, data, checks[first], found),
-        notes,
-        dict(zip(data.classes, data.colours, strict=True)),
-    )
+    colours = dict(zip(data.classes, data.colours, strict=True))
+    return MaskCheck.of(opened, found, checks, _sheets(first, data, checks[first], found), notes, colours=colours)
 
 
 def picture(data: MaskedImages, index: int) -> Image.Image:
