@@ -278,6 +278,11 @@ def test_what_does_not_fit_a_detector_is_one_line(data, tmp_path):
         (dict(model=dict(drop_rate=0.1)), "model.drop_rate has no effect on a detector"),
         (dict(task=dict(box_head="2fc")), "box_head '2fc' is of R-CNN; retinanet has none"),
         (dict(model=dict(options=dict(stem_stride=2))), "has levels of stride"),
+        (dict(model=dict(options=dict(nonsense=1))), "model smt_nano cannot be built: .*nonsense"),
+        (
+            dict(model=dict(name="timm:coat_lite_mini", options=dict(img_size=64))),
+            "takes images of 64 x 64 alone, and a detector learns from many sizes",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             train(tiny_detection(data, tmp_path / "run", **field))

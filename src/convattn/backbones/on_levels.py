@@ -1,16 +1,17 @@
 """A network of heads on a backbone's levels: what it owes to the backbone, whatever the heads are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from torch import nn
 
 from convattn.backbones.freezing import check_frozen_stages, freeze
 from convattn.backbones.levels import Level, fixed_size, size_multiple
+from convattn.task import ConfigError, check
 from convattn.weights.official import name_map, unwrap_model
 from convattn.weights.rename import Part
 
-__all__ = ["OnLevels", "describe"]
+__all__ = ["OnLevels", "built_by", "describe"]
 
 
 class OnLevels(nn.Module):
@@ -89,6 +90,34 @@ class OnLevels(nn.Module):
         """Names of parameters with two or more dimensions that must not decay: the backbone's."""
         own: Any = getattr(self.backbone, "no_weight_decay", set)
         return {f"backbone.{name}" for name in own()}
+
+
+def built_by(create: Callable[..., OnLevels], model: Any, no_effect: str, **options: Any) -> Any:
+    """A network of a run's configuration.
+
+    Args:
+        create: of a backbone's name and options, which are those of heads and of backbones.
+        model: `RunConfig.model`.
+        no_effect: what is said of its fields that only a classifier has.
+        **options: of the heads.
+
+    Raises:
+        ConfigError: if it cannot be built so.
+    """
+    for name in ("drop_rate", "head_rows"):
+        check(not getattr(model, name), f"model.{name} has no effect on {no_effect}")
+    given = dict(drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path)
+    options |= {name: value for name, value in given.items() if value} | model.options
+    try:
+        network = create(model.name, pretrained=model.pretrained, **options)
+    except TypeError as error:
+        raise ConfigError(f"model {model.name} cannot be built: {error}") from None
+    if model.grad_checkpointing:
+        try:
+            network.set_grad_checkpointing()
+        except (AssertionError, AttributeError):  # how timm's models say so
+            raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
+    return network
 
 
 def describe(

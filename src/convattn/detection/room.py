@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
+from convattn.backbones.on_levels import built_by
 from convattn.data.dataset import DataError
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
@@ -59,27 +60,20 @@ class DetectionRoom(TaskRoom):
     def build_model(self, config: Any, data: DetectionImages) -> nn.Module:
         """The detector of the configuration on its backbone; it knows the classes and the size of images."""
         model, task = config.model, config.task
-        for name in ("drop_rate", "head_rows"):
-            if getattr(model, name):
-                raise ConfigError(f"model.{name} has no effect on a detector; leave it out")
-        given: dict[str, Any] = dict(drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path)
-        try:
-            network: Any = create_detector(
-                model.name,
-                task.detector,
-                len(data.classes),
-                pretrained=model.pretrained,
-                **{name: getattr(task, name) for name in _PASSED_ON},
-                **{name: value for name, value in given.items() if value},
-                **model.options,
+        heads = {name: getattr(task, name) for name in _PASSED_ON}
+        network = built_by(
+            create_detector,
+            model,
+            "a detector; leave it out",
+            detector=task.detector,
+            num_classes=len(data.classes),
+            **heads,
+        )
+        if network.fixed_size is not None:
+            raise ConfigError(
+                f"model {model.name} takes images of {network.fixed_size[0]} x {network.fixed_size[1]} alone, and a "
+                "detector learns from many sizes; take another backbone"
             )
-        except TypeError as error:
-            raise ConfigError(f"model {model.name} cannot be built: {error}") from None
-        if model.grad_checkpointing:
-            try:
-                network.set_grad_checkpointing()
-            except (AssertionError, AttributeError):  # how timm's models say so
-                raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
         longest, shortest = task.scale or (_round_up(_MOST_SIDE * 5 / 3), _MOST_SIDE)
         described: dict[str, Any] = dict(
             input_size=(3, _round_up(shortest), _round_up(longest)),

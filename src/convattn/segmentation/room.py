@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from convattn.backbones.on_levels import built_by
 from convattn.data.colours import default_colours
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
@@ -54,30 +55,17 @@ class SegmentationRoom(TaskRoom):
     def build_model(self, config: Any, data: MaskedImages) -> nn.Module:
         """The head of the configuration on its backbone; it knows the classes, their colours and the size of images."""
         model, task = config.model, config.task
-        for name in ("drop_rate", "head_rows"):
-            if getattr(model, name):
-                raise ConfigError(f"model.{name} has no effect on a segmenter; there is task.dropout")
-        given: dict[str, Any] = dict(drop_path_rate=model.drop_path_rate, pretrained_path=model.pretrained_path)
-        try:
-            network: Any = create_segmenter(
-                model.name,
-                task.head,
-                len(data.classes),
-                pretrained=model.pretrained,
-                width=task.width,
-                dropout=task.dropout,
-                frozen_stages=task.frozen_stages,
-                frozen_norms=task.frozen_norms,
-                **{name: value for name, value in given.items() if value},
-                **model.options,
-            )
-        except TypeError as error:
-            raise ConfigError(f"model {model.name} cannot be built: {error}") from None
-        if model.grad_checkpointing:
-            try:
-                network.backbone.set_grad_checkpointing()
-            except (AssertionError, AttributeError):  # how timm's models say so
-                raise ConfigError(f"model.grad_checkpointing: {model.name} does not offer it; leave it out") from None
+        network = built_by(
+            create_segmenter,
+            model,
+            "a segmenter; there is task.dropout",
+            head=task.head,
+            num_classes=len(data.classes),
+            width=task.width,
+            dropout=task.dropout,
+            frozen_stages=task.frozen_stages,
+            frozen_norms=task.frozen_norms,
+        )
         described = dict(
             input_size=(3, *_crop(network, config.data.image_size)),
             label_names=data.classes,
