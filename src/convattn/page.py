@@ -9,6 +9,7 @@ from convattn.task import Metric, Table
 __all__ = [
     "Command",
     "Confusion",
+    "Curve",
     "Epoch",
     "Figure",
     "FusionRow",
@@ -17,6 +18,8 @@ __all__ = [
     "LatencyRow",
     "Parity",
     "ParityRow",
+    "Plot",
+    "Plots",
     "Report",
     "RunCurves",
     "StageRow",
@@ -50,6 +53,10 @@ class Epoch:
         """A figure; None if it was not measured."""
         return self.values.get(name)
 
+    def place(self, axis: Axis) -> int:
+        """Where it is on an axis; by its epoch where updates were not counted."""
+        return self.epoch if axis == "epoch" or self.step is None else self.step
+
 
 @dataclass(frozen=True)
 class RunCurves:
@@ -60,6 +67,34 @@ class RunCurves:
     metrics: tuple[Metric, ...] = ()
     axis: Axis = "epoch"
     data: str = ""  # runs on different data are not drawn over one another
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot."""
+
+    name: str
+    points: tuple[tuple[int, float], ...]  # from left to right, in percent
+    figure: str = ""  # what it comes to, beside its name
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Shares over another share, both 0 to 100 %."""
+
+    title: str
+    across: str  # what goes from left to right
+    curves: tuple[Curve, ...]  # those without points are left out
+    is_score: bool = False  # what goes across is written from 0 to 1
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Several under a heading of their own."""
+
+    title: str
+    intro: str
+    plots: tuple[Plot, ...]
 
 
 @dataclass(frozen=True)
@@ -183,6 +218,7 @@ class Report:
     axis: Axis = "epoch"  # what the curves go over
     runs: tuple[RunCurves, ...] = ()  # drawn over one another
     tables: tuple[Table, ...] = ()  # those without rows are left out
+    plots: Plots | None = None
     confusion: Confusion | None = None
     gallery: Gallery | None = None
     stages: tuple[StageRow, ...] = ()

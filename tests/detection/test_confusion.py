@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from convattn.detection.confusion import balances, best_balance, confusion
+from convattn.detection.average_precision import curves
+from convattn.detection.confusion import balances, best_balance, confusion, shares_by_score
 from convattn.detection.matching import Records, match
+from convattn.detection.precision_recall import precision_and_recall
 from tiny_detection import found, truth
 
 CAT, DOG, BEE = range(3)
@@ -101,3 +103,42 @@ def test_the_best_score_is_that_of_a_search_over_all():
             tried[score] = 2 * hit.sum() / ((seen.score >= score).sum() + 7)
         assert best.f1 == pytest.approx(max(tried.values()))
         assert tried[best.score] == pytest.approx(best.f1)
+
+
+def test_precision_recall_and_f1_at_any_score():
+    there = truth((CAT, 0, 0, 10, 10), (CAT, 20, 0, 30, 10), (DOG, 40, 0, 90, 50), crowd=[2])
+    said = found(
+        (CAT, 0.9, 0, 0, 10, 10), (BEE, 0.5, 50, 50, 60, 60), (CAT, 0.2, 20, 0, 30, 10), (DOG, 0.8, 41, 1, 60, 20)
+    )
+    precision, recall, f1 = shares_by_score(records((said, there)), np.array([0.0, 0.5, 0.51, 0.9, 0.91]))
+    assert precision[:4] == pytest.approx([2 / 3, 1 / 2, 1, 1])  # what lies on a crowd counts nowhere
+    assert np.isnan(precision[4])
+    assert recall == pytest.approx([1, 1 / 2, 1 / 2, 1 / 2, 0])
+    assert f1 == pytest.approx([4 / 5, 1 / 2, 2 / 3, 2 / 3, 0])
+
+
+def test_curves_of_precision_end_where_nothing_more_is_found():
+    seen = records(
+        (
+            found((CAT, 0.9, 0, 0, 10, 10), (CAT, 0.8, 50, 50, 60, 60)),
+            truth((CAT, 0, 0, 10, 10), (CAT, 20, 0, 30, 10), (DOG, 40, 0, 50, 10)),
+        )
+    )
+    shown = precision_and_recall({"box": curves(seen, 3)}, seen, best_balance(seen), ("cat", "dog", "bee"))
+    mean, classes, by_score = shown.plots
+    dog, cat = classes.curves  # the worst first; nothing is known of bees
+    assert (dog.name, dog.points, dog.figure) == ("dog", ((0, 0.0),), "0.0 %")
+    assert (cat.name, cat.figure) == ("cat", "50.5 %")
+    assert np.array(cat.points) == pytest.approx(np.array([(at, 100.0) for at in range(51)]))
+    assert np.array(mean.curves[0].points) == pytest.approx(np.array([(at, 50.0) for at in range(51)]))
+    assert by_score.curves[1].points[90:92] == ((90, pytest.approx(100 / 3)), (91, 0.0))
+    assert by_score.curves[2].figure == "best 50.0 % from 0.90 on"
+
+
+def test_of_many_classes_the_worst_are_drawn_in_several_plots():
+    boxes = [(label, 20 * label, 0, 20 * label + 10, 10) for label in range(30)]
+    seen = records((found(*((label, 0.9, *box) for label, *box in boxes[10:])), truth(*boxes, size=(20, 600))))
+    shown = precision_and_recall({"box": curves(seen, 30)}, seen, best_balance(seen), [f"c{at}" for at in range(30)])
+    assert [len(plot.curves) for plot in shown.plots] == [3, 8, 8, 8, 3]
+    assert [curve.name for curve in shown.plots[1].curves] == [f"c{at}" for at in range(8)]
+    assert "6 better classes are not drawn" in shown.intro

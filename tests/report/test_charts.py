@@ -3,8 +3,8 @@ import math
 import pytest
 
 from convattn.classification.options import METRICS
-from convattn.page import Epoch, RunCurves, epochs_from_log
-from convattn.report.charts import comparison_curves, learning_curves, run_style, ticks
+from convattn.page import Curve, Epoch, Plot, RunCurves, epochs_from_log
+from convattn.report.charts import comparison_curves, learning_curves, plotted, run_style, ticks
 from convattn.task import Metric
 
 
@@ -124,9 +124,9 @@ def test_a_small_difference_does_not_fill_its_axis():
 def test_every_epoch_can_be_read_off():
     loss, accuracy = curves([epoch(1, 2.0, 1.0, 10.0), epoch(2, 1.0), epoch(5, 0.5, 0.75, 30.0)])
     assert [(one.at, one.place, one.width) for one in loss.readings] == [
-        (1, 0.0, 12.5),
-        (2, 25.0, 50.0),
-        (5, 100.0, 37.5),
+        ("1", 0.0, 12.5),
+        ("2", 25.0, 50.0),
+        ("5", 100.0, 37.5),
     ]
     assert [[(line.name, value) for line, value in one.values] for one in loss.readings] == [
         [("training", "2.000"), ("validation", "1.000")],
@@ -134,10 +134,29 @@ def test_every_epoch_can_be_read_off():
         [("training", "0.500"), ("validation", "0.750")],
     ]
     assert [(one.at, [value for _, value in one.values]) for one in accuracy.readings] == [
-        (1, ["10.00 %"]),
-        (5, ["30.00 %"]),
+        ("1", ["10.00 %"]),
+        ("5", ["30.00 %"]),
     ]
     (many,) = curves([epoch(number, 1.0) for number in range(1, 1001)])
     assert len(many.readings) == 100
-    assert (many.readings[0].at, many.readings[-1].at) == (1, 1000)
+    assert (many.readings[0].at, many.readings[-1].at) == ("1", "1000")
     assert sum(one.width for one in many.readings) == pytest.approx(100, abs=0.1)
+
+
+def test_a_plot_of_shares_has_the_whole_of_both():
+    falling = Curve("cat", ((0, 100.0), (50, 75.0)), "AP 40 %")
+    chart = plotted(Plot("Boxes", "recall", (falling, Curve("bee", ()), Curve("dog", ((0, 0.0),), "AP 0 %"))))
+    assert [(line.name, line.last, line.style) for line in chart.lines] == [
+        ("cat", "AP 40 %", "run0"),
+        ("dog", "AP 0 %", "run2"),
+    ]
+    assert chart.lines[0].path == "M0.0 0.0h0L50.0 25.0"
+    assert (chart.x_ticks[0], chart.x_ticks[-1]) == ((0.0, "0 %"), (100.0, "100 %"))
+    assert (chart.y_ticks[0], chart.y_ticks[-1]) == ((0.0, "0 %"), (100.0, "100 %"))
+    assert [(one.at, [value for _, value in one.values]) for one in chart.readings] == [
+        ("0 %", ["100.0 %", "0.0 %"]),
+        ("50 %", ["75.0 %"]),
+    ]
+    assert chart.description == "Boxes, over the recall: cat AP 40 %, dog AP 0 %."
+    assert plotted(Plot("All", "score", (falling,), is_score=True)).readings[1].at == "0.5"
+    assert plotted(Plot("None", "recall", (Curve("bee", ()),))) is None

@@ -18,6 +18,7 @@ from convattn.classification.options import METRICS
 from convattn.page import (
     Command,
     Confusion,
+    Curve,
     Epoch,
     Figure,
     FusionRow,
@@ -26,6 +27,8 @@ from convattn.page import (
     LatencyRow,
     Parity,
     ParityRow,
+    Plot,
+    Plots,
     Report,
     RunCurves,
     StageRow,
@@ -136,6 +139,11 @@ def everything(folder):
             Table(
                 "Settings", ("Setting", *(f"sweep/{index}" for index in range(12))), (("data.source", *[LONG] * 12),)
             ),
+        ),
+        plots=Plots(
+            "Precision and recall",
+            LONG,
+            (Plot(LONG, "recall", tuple(Curve(name, ((0, 100.0), (70, 50.0)), "40 %") for name in CLASSES[:8])),),
         ),
         confusion=Confusion(CLASSES, counts),
         gallery=Gallery(

@@ -9,7 +9,7 @@ import numpy as np
 
 from convattn.detection.matching import BACKGROUND, Records, bits_at
 
-__all__ = ["Balance", "balances", "best_balance", "confusion"]
+__all__ = ["Balance", "balances", "best_balance", "confusion", "shares_by_score"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,20 @@ def best_balance(records: Records, label: int | None = None) -> Balance:
 def balances(records: Records, classes: int) -> list[Balance]:
     """`best_balance` of each class."""
     return [best_balance(records, label) for label in range(classes)]
+
+
+def shares_by_score(records: Records, least: np.ndarray) -> np.ndarray:
+    """Precision, recall and F1 of all detections that have at least these scores (n,), as (3, n), 0 to 1.
+
+    Precision is no number where there are no detections.
+    """
+    hit, ignored = bits_at(records.hit, 0)[:, 0], bits_at(records.ignored, 0)[:, 0]
+    order = np.argsort(records.score[~ignored])
+    scores, hits = records.score[~ignored][order], np.append(0, hit[~ignored][order].cumsum())
+    below = np.searchsorted(scores, least)
+    right, said, objects = hits[-1] - hits[below], len(scores) - below, len(records.object_label)
+    precision = np.divide(right, said, out=np.full(len(least), np.nan), where=said > 0)
+    return np.stack([precision, right / objects, 2 * right / (said + objects)])
 
 
 def confusion(records: Records, classes: int, score: float) -> np.ndarray:

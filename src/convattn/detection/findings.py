@@ -19,6 +19,7 @@ from convattn.detection.exported import as_detector
 from convattn.detection.matching import BACKGROUND, Records, bits_at, match
 from convattn.detection.options import EvaluationOptions
 from convattn.detection.pictures import DrawnObject, with_objects
+from convattn.detection.precision_recall import precision_and_recall
 from convattn.detection.predict import ObjectPrediction
 from convattn.page import Confusion, Gallery, GalleryItem
 from convattn.task import Batch, Examiner, Table
@@ -27,7 +28,7 @@ __all__ = ["DetectionFindings", "Examination"]
 
 _MOST = 60  # classes of which what is taken for what goes on the page
 _SHOWN = 12  # images, the worst
-_SHOWN_SIZE = 640  # pixels of their longer side
+_SHOWN_SIZE, _MOST_ENLARGED = 400, 4.0  # pixels of their longer side, at most so many times as large as it is
 _NOTHING = "nothing"  # of the confusion: what is there and not found, what is found and not there
 _RIGHT, _WRONG, _MISSED, _FOUND = (40, 150, 60), (215, 50, 45), (235, 150, 20), (95, 125, 165)
 
@@ -151,8 +152,9 @@ class DetectionFindings:
         return [self._classes()] if self.options.per_class else []
 
     def page(self) -> dict[str, Any]:
-        """What is taken for what, each class, and the worst images beside the truth."""
-        found: dict[str, Any] = {"tables": (self._classes(),), "gallery": self._gallery()}
+        """Precision and recall, what is taken for what, each class, and the worst images beside the truth."""
+        plots = precision_and_recall(self.curves, self.boxes, self.balance, self.data.classes)
+        found: dict[str, Any] = {"tables": (self._classes(),), "plots": plots, "gallery": self._gallery()}
         if len(self.data.classes) <= _MOST:
             counts = confusion(self.boxes, len(self.data.classes), self.balance.score)
             found["confusion"] = Confusion(
@@ -193,15 +195,17 @@ class DetectionFindings:
     def _classes(self) -> Table:
         masks = "mask" in self.records
         rows = []
-        for name, count, *percent, score, precision, recall in sorted(
+        for name, count, *percent, score, precision, recall, f1 in sorted(
             self._rows(), key=lambda row: (row[2] is None, row[2])
         ):
             shown = [_percent(value) for value in (percent if masks else percent[:3])]
-            shares = [_percent(None if value is None else 100 * value) for value in (precision, recall)]
-            rows.append((name, f"{count:,}", *shown, "–" if precision is None else f"{score:.2f}", *shares))
+            best, *shares = [_percent(None if value is None else 100 * value) for value in (f1, precision, recall)]
+            rows.append((name, f"{count:,}", *shown, best, "–" if f1 is None else f"{score:.2f}", *shares))
         columns = ("class", "objects", "AP", "AP50", "AP75", *(("mask AP",) if masks else ()))
-        columns = (*columns, "score", "precision", "recall")
-        note = "The worst first; precision and recall at the score at which they are balanced best, at an IoU of 0.5."
+        columns = (*columns, "best F1", "at score", "precision", "recall")
+        note = (
+            "The worst first; on the right the score at which precision and recall are balanced best, at an IoU of 0.5."
+        )
         return Table("Classes", columns, tuple(rows), numbers=frozenset(range(1, len(columns))), note=note)
 
     def _gallery(self) -> Gallery:
@@ -250,7 +254,7 @@ class DetectionFindings:
         self, picture: Image.Image, truth: Annotations, score: float
     ) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
         said = self.again(self.model, picture).detections.above(score)
-        ratio = min(1.0, _SHOWN_SIZE / max(picture.size))
+        ratio = min(_MOST_ENLARGED, _SHOWN_SIZE / max(picture.size))  # names cover a tiny picture
         small = picture.resize((max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))))
         found = match(said, truth)
         seen = {
@@ -282,7 +286,7 @@ class DetectionFindings:
         )
 
 
-_KEYS = ("class", "objects", "ap", "ap50", "ap75", "mask_ap", "score", "precision", "recall")
+_KEYS = ("class", "objects", "ap", "ap50", "ap75", "mask_ap", "score", "precision", "recall", "f1")
 _LINES = (
     ("AP", (("ap", ""), ("ap50", " at 0.5"), ("ap75", " at 0.75"))),
     ("by size", (("ap_small", " small"), ("ap_medium", " medium"), ("ap_large", " large"))),
@@ -305,7 +309,7 @@ def _plural(what: str, count: int) -> str:
 
 
 def _shares(balance: Balance) -> dict[str, float | None]:
-    return {"precision": _number(balance.precision), "recall": _number(balance.recall)}
+    return {"precision": _number(balance.precision), "recall": _number(balance.recall), "f1": _number(balance.f1)}
 
 
 def _number(value: float) -> float | None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from convattn.page import Axis, Epoch, RunCurves
+from convattn.page import Axis, Epoch, Plot, RunCurves
 from convattn.task import Metric
 
-__all__ = ["Chart", "Line", "comparison_curves", "learning_curves", "run_style", "ticks"]
+__all__ = ["Chart", "Line", "comparison_curves", "learning_curves", "plotted", "run_style", "ticks"]
 
 VALIDATION_LOSS = "val_loss"  # the metric that is drawn beside the training loss
 _PART = "train_loss_"  # begins the name of one of several losses
@@ -40,10 +40,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is shown while the pointer is near an epoch: a strip of the plot, and the values of its lines there."""
+    """What is shown while the pointer is near a place: a strip of the plot, and the values of its lines there."""
 
-    at: int  # epoch or update
-    place: float  # of the epoch, percent from the left
+    at: str  # epoch, update or share
+    place: float  # percent from the left
     width: float  # of its strip, percent
     values: tuple[tuple[Line, str], ...]  # of the lines that have one
 
@@ -53,18 +53,12 @@ class Chart:
     """One plot with its axes. Ticks are (percent from the left or the bottom, label)."""
 
     title: str
-    axis: Axis  # what it goes over
+    axis: str  # what it goes over
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     readings: tuple[Reading, ...]  # from left to right, the whole width
-
-    @property
-    def description(self) -> str:
-        """The chart in words, for those who cannot see it."""
-        return f"{self.title} over {self.axis}s. " + " ".join(
-            f"{n.name}: last {n.last}, best {n.best}." for n in self.lines
-        )
+    description: str  # the chart in words, for those who cannot see it
 
 
 def learning_curves(epochs: Sequence[Epoch], metrics: Sequence[Metric] = (), axis: Axis = "epoch") -> list[Chart]:
@@ -74,7 +68,7 @@ def learning_curves(epochs: Sequence[Epoch], metrics: Sequence[Metric] = (), axi
     """
 
     def series(name: str, key: str, style: str) -> Series:
-        return Series(name, style, [(_place(epoch, axis), epoch.get(key)) for epoch in epochs])
+        return Series(name, style, [(epoch.place(axis), epoch.get(key)) for epoch in epochs])
 
     parts = dict.fromkeys(key for epoch in epochs for key in epoch.values if key.startswith(_PART))
     losses = [series("training", "train_loss", "training"), series("validation", VALIDATION_LOSS, "validation")]
@@ -111,12 +105,36 @@ def comparison_curves(runs: Sequence[RunCurves]) -> list[Chart]:
     ]
 
 
+def plotted(plot: Plot) -> Chart | None:
+    """The chart of a plot, of the whole of both shares; None without a point."""
+    series = [Series(curve.name, run_style(at), curve.points) for at, curve in enumerate(plot.curves)]
+    chart = _chart(
+        plot.title,
+        series,
+        max,
+        "{:.1f} %",
+        plot.across,
+        unit=" %",
+        floor=0.0,
+        ceiling=100.0,
+        limits=(0.0, 100.0),
+        ends=(0, 100),
+        place=(lambda percent: f"{percent / 100:g}") if plot.is_score else "{} %".format,
+    )
+    if chart is None:
+        return None
+    figures = [curve.figure for curve in plot.curves if curve.points]
+    lines = tuple(replace(line, last=figure) for line, figure in zip(chart.lines, figures, strict=True))
+    told = ", ".join(f"{line.name} {line.last}".strip() for line in lines)
+    return replace(chart, lines=lines, description=f"{plot.title}, over the {plot.across}: {told}.")
+
+
 def _curves_of(runs: Sequence[tuple[int, RunCurves]], axis: Axis) -> list[Chart]:
     """The charts of runs on the same data, each with its place among all."""
 
     def of_each(key: str, metric: Metric | None = None) -> list[Series]:
         return [
-            Series(run.name, run_style(index), [(_place(epoch, axis), epoch.get(key)) for epoch in run.epochs])
+            Series(run.name, run_style(index), [(epoch.place(axis), epoch.get(key)) for epoch in run.epochs])
             for index, run in runs
             if metric is None or metric.name in [first.name for first in run.metrics[:1]]
         ]
@@ -128,10 +146,6 @@ def _curves_of(runs: Sequence[tuple[int, RunCurves]], axis: Axis) -> list[Chart]
         _chart("Training loss", of_each("train_loss"), min, "{:.3f}", axis),
     ]
     return [chart for chart in charts if chart is not None]
-
-
-def _place(epoch: Epoch, axis: Axis) -> int:
-    return epoch.epoch if axis == "epoch" or epoch.step is None else epoch.step
 
 
 def _of_one_unit(metrics: Sequence[Metric]) -> list[list[Metric]]:
@@ -178,17 +192,21 @@ def _chart(
     series: Sequence[Series],
     choose_best: Callable[[Sequence[float]], float],
     form: str,
-    axis: Axis,
+    axis: str,
     unit: str = "",
     floor: float | None = None,
     ceiling: float | None = None,
     limits: tuple[float | None, float | None] = (0.0, None),
+    ends: tuple[int, int] | None = None,
+    place: Callable[[int], str] = str,
 ) -> Chart | None:
     """A chart of what was measured; None if nothing was.
 
     Args:
         floor, ceiling: values that the axis reaches in any case.
         limits: the lowest and the highest value that there can be.
+        ends: of the axis from left to right; the first and the last point by default.
+        place: a place of the axis as text.
     """
     measured = [
         replace(one, points=[(x, y) for x, y in one.points if y is not None and math.isfinite(y)]) for one in series
@@ -199,7 +217,7 @@ def _chart(
     values = [y for one in measured for _, y in one.points if y is not None]
     y_ticks = ticks(*_wide_enough(min([*values, *_given(floor)]), max([*values, *_given(ceiling)]), *limits))
     x_values = [x for one in measured for x, _ in one.points]
-    first, last = min(x_values), max(x_values)
+    first, last = ends or (min(x_values), max(x_values))
     x_ticks = [x for x in ticks(first, last, 8) if first <= x <= last and x == int(x)]
     x_ticks = [first, *(x for x in x_ticks if x - first > (last - first) / 12)]  # the first epoch, and round ones
 
@@ -214,9 +232,10 @@ def _chart(
         title,
         axis,
         lines,
-        tuple((across(x), f"{x:g}") for x in x_ticks),
+        tuple((across(x), place(int(x))) for x in x_ticks),
         tuple((up(y), f"{y:g}{unit}") for y in y_ticks),
-        tuple(_readings(lines, [dict(one.points) for one in measured], across, form)),
+        tuple(_readings(lines, [dict(one.points) for one in measured], across, form, place)),
+        f"{title} over {axis}s. " + " ".join(f"{one.name}: last {one.last}, best {one.best}." for one in lines),
     )
 
 
@@ -239,6 +258,7 @@ def _readings(
     values: Sequence[Mapping[int, float | None]],
     across: Callable[[float], float],
     form: str,
+    place: Callable[[int], str],
 ) -> Iterator[Reading]:
     places = sorted({x for one in values for x in one})
     steps = min(len(places), _READINGS)
@@ -247,7 +267,7 @@ def _readings(
     for x, left, right in zip(shown, edges, edges[1:], strict=False):
         there = [(line, one[x]) for line, one in zip(lines, values, strict=True) if x in one]
         texts = tuple((line, form.format(value)) for line, value in there)
-        yield Reading(x, across(x), round(right - left, 3), texts)
+        yield Reading(place(x), across(x), round(right - left, 3), texts)
 
 
 def _line(
@@ -256,7 +276,7 @@ def _line(
     up: Callable[[float], float],
     choose_best: Callable[[Sequence[float]], float],
     form: str,
-    axis: Axis,
+    axis: str,
 ) -> Line:
     points = [(x, y) for x, y in series.points if y is not None]
     # A zero-length start makes a lone point visible as a dot under a round line cap.

@@ -8,7 +8,7 @@ from typing import Any
 
 from convattn.atomic import write_atomically
 from convattn.page import Confusion, Report
-from convattn.report.charts import comparison_curves, learning_curves, run_style
+from convattn.report.charts import comparison_curves, learning_curves, plotted, run_style
 from convattn.report.templates import render_page
 
 __all__ = ["render", "write_report"]
@@ -35,6 +35,7 @@ def render(report: Report, written: datetime | None = None) -> str:
         numbers=_numbers(report),
         comparison=comparison_curves(report.runs),
         legend=[(run.name, run_style(index)) for index, run in enumerate(report.runs) if run.epochs],
+        plots_of_shares=[] if report.plots is None else [*filter(None, map(plotted, report.plots.plots))],
         confusion=None if report.confusion is None else _confusion_view(report.confusion),
         slowest_ms=max((row.p90_ms for row in report.latency), default=0.0),
         total_parameters=sum(row.parameters for row in report.stages),
@@ -54,7 +55,8 @@ def _numbers(report: Report) -> dict[str, Any]:
     columns["images_per_second"] = ("Images/s", "{:,.0f}".format)
     columns["seconds"] = ("Seconds", "{:.1f}".format)
     rows = [
-        (epoch.epoch, [_cell(epoch.get(name), text) for name, (_, text) in columns.items()]) for epoch in report.epochs
+        (epoch.place(report.axis), [_cell(epoch.get(name), text) for name, (_, text) in columns.items()])
+        for epoch in report.epochs
     ]
     return {"columns": [title for title, _ in columns.values()], "rows": rows}
 
