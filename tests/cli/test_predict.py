@@ -26,6 +26,13 @@ def model(tmp_path_factory):
     return str(path)
 
 
+def test_a_model_that_is_not_there_is_named_before_its_options(tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "gone"), "photo.jpg", "--score", "0.3"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"convattn predict: {tmp_path / 'gone'}: no such file or folder; of a model by that name: ")
+    assert "--score" in told
+
+
 def test_tables_say_what_the_json_says_and_classes_of_one_name_are_told_apart(model, pictures, tmp_path, capsys):
     assert main(["predict", model, str(pictures), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -98,7 +98,10 @@ def test_bad_requests_are_refused_in_one_line(pictures, tmp_path, capsys, status
 def test_a_value_out_of_range_says_so(capsys):
     assert main(["train", "--schedule.epochs", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "schedule.epochs 0 must be 1 or more" in line
+    assert line.startswith("convattn train: schedule.epochs 0 must be 1 or more")
+    assert main(["train", "detect_finetune", "--task.variation.flip", "3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("convattn train: task.variation.flip 3.0 must be between 0 and 1")
 
 
 def test_a_dry_run_prints_what_the_run_takes_and_the_configuration_behind_it(pictures, tmp_path, capsys):

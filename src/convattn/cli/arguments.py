@@ -122,6 +122,7 @@ def _one_line(message: str) -> str:
         return f"missing {', '.join(arguments[0])}"
     text = " ".join(line.strip() for line in sections[0] if not line.startswith("    "))
     text = text.partition(" Got errors:")[0].strip().removesuffix(".").removeprefix("Error parsing ")
+    text = re.sub(r"^config\.((?:\w+\.)*)(\w+): (?=\2\.)", r"\1", text).removeprefix("config.")
     near = [
         name for section, names in zip(sections, arguments, strict=True) if "Perhaps" in section[0] for name in names
     ]

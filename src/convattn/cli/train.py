@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from convattn.cli.choices import choose_rest
-from convattn.cli.console import console, say
+from convattn.cli.console import console, notes, say
 from convattn.cli.options.train import AUTO, Options, for_images, run_config
 from convattn.json_text import json_text
 from convattn.recipes import RECIPES
@@ -99,7 +99,8 @@ def _dry_run(config: RunConfig, options: Options) -> int:
     from convattn.training.processes import is_main_process
 
     check_output(with_absolute_paths(config), resume=options.resume is not None)
-    found = probe(config)
+    with notes().status("trying some updates"):
+        found = probe(config)
     if is_main_process():
         _print_probe(config, found, options.json)
     return 0
@@ -122,8 +123,9 @@ def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:
         return
     print(f"parameters         {found.parameters:,}")
     print(f"images an epoch    {found.images:,}, {found.updates_per_epoch:,} updates")
+    rate = found.images_per_second
     print(
-        f"speed              {found.images_per_second:,.1f} images/s; "
+        f"speed              {f'{rate:,.1f}' if rate >= 1 else f'{rate:.2g}'} images/s; "
         f"all {found.updates:,} updates in {found.hours:,.2f} h"
     )
     print(f"memory             {found.memory / 2**30:.2f} GiB at the peak, in each process that trains")

@@ -8,6 +8,7 @@ from typing import Any
 from convattn.cli.arguments import UsageError, parse
 from convattn.cli.help import HELP_WORDS
 from convattn.rooms import DEFAULT, KINDS, words_of
+from convattn.shown import shown
 
 __all__ = ["parse_for", "parse_for_task"]
 
@@ -24,7 +25,13 @@ def parse_for_task(options: type, part: str, args: Sequence[str], *, command: st
     Raises:
         UsageError: as `parse`.
     """
-    return parse_for(_kind(args), options, part, args, command=command, description=description)
+    try:
+        return parse_for(_kind(args), options, part, args, command=command, description=description)
+    except UsageError as error:
+        model = args[0] if args and not args[0].startswith("-") else None
+        if model is None or Path(model).exists():
+            raise
+        raise UsageError(f"{shown(model)}: no such file or folder; of a model by that name: {error}") from None
 
 
 def parse_for(kind: str, options: type, part: str, args: Sequence[str], *, command: str, description: str) -> Any:
