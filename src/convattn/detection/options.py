@@ -107,6 +107,11 @@ class DetectionOptions(TaskOptions):
             f"data.image_size {run.data.image_size} has no effect on a detector, which sees images of many sizes: set "
             "task.scale and task.variation.short-sides",
         )
+        check(
+            not run.loop.compile,
+            "loop.compile compiles a network anew for every size of images, and a detector learns from many; leave it "
+            "out",
+        )
 
 
 @dataclass(frozen=True)
@@ -164,5 +169,6 @@ WORDS = RoomWords(
     check=CheckOptions,
     data="convattn.detection.data_check",
     recipe="detect_finetune",
+    head="detector",
 )
 """What the training loop needs to know of detection."""

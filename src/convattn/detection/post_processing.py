@@ -19,6 +19,7 @@ class Found:
     index: Tensor  # (n,) int64: where it stood before
 
 
+@torch.compiler.disable  # one size a call: compiled, it would be compiled anew each time
 def suppressed(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, *, overlap: float, most: int | None = None) -> Found:
     """Boxes (n, 4) without those that overlap a surer one of the same label by more than `overlap`, `most` at most."""
     exact = torch.promote_types(boxes_xyxy.dtype, torch.float32)
