@@ -312,6 +312,12 @@ class RoomWords:
     check: type = NoOptions  # and of `convattn data check`
     data: str | None = None  # a module with the names of `RoomData`; imported when it is asked for
     recipe: str | None = None  # for data of one's own, where no other is named
+    head: str | None = None  # the field of `training` that says what stands on the backbone
+
+    def network(self, backbone: str, options: Mapping[str, Any]) -> str:
+        """The name of a run's network, from that of its backbone and the options of the task."""
+        head = None if self.head is None else options.get(self.head)
+        return backbone if head is None else f"{backbone} with {head}"
 
 
 class RoomData(Protocol):

@@ -24,6 +24,8 @@ from convattn.detection.options import DetectionOptions, PredictionOptions
 from convattn.detection.predict import _starts, detect
 from convattn.detection.task import Detection
 from convattn.detection.variation import Variation
+from convattn.report.comparison import run_row
+from convattn.report.run import read_run
 from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
@@ -60,6 +62,9 @@ def test_it_learns_and_says_so(run):
         f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ar100")
     }
     assert {"train_loss_mask", "train_loss_proposal.label"} <= log[-1].keys()
+    row = run_row(read_run(run))
+    assert (row["network"], row["updates"], row["planned"]) == ("smt_nano with mask_rcnn", 80, 80)
+    assert row["best_update"] in (40, 80)
     model = convattn.open_model(run)
     assert model.pretrained_cfg["label_names"] == CLASSES
     assert (model.task_kind, model.pretrained_cfg["scale"]) == ("detection", (96, 64))
@@ -119,7 +124,15 @@ def test_eval_shows_figures_classes_and_a_page(run, tmp_path, capsys):
     assert "balanced     at a score of" in shown
     assert "square" in shown
     text = page.read_text()
-    for words in ("What it confuses", "nothing", "Classes", "mask AP", "precision"):
+    for words in (
+        "Precision and recall",
+        "Masks, mean of the classes",
+        "What it confuses",
+        "nothing",
+        "Classes",
+        "mask AP",
+        "precision",
+    ):
         assert words in text
     assert re.search(
         r"Of 6 objects \d are found at a score of 0\.\d\d: \d missed, \d taken for another, \d false alarm", text
@@ -260,6 +273,8 @@ def test_windows_overlap_at_least_as_asked(side, overlap):
 def test_options_that_mean_nothing_are_refused():
     with pytest.raises(ConfigError, match=r"data.image_size 64 has no effect on a detector"):
         tiny_detection("data", "run", data=dict(image_size=64))
+    with pytest.raises(ConfigError, match=r"loop.compile compiles a network anew for every size of images"):
+        tiny_detection("data", "run", loop=dict(compile=True))
     with pytest.raises(ConfigError, match=r"task.scale 64 96 must be the longest side, then the shortest"):
         DetectionOptions(scale=(64, 96))
     with pytest.raises(ConfigError, match=r"copies objects by their outlines, which retinanet does not learn"):

@@ -45,6 +45,7 @@ def test_only_fields_that_differ_are_told(tmp_path):
 def test_key_figures_of_a_run(tmp_path):
     assert run_row(read_run(write_run(tmp_path / "run", [10.0, 40.0, 30.0]))) == {
         "model": "smt_nano",
+        "network": "smt_nano",
         "task": "classification",
         "data": "digits",
         "epochs": 3,

@@ -1,6 +1,6 @@
 """Several runs beside one another: which did best, and in what they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,13 @@ def run_row(run: RunFolder) -> dict[str, Any]:
     first = run.metrics[0].name
     return {
         "model": run.model,
+        "network": run.network,
         "task": run.kind,
         "data": run.data,
         run.unit: run.done,
         "planned": run.planned,
         f"best_{first}": run.best.get(first) if run.best else None,
-        "best_epoch": run.best.epoch if run.best else None,
+        f"best_{run.axis}": run.best_at,
         **{name: last.get(name) for name in ("train_loss", VALIDATION_LOSS, "images_per_second")},
         "hours": run.seconds / 3600,
     }
@@ -95,17 +96,33 @@ def comparison_report(runs: dict[str, RunFolder], title: str, problems: Sequence
 def figures_table(runs: dict[str, RunFolder], title: str = "Figures") -> Table:
     """A row of key figures a run, as text."""
     rows = []
+    unit, axis = _common(run.unit for run in runs.values()), _common(run.axis for run in runs.values())
     for name, run in runs.items():
         row = run_row(run)
-        best = f"{run.best_text} ({run.best.epoch})" if run.best else "–"
+        best = f"{run.best_text} ({run.best_at})" if run.best else "–"
         losses = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("train_loss", VALIDATION_LOSS)]
         speed = "–" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
-        epochs = f"{run.done:,} / {run.planned:,}"
-        rows.append((name, row["model"], epochs, best, *losses, speed, f"{row['hours']:.2f}"))
-    titles = {run.metrics[0].title.lower() for run in runs.values()}
-    best_title = f"Best {titles.pop()} (epoch)" if len(titles) == 1 else "Best (epoch)"
-    columns = ("Run", "Model", "Epochs", best_title, "Train loss", "Val loss", "Images/s", "Hours")
+        length = f"{run.done:,} / {run.planned:,}{'' if unit else f' {run.unit}'}"
+        rows.append((name, row["network"], length, best, *losses, speed, f"{row['hours']:.2f}"))
+    title_of_best = _common(run.metrics[0].title.lower() for run in runs.values())
+    best_title = f"Best {title_of_best or ''}".rstrip() + f" ({axis or 'epoch or update'})"
+    columns = (
+        "Run",
+        "Model",
+        (unit or "length").capitalize(),
+        best_title,
+        "Train loss",
+        "Val loss",
+        "Images/s",
+        "Hours",
+    )
     return Table(title, columns, tuple(rows), numbers=frozenset(range(2, len(columns))))
+
+
+def _common(words: Iterable[str]) -> str | None:
+    """What is the same in all."""
+    several = {*words}
+    return several.pop() if len(several) == 1 else None
 
 
 def settings_table(runs: dict[str, RunFolder], title: str = "Settings that differ") -> Table:
@@ -156,7 +173,7 @@ def _best(runs: dict[str, RunFolder]) -> list[Figure]:
     measured.sort(key=lambda entry: entry[0], reverse=first.greater_is_better)
     labels = (f"Best {first.title}", "Second", "Third")
     return [
-        Figure(label, run.best_text, f"{name}, epoch {run.best.epoch}")
+        Figure(label, run.best_text, f"{name}, {run.axis} {run.best_at}")
         for label, (_, run, name) in zip(labels, measured, strict=False)
         if run.best is not None
     ]

@@ -41,6 +41,12 @@ class RunFolder:
         return self.config["model.name"]
 
     @property
+    def network(self) -> str:
+        """The model with what stands on it."""
+        options = {name.removeprefix("task."): value for name, value in self.config.items() if name.startswith("task.")}
+        return words_of(self.kind).network(self.model, options)
+
+    @property
     def data(self) -> str:
         """Where its images are."""
         return as_text(self.config.get("data.source"))
@@ -69,6 +75,11 @@ class RunFolder:
             if value is not None and (best is None or not first.is_better(best.get(first.name) or 0.0, value)):
                 best = epoch
         return best
+
+    @property
+    def best_at(self) -> int | None:
+        """On the axis."""
+        return None if self.best is None else self.best.place(self.axis)
 
     @property
     def best_text(self) -> str:
@@ -167,7 +178,7 @@ def write_run_report(folder: str | Path, findings: Findings | None = None) -> Pa
     unreadable, skipped = _lines(run.folder / "unreadable.txt"), _lines(skipped_file)
     closer = {} if findings is None else findings.page()
     report = Report(
-        title=f"{run.model} on {run.config.get('data.source')}",
+        title=f"{run.network} on {run.config.get('data.source')}",
         summary=f"Run in {run.folder}, {run.done:,} of {run.planned:,} {run.unit}.",
         figures=tuple(_figures(run, len(unreadable), len(skipped))),
         epochs=run.epochs,
@@ -206,7 +217,7 @@ def duration(seconds: float) -> str:
 def _figures(run: RunFolder, unreadable: int, skipped: int) -> list[Figure]:
     figures = []
     if run.best is not None:
-        figures.append(Figure(f"Best {run.metrics[0].title}", run.best_text, f"epoch {run.best.epoch}"))
+        figures.append(Figure(f"Best {run.metrics[0].title}", run.best_text, f"{run.axis} {run.best_at}"))
     if run.epochs:
         last = run.epochs[-1]
         losses = (("validation", last.get(VALIDATION_LOSS)), ("training", last.get("train_loss")))

@@ -167,4 +167,5 @@ WORDS = RoomWords(
     CheckOptions,
     "convattn.segmentation.check",
     "segment_finetune",
+    "head",
 )

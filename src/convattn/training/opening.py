@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from convattn.rooms import words_of
 from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.run import Run
 
@@ -13,13 +14,14 @@ def opening(run: Run) -> list[str]:
     config, data = run.config, run.data
     height, width = data.image_size
     parameters = sum(parameter.numel() for parameter in run.bare_model.parameters())
+    network = words_of(config.task.kind).network(config.model.name, vars(config.task))
     length = f"{run.updates:,} updates"
     if config.schedule.updates is None:
         length = f"{config.schedule.epochs:,} epochs, {length}"
     if config.loop.freeze_epochs:
         length += f" (the head alone in {min(config.loop.freeze_epochs, config.schedule.epochs)} epochs at first)"
     return [
-        f"{config.model.name}: {parameters:,} parameters, images of {width} x {height} pixels, {length}, {_start(run)}",
+        f"{network}: {parameters:,} parameters, images of {width} x {height} pixels, {length}, {_start(run)}",
         f"images: {data.train_loader.images:,} to train on in an epoch, {run.images_per_update:,} an update, "
         f"{len(data.validation):,} to validate on",
     ]
