@@ -107,7 +107,7 @@ def test_it_is_reported_and_compared(run, tmp_path, capsys):
     for words in ("Best Mean error", "over updates", "Mean error", "30 / 30"):
         assert words in page
     assert main(["runs", str(run.parent), "--output", str(tmp_path / "runs.html")]) == 0
-    assert "Best mean error (epoch)" in capsys.readouterr().out
+    assert "Best mean error (update)" in capsys.readouterr().out
 
 
 def test_it_is_exported_with_proof_and_benchmarked(pictures, run, tmp_path, capsys):
