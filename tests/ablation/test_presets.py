@@ -52,7 +52,7 @@ def test_quick_rows_are_there():
 
 def test_rows_that_cannot_be_built_say_why():
     missing = [design for comparison in PRESETS.values() for design in comparison.designs if design.missing]
-    assert len(missing) >= 10
+    assert {"6 heads", "PVT-Small (v1)"} <= {design.name for design in missing}
     with pytest.raises(ValueError, match="6 heads cannot be built: widths 64, 128 and 256 are no multiples of 6"):
         build(next(design for design in missing if design.name == "6 heads"))
 

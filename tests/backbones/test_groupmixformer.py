@@ -9,6 +9,7 @@ import convattn
 from convattn.mixers.group_mix_attention import GroupMixAttention, SegmentAggregator
 from convattn.mixers.spatial_reduction_attention import SpatialReductionAttention
 from convattn.mixers.window_attention import WindowAttention
+from convattn.model_files import load_model, save_model
 from golden_file import golden_errors
 from toys import build_toy, randomise_norms, relative_error
 
@@ -164,6 +165,20 @@ def test_another_attention_stands_in_the_same_skeleton(attention, kind):
         assert model.eval()(torch.randn(1, 3, 45, 61)).shape == (1, 5)
 
 
+def test_another_attention_has_options_of_its_stage_and_block(tmp_path):
+    ratios = tuple({"head_dim": 8, "sr_ratio": ratio} for ratio in (4, 2, 2, 1))
+    model = toy(dims=(16, 24, 24, 32), depths=(1, 1, 2, 1), attention="sr_mhsa", attention_options=ratios)
+    assert [[b.token_mixer.sr_ratio for b in stage.blocks] for stage in model.stages] == [[4], [2], [2, 2], [1]]
+    window = {"head_dim": 8, "window_size": 4}
+    turns = [[window, {**window, "shift": True}]] * 4
+    model = toy(dims=(16, 24, 24, 32), depths=(1, 2, 3, 1), attention="window_mhsa", attention_options=turns).eval()
+    assert [[b.token_mixer.shift for b in stage.blocks] for stage in model.stages] == [[0], [0, 2], [0, 2, 0], [0]]
+    save_model(model, tmp_path / "model.safetensors")
+    images = torch.randn(1, 3, 45, 61)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "model.safetensors")(images), model(images))
+
+
 def test_drop_path_rises_linearly_over_all_blocks():
     model = toy(depths=(1, 2, 3, 2), drop_path_rate=0.7)
     blocks = [block for stage in model.stages for block in stage.blocks]
@@ -221,6 +236,10 @@ def test_level_norm_changes_the_levels_and_nothing_else():
         (dict(placement="before", non_attention_kernel=5), "non_attention_kernel 5: placement 'before' has no such"),
         (dict(attention="windows"), "unknown mixer 'windows'"),
         (dict(attention="window_mhsa", kernels=(3, 3, 3)), "kernels of gma: attention 'window_mhsa' has no such"),
+        (
+            dict(attention="sr_mhsa", attention_options=[{}] * 3),
+            r"attention_options .* must be one for all, or four, one",
+        ),
         (dict(attention_options={"head_dim": 8}), "attention_options {'head_dim': 8} are of an attention other than"),
         (dict(stem_stride=3), "stem_stride 3 must be 4, or 2 for small images"),
         (dict(dims=(10, 20, 20)), r"dims \(10, 20, 20\), depths .* need 4 entries"),

@@ -10,10 +10,11 @@ from torch import nn
 
 import convattn
 from convattn.backbones.smt import EntryNorm, LocalSelfAttention, SMTConfig
-from convattn.mixers.scale_aware_modulation import ScaleAwareAggregation, ScaleAwareModulation
+from convattn.mixers.scale_aware_modulation import DenseAggregation, ScaleAwareAggregation, ScaleAwareModulation
+from convattn.model_files import load_model, save_model
 from convattn.ops.linear import Linear2d
 from golden_file import golden_errors
-from toys import build_toy, relative_error
+from toys import build_toy, randomise_norms, relative_error
 
 TOY = dict(dims=(8, 16, 16, 24), depths=(1, 1, 2, 1), attention_heads=(2, 2), mlp_ratios=(2, 2, 2, 2), num_classes=5)
 
@@ -119,6 +120,46 @@ def test_stacking_chooses_the_mixers_of_stage_3(stacking, stage3):
     assert mixers == ["M", "MM", stage3, "AA"]
 
 
+def test_stacking_of_every_stage():
+    words = ("alternate", "attention", "half", "modulation")
+    model = toy(stacking=words, depths=(2, 1, 3, 2), attention_heads=(2, 4, 2, 2))
+    kinds = {ScaleAwareModulation: "M", LocalSelfAttention: "A"}
+    mixers = ["".join(kinds[type(block.token_mixer)] for block in stage.blocks) for stage in model.stages]
+    assert mixers == ["MA", "A", "MMA", "MM"]
+    assert [model.stages[stage].blocks[-1].token_mixer.num_heads for stage in (0, 1)] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "count"),
+    [
+        ("one_1x1", lambda c: c * c + c),
+        ("two_1x1", lambda c: 2 * (c * c + c) + 2 * c),
+        ("ungrouped", lambda c: 2 * c * c + 2 * c + 4 * c + 2 * c * c + c),
+        ("inverted_bottleneck", lambda c: 2 * c * c + 2 * c + 4 * c + 2 * c * 9 + 2 * c + 4 * c + 2 * c * c + c),
+    ],
+)
+def test_other_aggregations_count_by_hand_and_fuse(aggregation, count, tmp_path):
+    model = toy(aggregation=aggregation)
+    assert num_parameters(model) - num_parameters(toy(aggregation=False)) == count(8) + 2 * count(16)
+    randomise_norms(model)
+    model = model.double().eval()
+    images = torch.randn(2, 3, 33, 47, dtype=torch.float64)
+    fused = convattn.fuse(model)
+    assert relative_error(fused(images), model(images)) < 1e-9
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
+    save_model(model.float(), tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    assert torch.equal(again(images.float()), model(images.float()))
+
+
+def test_the_ungrouped_aggregation_is_the_papers_with_one_group():
+    papers, ungrouped = ScaleAwareAggregation(12, num_heads=12), DenseAggregation("ungrouped", 12)
+    values = dict(zip(ungrouped.state_dict(), papers.state_dict().values(), strict=True))
+    ungrouped.load_state_dict(values)
+    x = torch.randn(2, 12, 3, 5)
+    assert relative_error(ungrouped(x), papers(x)) < 1e-6
+
+
 def test_aggregation_off_removes_exactly_its_parameters():
     on, off = toy(), toy(aggregation=False)
     aggregation = {key for key, _ in on.named_parameters() if ".aggregation." in key}
@@ -199,7 +240,11 @@ def test_nothing_depends_on_the_position_of_the_image_content():
         (dict(kernel_growth=1), "kernel_growth 1 must be even and not negative"),
         (dict(expansion_ratio=0), "expansion_ratio 0 must be 1 or more"),
         (dict(expansion_ratio=1.5), "expansion_ratio 1.5 must be a whole number"),
-        (dict(aggregation="off"), "aggregation 'off' must be True or False"),
+        (dict(aggregation="off"), "aggregation 'off' must be True, False or one of one_1x1, two_1x1, ungrouped, inv"),
+        (dict(aggregation="ungrouped", expansion_ratio=0), "expansion_ratio 0 must be 1 or more"),
+        (dict(stacking=("attention", "half", "half")), r"stacking .* must be one word, of stage 3, or four, of every"),
+        (dict(stacking=("attention",) * 4), r"attention in stage 1 needs four attention_heads, not \(2, 2\)"),
+        (dict(attention_heads=(2, 2, 2)), r"attention_heads \(2, 2, 2\) must be two, of stages 3 and 4, or four"),
         (dict(drop_path_rate=2), "drop_path_rate 2 must be at least 0 and below 1"),
         (dict(drop_rate=1), "drop_rate 1 must be at least 0 and below 1"),
         (dict(num_classes=-3), r"num_classes -3 must be 0 \(no head\) or more"),

@@ -15,7 +15,7 @@ code takes only sizes whose quarter, rounded up, is a multiple of 8; here any si
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -34,6 +34,7 @@ from convattn.ops.linear import Linear2d
 __all__ = ["GroupMixFormer", "GroupMixFormerConfig"]
 
 
+Options = Mapping[str, Any]
 _OF_GMA = ("aggregators", "kernels", "non_attention_kernel", "pool_pointwise", "placement")
 
 
@@ -50,7 +51,9 @@ class GroupMixFormerConfig:
     pool_pointwise: bool = False  # a 1×1 convolution behind pooling aggregators, too
     placement: str = "inside"  # of the aggregators: on q, k and v; "before": once in front of a plain attention
     attention: str = "gma"  # or any other mixer by name, such as window_mhsa and sr_mhsa of the paper's table 7
-    attention_options: Mapping[str, Any] = field(default_factory=dict)  # of another attention; those above are GMA's
+    # Of another attention (those above are GMA's): for all, or four, one a stage, of which the blocks of a stage take
+    # several by turns, as in `({"sr_ratio": 8}, {"sr_ratio": 4}, {}, {})` or `[[{}, {"shift": True}]] * 4`.
+    attention_options: Options | Sequence[Options | Sequence[Options]] = field(default_factory=dict)
     level_norm: bool = False  # levels leave with a layer norm (without weights); the path between stages stays
     stem_stride: int = 4  # 4, or 2 for small images
 
@@ -69,7 +72,9 @@ class GroupMixFormerConfig:
             raise ValueError(f"kernels {self.kernels} must be 3, of segments 1, 2 and 3, or 4 times 3, one a stage")
 
         if self.attention == "gma" and self.attention_options:
-            raise ValueError(f"attention_options {dict(self.attention_options)} are of an attention other than gma")
+            raise ValueError(f"attention_options {self.attention_options} are of an attention other than gma")
+        if not isinstance(self.attention_options, Mapping) and len(self.attention_options) != 4:
+            raise ValueError(f"attention_options {self.attention_options} must be one for all, or four, one a stage")
         default = {field.name: field.default for field in fields(self)}
         set_here = [name for name in _OF_GMA if getattr(self, name) != default[name]]
         if self.attention != "gma" and set_here:
@@ -79,6 +84,12 @@ class GroupMixFormerConfig:
         """Kernels of segments 1, 2 and 3 in `stage` (0 to 3)."""
         of_stage = self.kernels[stage] if not isinstance(self.kernels[0], int) else self.kernels
         return tuple(of_stage)
+
+    def block_options(self, stage: int, block: int) -> Options:
+        """Options of another attention than GMA in a block of `stage`, both from 0."""
+        of_all = self.attention_options
+        of_stage = of_all if isinstance(of_all, Mapping) else of_all[stage]
+        return of_stage if isinstance(of_stage, Mapping) else of_stage[block % len(of_stage)]
 
 
 class Stem(nn.Module):
@@ -206,8 +217,8 @@ class GroupMixFormer(Pyramid):
         stages = []
         for index, dim in enumerate(cfg.dims):
             blocks = [
-                Block(_attention(cfg, index), dim, cfg.mlp_ratios[index], drop_path=next(rates))
-                for _ in range(cfg.depths[index])
+                Block(_attention(cfg, index, block), dim, cfg.mlp_ratios[index], drop_path=next(rates))
+                for block in range(cfg.depths[index])
             ]
             embedding = PatchEmbedding(cfg.dims[max(0, index - 1)], dim, stride=2 if index else 1)
             stages.append(Stage(embedding, blocks))
@@ -258,9 +269,9 @@ class GroupMixFormer(Pyramid):
         return {key: value for key, value in found.items() if value != tuple(getattr(self.cfg, key))}
 
 
-def _attention(cfg: GroupMixFormerConfig, stage: int) -> nn.Module:
+def _attention(cfg: GroupMixFormerConfig, stage: int, block: int) -> nn.Module:
     if cfg.attention != "gma":
-        return create_mixer(cfg.attention, cfg.dims[stage], **cfg.attention_options)
+        return create_mixer(cfg.attention, cfg.dims[stage], **cfg.block_options(stage, block))
     return GroupMixAttention(
         cfg.dims[stage],
         aggregators=cfg.aggregators,

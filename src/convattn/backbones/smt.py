@@ -25,13 +25,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.backbones.pyramid import Pyramid, Stage
 from convattn.backbones.registry import register_family
-from convattn.mixers.scale_aware_modulation import ScaleAwareModulation
+from convattn.mixers.scale_aware_modulation import AGGREGATIONS, ScaleAwareModulation
 from convattn.ops.attention import map_attention, map_tokens
 from convattn.ops.fold import add_identity_tap, rows_of_conv
 from convattn.ops.linear import Linear2d
 
 __all__ = ["SMT", "SMTConfig"]
 
+# Modulation and attention by turns, half and half, or one alone.
 STACKINGS = ("alternate", "half", "modulation", "attention")
 
 
@@ -44,10 +45,10 @@ class SMTConfig:
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 2)
     num_heads: int = 4  # of the mixed convolution
     kernel_growth: int = 2  # head h has a kernel of 3 + growth·h
-    aggregation: bool = True
+    aggregation: bool | str = True  # the paper's, none, or a name of `AGGREGATIONS`
     expansion_ratio: int = 2  # inside the aggregation
-    attention_heads: tuple[int, int] = (8, 16)  # stages 3 and 4
-    stacking: str = "alternate"  # mixers of stage 3: modulation and attention by turns, half and half, or one alone
+    attention_heads: tuple[int, ...] = (8, 16)  # stages 3 and 4; or four, of every stage
+    stacking: str | tuple[str, ...] = "alternate"  # mixers of stage 3, one of `STACKINGS`; or four, of every stage
     stem_kernel: int = 3
     stem_stride: int = 4  # 4, or 2 for small images
     layer_scale_init: float = 0.0  # initial value of the scales; 0: no layer scale (timm drops a None on its way here)
@@ -57,30 +58,45 @@ class SMTConfig:
             raise ValueError(f"dims {self.dims}, depths {self.depths} and mlp_ratios {self.mlp_ratios} need 4 entries")
         if min(self.depths) < 1:
             raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
-        if self.stacking not in STACKINGS:
-            raise ValueError(f"stacking {self.stacking!r} is unknown; choose one of {', '.join(STACKINGS)}")
+        for stacking in (self.stacking,) if isinstance(self.stacking, str) else self.stacking:
+            if stacking not in STACKINGS:
+                raise ValueError(f"stacking {stacking!r} is unknown; choose one of {', '.join(STACKINGS)}")
+        if not isinstance(self.stacking, str) and len(self.stacking) != 4:
+            raise ValueError(f"stacking {self.stacking} must be one word, of stage 3, or four, of every stage")
         if self.stem_stride not in (2, 4):
             raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
         if self.stem_kernel % 2 == 0:
             raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
-        if self.aggregation not in (True, False):
-            raise ValueError(f"aggregation {self.aggregation!r} must be True or False")
+        if self.aggregation not in (True, False, *AGGREGATIONS):
+            names = ", ".join(AGGREGATIONS)
+            raise ValueError(f"aggregation {self.aggregation!r} must be True, False or one of {names}")
         if self.expansion_ratio != int(self.expansion_ratio):
             raise ValueError(f"expansion_ratio {self.expansion_ratio} must be a whole number")
-        for dim, heads in zip(self.dims[2:], self.attention_heads, strict=True):
-            if dim % heads:
-                raise ValueError(f"attention_heads {heads} does not divide the stage's dim {dim}")
+        if len(self.attention_heads) not in (2, 4):
+            raise ValueError(f"attention_heads {self.attention_heads} must be two, of stages 3 and 4, or four")
+        for stage in range(4):
+            if "attention" in self.mixers(stage) and self.dims[stage] % self.heads(stage):
+                raise ValueError(
+                    f"attention_heads {self.heads(stage)} does not divide the stage's dim {self.dims[stage]}"
+                )
 
     def mixers(self, stage: int) -> list[str]:
         """The mixer of each block of `stage` (0 to 3): "modulation" or "attention"."""
-        depth = self.depths[stage]
-        if stage != 2:
-            return ["attention" if stage == 3 else "modulation"] * depth
-        if self.stacking == "alternate":
+        depth, stackings = self.depths[stage], self.stacking
+        if isinstance(stackings, str):
+            stackings = ("modulation", "modulation", stackings, "attention")
+        if stackings[stage] == "alternate":
             return ["attention" if block % 2 else "modulation" for block in range(depth)]
-        if self.stacking == "half":
+        if stackings[stage] == "half":
             return ["modulation" if block < (depth + 1) // 2 else "attention" for block in range(depth)]
-        return [self.stacking] * depth
+        return [stackings[stage]] * depth
+
+    def heads(self, stage: int) -> int:
+        """Heads of the attention in `stage` (0 to 3); ValueError where none are given."""
+        given = dict(zip(range(4 - len(self.attention_heads), 4), self.attention_heads, strict=True))
+        if stage not in given:
+            raise ValueError(f"attention in stage {stage + 1} needs four attention_heads, not {self.attention_heads}")
+        return given[stage]
 
 
 class EntryNorm(LayerNorm2d):
@@ -302,7 +318,7 @@ class SMT(Pyramid):
     @staticmethod
     def _mixer(cfg: SMTConfig, mixer: str, stage: int) -> nn.Module:
         if mixer == "attention":
-            return LocalSelfAttention(cfg.dims[stage], cfg.attention_heads[stage - 2])
+            return LocalSelfAttention(cfg.dims[stage], cfg.heads(stage))
         return ScaleAwareModulation(
             cfg.dims[stage],
             num_heads=cfg.num_heads,

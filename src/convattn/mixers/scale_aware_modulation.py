@@ -17,10 +17,13 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.ops.fold import merge_depthwise, widen_groups
+from convattn.ops.fold import fold_chain, merge_depthwise, widen_groups
 from convattn.ops.linear import Linear2d
 
-__all__ = ["MultiHeadMixedConv", "ScaleAwareAggregation", "ScaleAwareModulation"]
+__all__ = ["AGGREGATIONS", "DenseAggregation", "MultiHeadMixedConv", "ScaleAwareAggregation", "ScaleAwareModulation"]
+
+# What the paper sets beside its aggregation; `DenseAggregation` builds them.
+AGGREGATIONS = ("one_1x1", "two_1x1", "ungrouped", "inverted_bottleneck")
 
 
 @register_notrace_module
@@ -102,6 +105,38 @@ class FusedScaleAwareAggregation(nn.Sequential):
         return nn.Sequential(widen_groups(group_mix, 16), act, proj.graph_form())
 
 
+class DenseAggregation(nn.Sequential):
+    """Joins the heads without regard to their scales: the controls of scale-aware aggregation.
+
+        one_1x1               1×1 C -> C
+        two_1x1               1×1 C -> C, norm, GELU, 1×1 C -> C
+        ungrouped             1×1 C -> eC, norm, GELU, 1×1 eC -> C: the paper's with one group
+        inverted_bottleneck   1×1 C -> eC, norm, GELU, depthwise 3×3, norm, GELU, 1×1 eC -> C
+
+    Source: section 3.1 names them; norms and activations are ours, as in `ScaleAwareAggregation`.
+
+    Args:
+        kind: a name of `AGGREGATIONS`.
+        dim: channels C of input and output.
+        expansion_ratio: e.
+    """
+
+    def __init__(self, kind: str, dim: int, expansion_ratio: int = 2):
+        if expansion_ratio < 1:
+            raise ValueError(f"expansion_ratio {expansion_ratio} must be 1 or more")
+        hidden = dim if kind == "two_1x1" else dim * expansion_ratio
+        layers: list[nn.Module] = []
+        if kind != "one_1x1":
+            layers += [nn.Conv2d(dim, hidden, 1), nn.BatchNorm2d(hidden), nn.GELU()]
+        if kind == "inverted_bottleneck":
+            layers += [nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden), nn.BatchNorm2d(hidden), nn.GELU()]
+        super().__init__(*layers, nn.Conv2d(hidden if layers else dim, dim, 1))
+
+    def fused(self) -> nn.Module:
+        """The inference form of an evaluating block: batch norms folded into the convolutions."""
+        return fold_chain(self)
+
+
 class ScaleAwareModulation(nn.Module):
     """out = proj(modulator(x) · value(x)), the modulator written by mixed convolution and aggregation.
 
@@ -114,7 +149,8 @@ class ScaleAwareModulation(nn.Module):
         dim: channels C; a multiple of `num_heads`.
         num_heads: heads of the mixed convolution (4 in every released model).
         kernel_growth: growth of the kernel from head to head (2: kernels 3, 5, 7, 9).
-        aggregation: False leaves the interleaved heads as the modulator, without any parameter of the aggregation.
+        aggregation: False leaves the interleaved heads as the modulator, without any parameter of the aggregation; a
+            name of `AGGREGATIONS` takes that instead.
         expansion_ratio: width inside the aggregation over C.
         qkv_bias: bias of the `value` and `context` projections.
     """
@@ -125,7 +161,7 @@ class ScaleAwareModulation(nn.Module):
         *,
         num_heads: int = 4,
         kernel_growth: int = 2,
-        aggregation: bool = True,
+        aggregation: bool | str = True,
         expansion_ratio: int = 2,
         qkv_bias: bool = True,
     ):
@@ -133,7 +169,11 @@ class ScaleAwareModulation(nn.Module):
         self.value = Linear2d(dim, dim, bias=qkv_bias)
         self.context = Linear2d(dim, dim, bias=qkv_bias)
         self.mixed_conv = MultiHeadMixedConv(dim, num_heads, kernel_growth)
-        self.aggregation = ScaleAwareAggregation(dim, num_heads, expansion_ratio) if aggregation else nn.Identity()
+        self.aggregation: nn.Module = nn.Identity()
+        if isinstance(aggregation, str):
+            self.aggregation = DenseAggregation(aggregation, dim, expansion_ratio)
+        elif aggregation:
+            self.aggregation = ScaleAwareAggregation(dim, num_heads, expansion_ratio)
         self.proj = Linear2d(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,9 +210,9 @@ class FusedScaleAwareModulation(nn.Module):
         self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.conv.weight = nn.Parameter(weight[interleaved])
         self.conv.bias = nn.Parameter(bias[interleaved])
-        self.aggregation = (
-            block.aggregation.fused() if isinstance(block.aggregation, ScaleAwareAggregation) else nn.Identity()
-        )
+        self.aggregation: nn.Module = nn.Identity()
+        if isinstance(block.aggregation, ScaleAwareAggregation | DenseAggregation):
+            self.aggregation = block.aggregation.fused()
         self.proj = deepcopy(block.proj)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ __all__ = ["PRESETS"]
 
 _PAPER = "GroupMixFormer, arXiv 2311.15157"
 _TOP1 = "top-1 on ImageNet-1k"
+_WINDOW = {"head_dim": 20, "window_size": 7}
 _BASE = Design("base", "groupmixformer_tiny", role="base", parameters=10_949_152, gmacs=3.6858, published=82.5)
 
 
@@ -107,7 +108,7 @@ PRESETS = {
                 10_573_624,
                 3.5537,
                 attention="window_mhsa",
-                attention_options={"head_dim": 20, "window_size": 7},
+                attention_options=_WINDOW,
             ),
             _row(
                 "spatial reduction 2",
@@ -116,8 +117,20 @@ PRESETS = {
                 attention="sr_mhsa",
                 attention_options={"head_dim": 20, "sr_ratio": 2},
             ),
-            Design("spatial reduction 8, 4, 2, 1", missing="attention_options are the same in every stage"),
-            Design("window attention, every second shifted", missing="attention_options are the same in every block"),
+            _row(
+                "spatial reduction 8, 4, 2, 1",
+                15_744_000,
+                3.3586,
+                attention="sr_mhsa",
+                attention_options=tuple({"head_dim": 20, "sr_ratio": ratio} for ratio in (8, 4, 2, 1)),
+            ),
+            _row(
+                "window attention, every second shifted",
+                10_573_624,
+                3.5537,
+                attention="window_mhsa",
+                attention_options=((_WINDOW, {**_WINDOW, "shift": True}),) * 4,
+            ),
         ),
         f"{_PAPER}, table 7",
         _TOP1,
