@@ -17,10 +17,10 @@ from convattn.model_files import load_model
         ("cotnext_50", {"num_classes": 5}),
         ("se_cotnetd_152", {}),
         ("nextvit_small", {"num_classes": 0, "final_norm": False}),
-        ("smt_tiny", {}),
+        pytest.param("smt_tiny", {}, marks=pytest.mark.slow),  # as the row below
         ("smt_tiny", {"num_classes": 21841}),
         ("smt_small", {"in_chans": 1, "num_classes": 0}),
-        ("smt_large", {}),
+        pytest.param("smt_large", {}, marks=pytest.mark.slow),  # as the row below, which has an option too
         ("smt_large", {"layer_scale_init": 0.0, "num_classes": 5}),
     ],
 )
