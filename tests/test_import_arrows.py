@@ -13,6 +13,7 @@ PACKAGE = Path(convattn.__file__).parent
 # Single files that any room may use: they know nothing of the others.
 COMMON = {
     "atomic",
+    "config_errors",
     "evaluation",
     "extras",
     "json_text",

@@ -1,7 +1,7 @@
 """What a task is: the words in which the loop, the commands, the report and the export speak with a room.
 
 A task room (`classification`, …) is one object with the names of `TaskRoom`; `convattn.rooms` finds it by its kind.
-Everything here is a protocol or plain data, and imports nothing of ours. A person's way through it:
+Everything here is a protocol or plain data, and imports nothing of the rooms. A person's way through it:
 
     room.open_training(config)     Dataset, Dataset         images and what is to be said of them
     room.build_model(…)            nn.Module                knows its input and its names
@@ -13,10 +13,11 @@ Everything here is a protocol or plain data, and imports nothing of ours. A pers
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from convattn.config_errors import ConfigError
 
 if TYPE_CHECKING:  # whoever asks for words alone waits for neither
     import torch
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # whoever asks for words alone waits for neither
 
 __all__ = [
     "Batch",
-    "ConfigError",
     "Dataset",
     "Examiner",
     "Findings",
@@ -37,35 +37,12 @@ __all__ = [
     "Prediction",
     "RoomData",
     "RoomWords",
-    "RunFolderError",
     "Table",
     "Target",
     "Task",
     "TaskOptions",
     "TaskRoom",
-    "check",
-    "check_finite",
 ]
-
-
-class ConfigError(ValueError):
-    """A configuration that makes no sense, or names a field that does not exist."""
-
-
-class RunFolderError(ConfigError):
-    """What stands in the folder of a run, or has become of its images, does not let it go on; no field is wrong."""
-
-
-def check(holds: bool, message: str) -> None:
-    """Raise ConfigError unless it holds."""
-    if not holds:
-        raise ConfigError(message)
-
-
-def check_finite(part: str, **values: float | None) -> None:
-    """Raise ConfigError for infinities in the fields of a part of a configuration."""
-    for name, value in values.items():
-        check(value is None or not math.isinf(value), f"{part}.{name} {value} must be a finite number")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from convattn.ablation.building import build
 from convattn.ablation.design import Design
 from convattn.ablation.presets import preset
 from convattn.ablation.widening import of_equal_latency, of_equal_parameters
+from convattn.config_errors import ConfigError
 from convattn.nearest import UnknownName
-from convattn.task import ConfigError
 
 NARROW = {"channels": (8, 16, 24, 32), "num_classes": 10}
 

@@ -17,8 +17,8 @@ from convattn.ablation.results import read_results
 from convattn.ablation.sweep import is_done, run_sweep
 from convattn.ablation.tables import missing_table, plan_table, results_tables
 from convattn.ablation.tuning import tuned
+from convattn.config_errors import ConfigError
 from convattn.nearest import UnknownName
-from convattn.task import ConfigError
 from convattn.training.lock import FolderLock
 from convattn.training.loop import TrainingError
 from tiny_runs import TINY_OPTIONS, tiny_config, write_pictures

@@ -5,8 +5,8 @@ import pytest
 from convattn.cli import main as front
 from convattn.cli.arguments import UsageError
 from convattn.cli.main import COMMANDS, main
+from convattn.config_errors import ConfigError, RunFolderError
 from convattn.nearest import UnknownName
-from convattn.task import ConfigError, RunFolderError
 
 
 def test_help_names_every_command(capsys):

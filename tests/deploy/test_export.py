@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 import convattn
-from convattn.deploy.export import resolve
 from convattn.deploy.export_report import ExportError
+from convattn.deploy.export_request import resolve
 from convattn.deploy.formats import formats
 from convattn.deploy.gate import TOLERANCES
 from convattn.deploy.load import load_exported

@@ -6,6 +6,7 @@ from PIL import Image
 from torchvision.ops import masks_to_boxes
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataWarning
 from convattn.data.images import ImageError
 from convattn.detection import transforms
@@ -16,7 +17,6 @@ from convattn.detection.rasterise import bitmap
 from convattn.detection.scenes import View
 from convattn.detection.transforms import evaluation_transform, training_transform
 from convattn.detection.variation import Variation
-from convattn.task import ConfigError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 HEIGHT, WIDTH = 60, 90

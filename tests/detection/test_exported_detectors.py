@@ -9,7 +9,8 @@ import torch
 import convattn
 from convattn import rooms
 from convattn.bench.runtimes import Setting, file_call, pytorch_calls, write_file
-from convattn.deploy.export import ExportError, resolve
+from convattn.deploy.export import ExportError
+from convattn.deploy.export_request import resolve
 from convattn.deploy.gate import TOLERANCES, Tolerance, relative_error
 from convattn.detection import exported
 from convattn.detection.create import create_detector

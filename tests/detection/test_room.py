@@ -18,6 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 import convattn
 from convattn.cli.main import main
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.detection.findings import _told
 from convattn.detection.options import DetectionOptions, PredictionOptions
@@ -26,7 +27,6 @@ from convattn.detection.task import Detection
 from convattn.detection.variation import Variation
 from convattn.report.comparison import run_row
 from convattn.report.run import read_run
-from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
 from convattn.training.skipped import replay_skipped

@@ -10,9 +10,9 @@ from PIL import Image
 
 import convattn
 from convattn.cli.main import main
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.recipes import RECIPES
-from convattn.task import ConfigError
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
 from tiny_runs import assert_same_run

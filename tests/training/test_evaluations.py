@@ -11,13 +11,13 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from convattn.classification.evaluate import evaluate
 from convattn.classification.real_labels import RealDataset, RealLabels, RealScores
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.data.sources import open_evaluation
 from convattn.data.transforms import PictureAlone, transforms_for
 from convattn.model_files import load_model
 from convattn.report.run import write_run_report
-from convattn.task import ConfigError
 from convattn.training.checkpoint import checkpoint_folders
 from convattn.training.loop import train
 from convattn.training.unreadable import UnreadableError

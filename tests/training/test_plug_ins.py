@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import convattn
-from convattn.task import ConfigError
+from convattn.config_errors import ConfigError
 from convattn.training.build import build_model_and_data
 from convattn.training.config_json import config_from_json, config_to_json
 from convattn.training.loop import train

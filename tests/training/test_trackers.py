@@ -6,8 +6,8 @@ from accelerate import tracking
 from rich.console import Console
 
 from convattn.cli.main import main
+from convattn.config_errors import ConfigError
 from convattn.extras import MissingExtra
-from convattn.task import ConfigError
 from convattn.training.loop import train
 from convattn.training.trackers import Trackers, check_trackers
 from tiny_runs import tiny_config, write_pictures

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from convattn.ablation.design import Comparison, Design, plug_in
+from convattn.config_errors import ConfigError, check
 from convattn.mixers.registry import list_mixers
 from convattn.nearest import UnknownName, nearest
-from convattn.task import ConfigError, check
 
 __all__ = ["NONE", "check_names", "on_base", "placebo_of", "slug", "with_mixers", "with_values"]
 

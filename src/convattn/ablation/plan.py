@@ -19,8 +19,8 @@ from convattn.ablation.arms import slug
 from convattn.ablation.costs import Costs
 from convattn.ablation.design import Comparison, Design
 from convattn.atomic import write_atomically
+from convattn.config_errors import ConfigError, check
 from convattn.data.held_out import share_of
-from convattn.task import ConfigError, check
 from convattn.training.config import RunConfig, ScheduleConfig
 from convattn.training.config_json import config_from_json, config_to_json, read_json
 

@@ -10,9 +10,9 @@ from convattn.ablation.costs import measure_costs
 from convattn.ablation.design import Comparison, Design
 from convattn.ablation.plan import Plan
 from convattn.ablation.widening import of_equal_latency, of_equal_parameters
+from convattn.config_errors import ConfigError
 from convattn.nearest import UnknownName, nearest
 from convattn.report.environment import describe_environment
-from convattn.task import ConfigError
 from convattn.training.config import RunConfig
 
 __all__ = ["plan_comparison", "with_controls", "without_unbuildable"]

@@ -9,8 +9,8 @@ from rich.console import Console
 from convattn.ablation.arms import slug
 from convattn.ablation.plan import PlannedRun
 from convattn.atomic import write_atomically
+from convattn.config_errors import RunFolderError
 from convattn.report.run import RunError, read_run
-from convattn.task import RunFolderError
 from convattn.training.lock import FolderLock
 from convattn.training.loop import TrainingError, train
 from convattn.training.output import holds_run

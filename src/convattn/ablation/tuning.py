@@ -5,9 +5,9 @@ from pathlib import Path
 
 from convattn.ablation.plan import Plan
 from convattn.ablation.sweep import is_done
+from convattn.config_errors import check
 from convattn.report.run import read_run
 from convattn.rooms import words_of
-from convattn.task import check
 
 __all__ = ["tuned"]
 

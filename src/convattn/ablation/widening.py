@@ -9,7 +9,7 @@ from convattn.ablation.building import build
 from convattn.ablation.costs import run_once
 from convattn.ablation.design import Design
 from convattn.bench.latency import measure_latency
-from convattn.task import ConfigError
+from convattn.config_errors import ConfigError
 
 __all__ = ["of_equal_latency", "of_equal_parameters"]
 

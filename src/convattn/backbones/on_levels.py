@@ -7,7 +7,7 @@ from torch import nn
 
 from convattn.backbones.freezing import check_frozen_stages, freeze
 from convattn.backbones.levels import Level, fixed_size, size_multiple
-from convattn.task import ConfigError, check
+from convattn.config_errors import ConfigError, check
 from convattn.weights.official import name_map, unwrap_model
 from convattn.weights.rename import Part
 

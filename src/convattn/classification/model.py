@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from convattn.backbones.registry import create_model, image_size_of
+from convattn.config_errors import ConfigError
 from convattn.sizes import Size, image_shape
-from convattn.task import ConfigError
 from convattn.weights.head_rows import FRESH, STAND_INS, read_head_rows
 
 __all__ = ["build_classifier", "check_size", "describe_input"]

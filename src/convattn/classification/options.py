@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from convattn.config_errors import check, check_finite
 from convattn.data.augmentation import Augmentation
-from convattn.task import Metric, RoomWords, TaskOptions, check, check_finite
+from convattn.task import Metric, RoomWords, TaskOptions
 
 __all__ = [
     "METRICS",

@@ -18,6 +18,7 @@ from convattn.classification.real_labels import RealDataset, RealScores, read_re
 from convattn.classification.scores import Scores
 from convattn.classification.task import Classification, balanced_weights
 from convattn.classification.teacher import Student, fit_teacher
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError, ImageDataset
 from convattn.data.files import listing
 from convattn.data.held_out import share_of
@@ -27,7 +28,7 @@ from convattn.data.sources import is_stream, open_evaluation, open_training, ope
 from convattn.data.stream import StreamLoader
 from convattn.data.transforms import PictureAlone, training_transform, transforms_for
 from convattn.model_files import label_names, open_model
-from convattn.task import ConfigError, Meter, TaskRoom
+from convattn.task import Meter, TaskRoom
 
 __all__ = ["ROOM"]
 

@@ -35,12 +35,13 @@ from convattn.cli.options.ablate import (
     options_of,
     words_of,
 )
+from convattn.config_errors import RunFolderError
 from convattn.data.split_words import SPLITS
 from convattn.json_text import json_text
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
 from convattn.rooms import room
-from convattn.task import RunFolderError, Table
+from convattn.task import Table
 from convattn.training.config import RunConfig
 from convattn.training.lock import FolderLock
 from convattn.training.loop import Interrupted

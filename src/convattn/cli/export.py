@@ -11,8 +11,9 @@ from convattn.cli.arguments import UsageError
 from convattn.cli.console import console, notes, plain, say, warn
 from convattn.cli.examine import examine
 from convattn.cli.options.export import Options
-from convattn.deploy.export import export, resolve
+from convattn.deploy.export import export
 from convattn.deploy.export_report import ExportError, ExportReport
+from convattn.deploy.export_request import resolve
 from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.model_files import open_model

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from convattn.cli.arguments import UsageError
 from convattn.cli.console import OutputError, standard_streams, warn
+from convattn.config_errors import ConfigError, RunFolderError
 from convattn.nearest import UnknownName, nearest
-from convattn.task import ConfigError, RunFolderError
 from convattn.version import __version__
 
 __all__ = ["COMMANDS", "main"]

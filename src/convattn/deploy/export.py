@@ -5,27 +5,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.export_report import ExportError, ExportReport, MetricChange
+from convattn.deploy.export_request import Resolved, resolve
 from convattn.deploy.first_difference import FirstDifference, NotFound, first_difference
-from convattn.deploy.formats import format_of, formats
 from convattn.deploy.fuse import fuse
-from convattn.deploy.gate import (
-    TOLERANCES,
-    Agreement,
-    Comparison,
-    Pairing,
-    ParityCheck,
-    Tolerance,
-    Trial,
-    compare,
-    trials,
-)
+from convattn.deploy.gate import Agreement, Comparison, Pairing, ParityCheck, Trial, compare, trials
 from convattn.deploy.inputs import random_images, read_calibration, read_photographs, times
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import Metadata, describe, read, seal
@@ -34,68 +23,13 @@ from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, 
 from convattn.deploy.staging import move_in, require_space, staging
 from convattn.extras import MissingExtra
 from convattn.rooms import room
-from convattn.sizes import Size, image_shape, input_shape
+from convattn.sizes import Size, input_shape
 from convattn.task import Metric
 from convattn.walk import copied, foreign_hooks
 
-__all__ = ["export", "resolve"]
+__all__ = ["export"]
 
 _FIGURE = Metric("metric", "the metric")  # of which nothing else is known
-
-
-@dataclass(frozen=True)
-class _Resolved:
-    """A request that can be met, as far as it can be told without the model."""
-
-    format: str
-    runtime: Runtime
-    dynamic: Dynamic
-    precision: Precision
-    tolerance: Tolerance
-
-
-def resolve(
-    path: Path,
-    format: str | None = None,
-    *,
-    dynamic: Dynamic | None = None,
-    precision: Precision = "fp32",
-    tolerance: float | None = None,
-    input_size: Size | None = None,
-    has_calibration: bool = False,
-) -> _Resolved:
-    """Fill in what is left open, and refuse what no file can be.
-
-    Raises:
-        ValueError: for what is unknown, what the format cannot do, and what has no effect.
-    """
-    format = format_of(path, format)
-    runtime = formats()[format]
-    for name, value, known in (("dynamic", dynamic, get_args(Dynamic)), ("precision", precision, get_args(Precision))):
-        if value is not None and value not in known:
-            raise ValueError(f"{name} {value!r} is unknown; choose {', '.join(known[:-1])} or {known[-1]}")
-    if dynamic is None:
-        dynamic = "batch" if "batch" in runtime.DYNAMIC else runtime.DYNAMIC[0]
-    if dynamic not in runtime.DYNAMIC:
-        raise ValueError(f"{format} cannot leave {_freedom(dynamic)} free; dynamic can be {', '.join(runtime.DYNAMIC)}")
-    if precision not in runtime.PRECISIONS:
-        others = [name for name, other in formats().items() if precision in other.PRECISIONS]
-        elsewhere = f"; {precision} can be had in {', '.join(others)}" if others else ""
-        raise ValueError(f"{format} cannot be in {precision}, only in {', '.join(runtime.PRECISIONS)}{elsewhere}")
-    if input_size is not None:
-        image_shape(input_size)
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance {tolerance} must be above 0")
-    if precision == "int8" and not has_calibration:
-        raise ValueError(
-            "int8 needs images like those to come: --calibration DIR, in Python calibration=DIR or tensors"
-        )
-    if precision != "int8" and has_calibration:
-        raise ValueError(f"calibration has no effect in {precision}; leave it out, or choose precision int8")
-    limits = TOLERANCES[precision]
-    if tolerance is not None:
-        limits = Tolerance(tolerance, None, limits.least_paired)
-    return _Resolved(format, runtime, dynamic, precision, limits)
 
 
 def export(
@@ -192,7 +126,7 @@ def export(
 class _Job:
     """What is the same in all steps."""
 
-    asked: _Resolved
+    asked: Resolved
     path: Path
     folder: Path  # in which the file is made
     step: Callable[[str], None]
@@ -334,7 +268,7 @@ def _write(job: _Job, prepared: _Prepared) -> _Written:
     )
 
 
-def _quantisation(asked: _Resolved, file: Path) -> tuple[QuantisedLayer, ...] | None:
+def _quantisation(asked: Resolved, file: Path) -> tuple[QuantisedLayer, ...] | None:
     report = getattr(asked.runtime, "quantisation_report", None)
     return report(file) if report and asked.precision == "int8" else None
 
@@ -512,7 +446,3 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _freedom(dynamic: Dynamic) -> str:
-    return {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[dynamic]

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from convattn.config_errors import check
 from convattn.detection.average_precision import BOX_METRICS, MASK_METRICS
 from convattn.detection.variation import Variation
-from convattn.task import RoomWords, TaskOptions, check
+from convattn.task import RoomWords, TaskOptions
 
 __all__ = [
     "METRICS",

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convattn.backbones.on_levels import built_by
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
@@ -29,7 +30,7 @@ from convattn.detection.transforms import EvaluationTransform, evaluation_transf
 from convattn.detection.variation import Variation
 from convattn.detection.writers import coco_dataset
 from convattn.shown import shown
-from convattn.task import ConfigError, Pairs, TaskRoom
+from convattn.task import Pairs, TaskRoom
 
 __all__ = ["ROOM", "DetectionRoom"]
 

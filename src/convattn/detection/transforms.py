@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import RandomPhotometricDistort
 
+from convattn.config_errors import check
 from convattn.data.draws import chance, whole
 from convattn.data.resizing import Scale, size_within
 from convattn.detection.annotations import Annotations
 from convattn.detection.mixing import another, drawn_window, mosaic, pasted
 from convattn.detection.scenes import Scene, View
 from convattn.detection.variation import Variation
-from convattn.task import check
 
 __all__ = ["MOST_MASK_BYTES", "EvaluationTransform", "TrainingTransform", "evaluation_transform", "training_transform"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from convattn.task import check, check_finite
+from convattn.config_errors import check, check_finite
 
 __all__ = ["Variation"]
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from convattn.task import Metric, RoomWords, TaskOptions, check, check_finite
+from convattn.config_errors import check, check_finite
+from convattn.task import Metric, RoomWords, TaskOptions
 
 __all__ = [
     "IGNORED",

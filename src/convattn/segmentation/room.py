@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from convattn.backbones.on_levels import built_by
+from convattn.config_errors import ConfigError
 from convattn.data.colours import default_colours
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
@@ -29,7 +30,7 @@ from convattn.segmentation.segmenter import create_segmenter
 from convattn.segmentation.sources import open_evaluation, open_training
 from convattn.segmentation.task import Segmentation
 from convattn.segmentation.transforms import evaluation_transform, training_transform
-from convattn.task import ConfigError, TaskRoom
+from convattn.task import TaskRoom
 
 __all__ = ["ROOM", "SegmentationRoom"]
 

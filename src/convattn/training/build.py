@@ -15,12 +15,13 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.data.images import ImageError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 from convattn.model_files import check_can_be_saved
 from convattn.rooms import room
-from convattn.task import ConfigError, Dataset, Meter, PairTransform
+from convattn.task import Dataset, Meter, PairTransform
 from convattn.training.config import LoopConfig, RunConfig, name_and_source
 from convattn.training.plug_ins import with_plug_ins
 from convattn.training.processes import Processes

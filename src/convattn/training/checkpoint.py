@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from convattn.atomic import unfinished, write_atomically, write_folder_atomically
+from convattn.config_errors import RunFolderError
 from convattn.model_files import save_model
 from convattn.ops.linear import is_of_linear
 from convattn.shown import shown
-from convattn.task import RunFolderError
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import tyro
 
+from convattn.config_errors import ConfigError, check, check_finite
 from convattn.library_words import are_trusted
 from convattn.nearest import nearest
 from convattn.rooms import words_of
 from convattn.size_option import SizeOption
 from convattn.sizes import image_shape
-from convattn.task import ConfigError, TaskOptions, check, check_finite
+from convattn.task import TaskOptions
 
 __all__ = [
     "ConfigError",

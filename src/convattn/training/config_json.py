@@ -7,9 +7,10 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from convattn.config_errors import ConfigError
 from convattn.nearest import nearest
 from convattn.rooms import DEFAULT, KINDS, words_of
-from convattn.task import ConfigError, TaskOptions
+from convattn.task import TaskOptions
 from convattn.training.config import RunConfig
 
 __all__ = ["config_from_json", "config_to_json", "flat", "read_json"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from convattn.task import RunFolderError
+from convattn.config_errors import RunFolderError
 
 try:
     import fcntl

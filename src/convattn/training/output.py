@@ -4,9 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from convattn.atomic import check_writable, unfinished, write_atomically
+from convattn.config_errors import ConfigError, RunFolderError
 from convattn.data.held_out import share_of
 from convattn.shown import is_utf8, shown
-from convattn.task import ConfigError, Dataset, RunFolderError
+from convattn.task import Dataset
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json, flat
 from convattn.training.lock import LOCK_NAME

@@ -6,9 +6,9 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from convattn.config_errors import ConfigError, RunFolderError
 from convattn.data.held_out import share_of
 from convattn.data.sources import is_stream
-from convattn.task import ConfigError, RunFolderError
 from convattn.training.config import RunConfig
 from convattn.weights.head_rows import HEAD_ROWS_WORDS
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from convattn.config_errors import ConfigError
 from convattn.nearest import nearest
 from convattn.surgery import attach, replace, replay
-from convattn.task import ConfigError
 from convattn.walk import copied
 
 __all__ = ["with_plug_ins"]

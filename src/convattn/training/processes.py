@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from convattn.config_errors import ConfigError
 from convattn.extras import require
-from convattn.task import ConfigError
 from convattn.training.config import LoopConfig
 
 __all__ = ["Processes", "end_processes", "is_main_process", "peak_memory", "without_settings"]

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from convattn.config_errors import ConfigError, RunFolderError
 from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
 from convattn.shown import shown
-from convattn.task import ConfigError, RunFolderError
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (

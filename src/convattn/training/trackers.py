@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from convattn.config_errors import ConfigError
 from convattn.extras import MissingExtra, require
 from convattn.nearest import nearest
-from convattn.task import ConfigError
 
 __all__ = ["Trackers", "check_trackers"]
 

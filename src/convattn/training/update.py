@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convattn.task import Batch, ConfigError
+from convattn.config_errors import ConfigError
+from convattn.task import Batch
 from convattn.training.batch_norm import measures_nothing
 from convattn.training.run import Run
 

@@ -12,9 +12,9 @@ from convattn.cli.arguments import UsageError, parse
 from convattn.cli.choices import SMALL_IMAGES, choose_recipe, recipe_of_data, tell, value_of, with_scaled_warmup
 from convattn.cli.console import warn
 from convattn.cli.help import HELP_WORDS
+from convattn.config_errors import RunFolderError
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
-from convattn.task import RunFolderError
 from convattn.training.config import RunConfig, ScheduleConfig
 
 __all__ = ["AUTO", "Options", "for_images", "read", "run_config"]
