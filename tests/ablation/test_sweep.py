@@ -11,7 +11,7 @@ from convattn.ablation.arms import with_values
 from convattn.ablation.costs import Costs
 from convattn.ablation.design import Comparison, Design
 from convattn.ablation.page import panels_of, write_page
-from convattn.ablation.plan import Plan, read_plan, store_plan
+from convattn.ablation.plan import Factors, Plan, read_plan, store_plan
 from convattn.ablation.planning import plan_comparison
 from convattn.ablation.results import read_results
 from convattn.ablation.sweep import is_done, run_sweep
@@ -220,25 +220,30 @@ def test_designs_that_cannot_be_built_are_named(pictures):
         plan_comparison(Comparison("Heads", two), recipe, num_classes=2, controls=["placebo"], control_of="2 head")
 
 
-def test_every_design_tries_as_many_learning_rates(tmp_path, monkeypatch):
-    one = plan(tune=(0.5, 1.0, 2.0))
+def test_every_design_tries_as_many_learning_rates_and_decays(tmp_path, monkeypatch):
+    one = plan(tune=(0.5, 1.0), tune_decay=(1.0, 3.0))
     trials = one.trials(tmp_path)
-    assert len(trials) == 6
-    assert trials[0].folder == tmp_path / "tuning" / "none" / "lr0.5"
-    lr = one.recipe.optimizer.lr
-    assert [trial.config.optimizer.lr for trial in trials[:3]] == [0.5 * lr, lr, 2 * lr]
+    assert len(trials) == 8
+    assert trials[0].folder == tmp_path / "tuning" / "none" / "lr0.5-decay1"
+    lr, decay = one.recipe.optimizer.lr, one.recipe.optimizer.weight_decay
+    tried = [(trial.config.optimizer.lr, trial.config.optimizer.weight_decay) for trial in trials[:4]]
+    assert tried == [(0.5 * lr, decay), (0.5 * lr, 3 * decay), (lr, decay), (lr, 3 * decay)]
     assert {trial.config.data.validation for trial in trials} == {"0.1"}
     assert not {trial.config.loop.seed for trial in trials} & {run.config.loop.seed for run in one.runs(tmp_path)}
-    found = {"lr0.5": 50.0, "lr1": 60.0, "lr2": 60.0}
+    found = {"lr0.5-decay1": 50.0, "lr0.5-decay3": 50.0, "lr1-decay1": 60.0, "lr1-decay3": 60.0}
     monkeypatch.setattr("convattn.ablation.tuning.is_done", lambda trial: trial.folder.parent.name == "das")
     monkeypatch.setattr(
         "convattn.ablation.tuning.read_run",
         lambda folder: SimpleNamespace(epochs=[SimpleNamespace(get={"top1": found[folder.name]}.get)]),
     )
-    with pytest.raises(ConfigError, match="none: none of its 3 trials of a learning rate was finished"):
+    with pytest.raises(ConfigError, match="none: none of its 4 trials was finished"):
         tuned(one, tmp_path)
     monkeypatch.setattr("convattn.ablation.tuning.is_done", lambda trial: True)
-    found["lr0.5"] = 61.0
+    found["lr0.5-decay3"] = 61.0
     done = tuned(one, tmp_path)
-    assert done.factors == {"none": 0.5, "das": 0.5}
-    assert {run.config.optimizer.lr for run in done.runs(tmp_path)} == {0.5 * lr}
+    assert done.factors == {"none": Factors(0.5, 3.0), "das": Factors(0.5, 3.0)}
+    kept = {(run.config.optimizer.lr, run.config.optimizer.weight_decay) for run in done.runs(tmp_path)}
+    assert kept == {(0.5 * lr, 3 * decay)}
+    no_decay = replace(one.recipe, optimizer=replace(one.recipe.optimizer, weight_decay=0.0))
+    with pytest.raises(ConfigError, match="weight decays to try are multiples of the recipe's, which is 0"):
+        replace(one, recipe=no_decay)

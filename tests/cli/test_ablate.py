@@ -4,6 +4,7 @@ import pytest
 
 from convattn.cli.main import main
 from convattn.cli.options.ablate import key_and_values, options_of, read
+from forked_runs import ForkedProgram
 from tiny_runs import write_pictures
 
 TINY = [
@@ -39,6 +40,23 @@ def test_a_comparison_from_the_words_to_the_page(pictures, tmp_path, capsys):
     assert capsys.readouterr().err.endswith("holds another comparison (--epochs 1); choose another --output\n")
 
 
+@pytest.mark.slow  # two programs beside one another; a run that another has is passed over in test_sweep.py
+def test_two_processes_share_the_runs_and_train_none_twice(pictures, tmp_path, capsys):
+    output = tmp_path / "out"
+    words = ["ablate", *TINY, "--mixers", "none,se,eca", "--data", pictures, "--output", str(output)]
+    words += ["--budgets", "epochs", "--controls", "none", "--seeds", "3"]
+    begin = "import sys; from convattn.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    programs = [ForkedProgram(begin, *words) for _ in range(2)]
+    ended = [program.join() for program in programs]
+    assert [one.returncode for one in ended] == [0, 0], ended
+    logs = sorted((output / "epochs").rglob("log.jsonl"))
+    assert len(logs) == 9
+    assert [len(log.read_text().splitlines()) for log in logs] == [1] * 9  # one epoch each, trained once
+    assert main([*words, "--json"]) == 0  # nothing is left to train
+    found = json.loads(capsys.readouterr().out)
+    assert [list(row["figures"]) for row in found["budgets"]["epochs"]] == [["0", "1", "2"]] * 3
+
+
 def test_a_dry_run_trains_nothing(pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["ablate", *TINY, "--vary", "output_stride=16|(0,)", "--data", pictures, "--dry-run", "--json"]
@@ -71,6 +89,7 @@ def test_presets_are_listed(capsys):
         (["smt_heads", "--data", "x", "--budgets", "hours"], "--budgets 'hours' is unknown; choose of epochs, time"),
         (["smt_heads", "--data", "x", "--budgets", ","], "--budgets ',' names nothing; choose of epochs, time"),
         (["smt_heads", "--data", "x", "--controls", "all"], "--controls 'all' is unknown; choose of parameters"),
+        (["smt_heads", "--data", "x", "--tune-decay", "x"], "--tune-decay 'x' must be numbers above 0"),
         (["smt_heads", "--data", "x", "--tune", "1,0"], "--tune '1,0' must be numbers above 0"),
         (["--mixers", "se", "--data", "x", "--base-options", "a"], "--base-options 'a' must be KEY=VALUE"),
         (["--vary", "dims", "--data", "x"], "--vary 'dims' must be KEY=VALUE|VALUE"),

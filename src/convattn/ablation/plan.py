@@ -4,10 +4,11 @@ OUTPUT/
   plan.json                  designs, costs, budgets; made once, by whoever comes first
   epochs/DESIGN/seed0/       an ordinary run of equal epochs
   time/DESIGN/seed0/         of equal time; the base's is that of equal epochs, unless minutes are given
-  tuning/DESIGN/lr0.5/       a trial of a learning rate, where such are asked for
+  tuning/DESIGN/lr0.5-decay1/ a trial of a learning rate and a weight decay, where such are asked for
   report.html, results.json
 """
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from convattn.data.held_out import share_of
 from convattn.training.config import RunConfig, ScheduleConfig
 from convattn.training.config_json import config_from_json, config_to_json, read_json
 
-__all__ = ["Budget", "Choice", "Plan", "PlannedRun", "check_seeds", "read_plan", "store_plan"]
+__all__ = ["Budget", "Choice", "Factors", "Plan", "PlannedRun", "check_seeds", "read_plan", "store_plan"]
 
 Budget = Literal["epochs", "time"]
 Choice = Literal["last", "best"]
@@ -52,6 +53,14 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Factors:
+    """By what a design multiplies the recipe's settings."""
+
+    lr: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that is fixed.
 
@@ -65,6 +74,7 @@ class Plan:
             where None.
         choice: the figure of the last epoch, or of the one that is best on held-out images.
         tune: learning rates that every design tries first, as multiples of the recipe's.
+        tune_decay: weight decays, likewise; every pair of both is tried.
         factors: what each design keeps of them; found by the trials, and not stored.
         asked: the words that it was made of: what is asked otherwise is another comparison.
         environment: where the costs were measured.
@@ -78,13 +88,19 @@ class Plan:
     minutes: float | None = None
     choice: Choice = "last"
     tune: tuple[float, ...] = ()
-    factors: Mapping[str, float] = field(default_factory=dict)
+    tune_decay: tuple[float, ...] = ()
+    factors: Mapping[str, Factors] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
     environment: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
         check(all(factor > 0 for factor in self.tune), f"learning rates to try {self.tune} must be above 0")
+        check(all(factor > 0 for factor in self.tune_decay), f"weight decays to try {self.tune_decay} must be above 0")
+        check(
+            not self.tune_decay or self.recipe.optimizer.weight_decay > 0,
+            "weight decays to try are multiples of the recipe's, which is 0; leave them out, or set its weight decay",
+        )
         for budget in self.budgets:
             for design in self.comparison.buildable:
                 self._check_an_epoch(design, budget)
@@ -99,16 +115,23 @@ class Plan:
                     found.setdefault(run.folder, run)
         return list(found.values())
 
+    @property
+    def tries(self) -> list[Factors]:
+        """What every design tries first: every learning rate with every weight decay; none if none are asked for."""
+        pairs = itertools.product(self.tune or (1.0,), self.tune_decay or (1.0,))
+        return [Factors(*pair) for pair in pairs] if self.tune or self.tune_decay else []
+
     def trials(self, output: Path) -> list[PlannedRun]:
-        """A run of each design at each learning rate, with a seed of its own, judged by training images held out."""
+        """A run of each design at each of its tries, with a seed of its own, judged by training images held out."""
         data = replace(self.recipe.data, validation=self.recipe.data.validation, evaluations=())
         if share_of(data.validation) is None:
             data = replace(data, validation=str(_HELD_OUT))
         found = []
         for design in self.comparison.buildable:
-            for factor in self.tune:
-                folder = output / "tuning" / slug(design.name) / f"lr{factor:g}"
-                untuned = replace(self, factors={design.name: factor}).run(output, design, "epochs", _TUNING_SEED)
+            for factors in self.tries:
+                name = f"lr{factors.lr:g}-decay{factors.weight_decay:g}"
+                folder = output / "tuning" / slug(design.name) / name
+                untuned = replace(self, factors={design.name: factors}).run(output, design, "epochs", _TUNING_SEED)
                 config = replace(untuned.config, data=data, output=replace(untuned.config.output, folder=str(folder)))
                 found.append(replace(untuned, config=config))
         return found
@@ -116,12 +139,14 @@ class Plan:
     def run(self, output: Path, design: Design, budget: Budget, seed: int) -> PlannedRun:
         """That of a design, under a budget, with a seed."""
         updates = self.updates(design, budget)
-        optimizer = self.recipe.optimizer
+        optimizer, factors = self.recipe.optimizer, self.factors.get(design.name, Factors())
         folder = output / self._place(design, budget) / slug(design.name) / f"seed{seed}"
         config = replace(
             self.recipe,
             model=replace(self.recipe.model, name=design.model, options=design.options, plug_ins=design.plug_ins),
-            optimizer=replace(optimizer, lr=optimizer.lr * self.factors.get(design.name, 1.0)),
+            optimizer=replace(
+                optimizer, lr=optimizer.lr * factors.lr, weight_decay=optimizer.weight_decay * factors.weight_decay
+            ),
             loop=replace(self.recipe.loop, seed=seed, early_stopping=None),
             output=replace(self.recipe.output, folder=str(folder), tensorboard=False),
         )
@@ -200,7 +225,7 @@ def read_plan(output: Path) -> Plan | None:
         content["comparison"] = Comparison(**(comparison | {"designs": designs}))
         content["costs"] = {name: Costs(**costs) for name, costs in content["costs"].items()}
         content["recipe"] = config_from_json(json.dumps(content["recipe"]))
-        content |= {name: tuple(content[name]) for name in ("budgets", "tune")}
+        content |= {name: tuple(content[name]) for name in ("budgets", "tune", "tune_decay")}
         content["environment"] = tuple((name, value) for name, value in content["environment"])
         return Plan(**content)
     except (KeyError, TypeError, ValueError) as error:

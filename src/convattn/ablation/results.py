@@ -7,7 +7,7 @@ from typing import Any
 
 from convattn.ablation.costs import Costs
 from convattn.ablation.design import Design
-from convattn.ablation.plan import Budget, Choice, Plan
+from convattn.ablation.plan import Budget, Choice, Factors, Plan
 from convattn.ablation.sentence import sentence
 from convattn.ablation.statistics import (
     LEAST_FOR_BOOTSTRAP,
@@ -75,8 +75,11 @@ class Results:
         }
 
     def _row(self, row: Row) -> dict[str, Any]:
-        lr = self.plan.recipe.optimizer.lr * self.plan.factors.get(row.design.name, 1.0)
-        return _row_as_data(row) | {"learning_rate": lr}
+        optimizer, factors = self.plan.recipe.optimizer, self.plan.factors.get(row.design.name, Factors())
+        return _row_as_data(row) | {
+            "learning_rate": optimizer.lr * factors.lr,
+            "weight_decay": optimizer.weight_decay * factors.weight_decay,
+        }
 
 
 def read_results(plan: Plan, output: Path, worth: float) -> Results:

@@ -66,7 +66,7 @@ def command(options: Options) -> int:
     plan = _plan_in(output, options)
     try:
         with _each_warning_once():
-            if plan.tune:
+            if plan.tries:
                 trials = _sweep(plan.trials(output), output)
                 if trials.elsewhere:
                     warn(f"{len(trials.elsewhere)} trials are under way in other processes; run the same words again")
@@ -132,7 +132,8 @@ def _new_plan(options: Options) -> Plan:
                 budgets=budgets_of(options),
                 minutes=options.minutes,
                 choice=options.choose,
-                tune=factors_of(options),
+                tune=factors_of(options, "tune"),
+                tune_decay=factors_of(options, "tune_decay"),
                 asked=_asked(options),
             )
 

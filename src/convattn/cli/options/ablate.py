@@ -69,6 +69,8 @@ class Options:
     tune: str = ""
     """Learning rates to try first for every design, as multiples of the recipe's, with commas, such as `0.5,1,2`; each
     keeps what is best on training images held out."""
+    tune_decay: str = ""
+    """Weight decays, likewise; every pair of both is tried."""
     hold_out: float | None = None
     """Share of the training images to choose by; those of the validation split then choose nothing."""
     choose: Literal["last", "best"] = "last"
@@ -111,7 +113,8 @@ def read(args: Sequence[str]) -> Options:
         raise UsageError(f"--minutes has no effect on --budgets {options.budgets}; add time")
     controls_of(options)
     options_of(options)
-    factors_of(options)
+    factors_of(options, "tune")
+    factors_of(options, "tune_decay")
     if options.vary:
         key_and_values(options)
     return options
@@ -132,14 +135,16 @@ def controls_of(options: Options) -> tuple[str, ...]:
     return () if options.controls == "none" else _some_of(options.controls, "--controls", _CONTROLS)
 
 
-def factors_of(options: Options) -> tuple[float, ...]:
-    """The learning rates to try, over the recipe's; raises UsageError for what is none."""
+def factors_of(options: Options, name: Literal["tune", "tune_decay"]) -> tuple[float, ...]:
+    """The multiples of the recipe's setting to try; raises UsageError for what is none."""
+    text = getattr(options, name)
     try:
-        found = tuple(dict.fromkeys(float(word) for word in words_of(options.tune)))
+        found = tuple(dict.fromkeys(float(word) for word in words_of(text)))
     except ValueError:
         found = (0.0,)
     if not all(0 < factor < float("inf") for factor in found):
-        raise UsageError(f"--tune {options.tune!r} must be numbers above 0 with commas between them, such as 0.5,1,2")
+        option = f"--{name.replace('_', '-')}"
+        raise UsageError(f"{option} {text!r} must be numbers above 0 with commas between them, such as 0.5,1,2")
     return found
 
 
