@@ -18,6 +18,7 @@ COMMON = {
     "extras",
     "json_text",
     "library_words",
+    "model_configuration",
     "nearest",
     "page",
     "rooms",

@@ -1,9 +1,9 @@
-"""JSON that every program reads."""
+"""JSON that every program reads, and what was written as JSON."""
 
 import json
 from typing import Any
 
-__all__ = ["json_text"]
+__all__ = ["json_text", "with_tuples"]
 
 
 def json_text(value: Any, **how: Any) -> str:
@@ -14,6 +14,13 @@ def json_text(value: Any, **how: Any) -> str:
         **how: of `json.dumps`.
     """
     return json.dumps(_finite(value), allow_nan=False, **how)
+
+
+def with_tuples(value: Any) -> Any:
+    """What was read from JSON, with tuples for its lists: JSON knows lists only, we give tuples."""
+    if isinstance(value, dict):
+        return {key: with_tuples(entry) for key, entry in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def _finite(value: Any) -> Any:

@@ -1,9 +1,10 @@
 """The comparison as a page: every seed a dot, intervals, costs, and what it means in a sentence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from convattn.ablation.results import Results, Row
 from convattn.ablation.tables import BUDGETS, missing_table, results_tables
@@ -11,7 +12,7 @@ from convattn.atomic import write_atomically
 from convattn.report.charts import run_style, ticks
 from convattn.report.templates import render_page
 
-__all__ = ["Panel", "Track", "panels_of", "write_page"]
+__all__ = ["Panel", "Track", "axis", "page_values", "panels_of", "write_page"]
 
 CAUTION = "Small images and small budgets say nothing of ImageNet."
 
@@ -44,9 +45,13 @@ def write_page(path: Path, results: Results) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    write_atomically(path, render_page("ablation.html", **page_values(results)).encode())
+
+
+def page_values(results: Results) -> dict[str, Any]:
+    """What the page shows."""
     comparison = results.plan.comparison
-    page = render_page(
-        "ablation.html",
+    return dict(
         title=comparison.title,
         lead=" ".join(filter(None, [_of(comparison.source), comparison.note, CAUTION])),
         budgets=[
@@ -58,7 +63,6 @@ def write_page(path: Path, results: Results) -> None:
         environment=results.plan.environment,
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-    write_atomically(path, page.encode())
 
 
 def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
@@ -67,7 +71,7 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     figures = [value for row in rows for value in row.figures.values()]
     if not figures:
         return
-    across, marks = _axis(min(figures), max(figures), metric.unit)
+    across, marks = axis(min(figures), max(figures), metric.unit)
     yield Panel(
         metric.title,
         marks,
@@ -93,7 +97,7 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     }
     ends = [end for _, row in compared if (one := row.interval) is not None for end in (one.low, one.high)]
     values = [value for those in paired.values() for value in those.values()]
-    across, marks = _axis(min([0.0, *ends, *values]), max([0.0, *ends, *values]), "")
+    across, marks = axis(min([0.0, *ends, *values]), max([0.0, *ends, *values]), "")
     tracks = []
     for at, row in compared:
         assert row.interval is not None
@@ -113,7 +117,8 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     yield Panel(f"Difference to {base.design.name}, {unit}", marks, tuple(tracks), across(0.0))
 
 
-def _axis(low: float, high: float, unit: str):  # type: ignore[no-untyped-def]
+def axis(low: float, high: float, unit: str) -> tuple[Callable[[float], float], tuple[tuple[float, str], ...]]:
+    """Where values lie between round ends around them, in percent, and the marks there."""
     marks = ticks(low, high)
     first, last = marks[0], marks[-1]
 

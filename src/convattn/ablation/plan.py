@@ -22,10 +22,11 @@ from convattn.ablation.design import Comparison, Design
 from convattn.atomic import write_atomically
 from convattn.config_errors import ConfigError, check
 from convattn.data.held_out import share_of
+from convattn.json_text import with_tuples
 from convattn.training.config import RunConfig, ScheduleConfig
 from convattn.training.config_json import config_from_json, config_to_json, read_json
 
-__all__ = ["Budget", "Choice", "Factors", "Plan", "PlannedRun", "check_seeds", "read_plan", "store_plan"]
+__all__ = ["Budget", "Choice", "Factors", "Plan", "PlannedRun", "check_seeds", "of_updates", "read_plan", "store_plan"]
 
 Budget = Literal["epochs", "time"]
 Choice = Literal["last", "best"]
@@ -151,7 +152,7 @@ class Plan:
             output=replace(self.recipe.output, folder=str(folder), tensorboard=False),
         )
         if self._place(design, budget) == "time":
-            config = _of_updates(config, updates, self.costs[design.name].updates_per_epoch)
+            config = of_updates(config, updates, self.costs[design.name].updates_per_epoch)
         return PlannedRun(design.name, budget, seed, config, updates, updates * self.costs[design.name].update_seconds)
 
     def updates(self, design: Design, budget: Budget) -> int:
@@ -221,7 +222,7 @@ def read_plan(output: Path) -> Plan | None:
     try:
         content: dict[str, Any] = dict(read_json(path.read_text()))
         comparison = dict(content["comparison"])
-        designs = tuple(Design(**_tuples(design)) for design in comparison["designs"])
+        designs = tuple(Design(**with_tuples(design)) for design in comparison["designs"])
         content["comparison"] = Comparison(**(comparison | {"designs": designs}))
         content["costs"] = {name: Costs(**costs) for name, costs in content["costs"].items()}
         content["recipe"] = config_from_json(json.dumps(content["recipe"]))
@@ -232,7 +233,7 @@ def read_plan(output: Path) -> Plan | None:
         raise ConfigError(f"{path}: damaged ({error}); remove it to plan anew") from None
 
 
-def _of_updates(config: RunConfig, updates: int, updates_per_epoch: int) -> RunConfig:
+def of_updates(config: RunConfig, updates: int, updates_per_epoch: int) -> RunConfig:
     """The run at another length: warm-up and milestones in proportion, a validation an epoch as before."""
     schedule: ScheduleConfig = config.schedule
     share = updates / schedule.length(updates_per_epoch)
@@ -248,14 +249,3 @@ def _of_updates(config: RunConfig, updates: int, updates_per_epoch: int) -> RunC
         milestones=tuple(round(at * scale) for at in schedule.milestones),
     )
     return replace(config, schedule=schedule, loop=replace(config.loop, validation_updates=updates_per_epoch))
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a design with the tuples that JSON wrote as lists."""
-    return {name: _as_tuple(value) for name, value in fields.items()}
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _as_tuple(entry) for name, entry in value.items()}
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

@@ -1,6 +1,7 @@
 """The base made wider, so that a design meets a plain network of its size, or of its speed."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,17 +12,20 @@ from convattn.ablation.design import Design
 from convattn.bench.latency import measure_latency
 from convattn.config_errors import ConfigError
 
-__all__ = ["of_equal_latency", "of_equal_parameters"]
+__all__ = ["at_latency", "of_equal_latency", "of_equal_parameters"]
 
 # Options that hold the widths, with what timm's residual networks have by default.
 _WIDTHS = ("dims", "conv_dims", "transformer_dims")
 _TIMM_WIDTHS = {"channels": (64, 128, 256, 512)}
-_STEPS = (1, 2, 4, 8, 16, 32)  # widths are multiples of the first of these that the network takes
+_STEPS = (1, 2, 4, 8, 16, 32, 40)  # widths are multiples of the first of these that the network takes
 _HALVINGS = 9
 _LATENCY_HALVINGS = 6
 _WIDEST = 4.0
 _REPEATS = 15
 _REST = 0.02  # as in `costs`
+_TRIES = 5  # of a width for a latency
+_NEAR_ENOUGH = 0.05
+_DAMPING = 0.8  # latency grows with the width, or less where overhead counts, or up to its square
 
 
 def of_equal_parameters(base: Design, parameters: int, options: Mapping[str, Any]) -> Design:
@@ -69,6 +73,33 @@ def of_equal_latency(base: Design, target: Design, options: Mapping[str, Any], i
     return _control("base, equal latency", design, f"{reached:.2f} times the latency of {target.name}")
 
 
+def at_latency(base: Design, limit_ms: float, measure: Callable[[Design], float], options: Mapping[str, Any]) -> Design:
+    """The base, wide or narrow enough to take about so many milliseconds, and how near it came in its note.
+
+    Args:
+        base: to be scaled.
+        limit_ms: wanted.
+        measure: milliseconds of a design.
+        options: with which networks are built here, such as the number of classes.
+
+    Raises:
+        ConfigError: if its width is no option, or it takes no other widths.
+    """
+    widths = _widths(base, options)
+    scale, tried = 1.0, list[tuple[Design, float]]()
+    for _ in range(_TRIES):
+        design = _first_that_builds(base, widths, scale, options)
+        if any(design.options == known.options for known, _ in tried):
+            break
+        tried.append((design, measure(design)))
+        miss = limit_ms / tried[-1][1]
+        if abs(miss - 1) < _NEAR_ENOUGH:
+            break
+        scale = min(_WIDEST, max(1 / _WIDEST, scale * miss**_DAMPING))
+    best, reached = min(tried, key=lambda pair: abs(pair[1] - limit_ms))
+    return replace(base, options=best.options, note=f"its width is scaled: {reached:.2f} ms for {limit_ms:g} ms")
+
+
 def _sized(model: Any, image_size: Any) -> nn.Module:
     if image_size is not None:
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
@@ -110,6 +141,20 @@ def _widened(
             low, high = (middle, high) if found < wanted else (low, middle)
         else:
             return best
+    raise ConfigError(f"{base.model} takes no other widths")
+
+
+def _first_that_builds(
+    base: Design, widths: Mapping[str, tuple[int, ...]], scale: float, options: Mapping[str, Any]
+) -> Design:
+    """The base at a scale of its widths, in the smallest step that it takes."""
+    for step in _STEPS:
+        design = _scaled(base, widths, scale, step)
+        try:
+            build(design, meta=True, **options)
+        except ValueError:  # these widths do not divide as they must
+            continue
+        return design
     raise ConfigError(f"{base.model} takes no other widths")
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from convattn.backbones.network_options import is_network_option, network_options
 from convattn.backbones.pyramid import check_options
 from convattn.backbones.timm_weights import create_timm
+from convattn.model_configuration import is_configuration, read_configuration
 from convattn.nearest import UnknownName, nearest
 from convattn.weights.errors import CheckpointError, UnknownWeights, WeightsNote
 from convattn.weights.fetch import fetch_official
@@ -98,8 +99,8 @@ def create_model(
     Whatever of a file is chosen, mapped, adapted, left over or left fresh is said in one warning (`WeightsNote`).
 
     Args:
-        name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), or `timm:NAME` for
-            any model of timm.
+        name: one of `list_models()`, optionally with a weight tag (`smt_large.in22k_ft_in1k_384`), `timm:NAME` for
+            any model of timm, or a JSON file that names one with options (`convattn.model_configuration`).
         pretrained: load the authors' weights (downloaded once, or from the folder in `CONVATTN_WEIGHTS`). With another
             number of classes the head starts fresh; with other `in_chans` the first kernel is summed or repeated, as in
             timm.
@@ -120,6 +121,10 @@ def create_model(
             weights cannot be had or do not fit.
     """
     kwargs = dict(overrides)
+    if is_configuration(name):
+        name, stored = read_configuration(name)
+        _check_network_options(stored, name)
+        kwargs = stored | kwargs
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
     if features_only:
@@ -263,6 +268,13 @@ def _timm_name(name: str) -> str:
     if tag:
         official_weights(f"{architecture}.{tag}")
     return _TIMM_NAMES[architecture] + (f".{tag}" if tag else "")
+
+
+def _check_network_options(options: Mapping[str, Any], name: str) -> None:
+    """Refuse options out of a file that say where weights come from."""
+    for option in options:
+        if not is_network_option(option):
+            raise UnknownOption(f"option {option!r} of {name} says nothing of the network; remove it from the file")
 
 
 def _sizes(image_size: int, stride: int) -> dict[str, Any]:

@@ -20,18 +20,17 @@ from convattn.bench.runtimes import (
     PYTORCH,
     Call,
     Setting,
+    calls_of,
     check_precision,
     check_runtime,
     exported_call,
-    file_call,
-    pytorch_calls,
     run_by,
     runtime_names,
-    write_file,
 )
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
 from convattn.deploy.formats import formats
 from convattn.deploy.load import ExportedModel
+from convattn.model_configuration import is_configuration
 from convattn.model_files import open_model
 from convattn.sizes import Size, input_shape
 
@@ -220,6 +219,8 @@ def usual_size(models: Sequence[str]) -> Size:
 def _is_place(name: str) -> bool:
     """Whether a model is told by where it is, not by its name."""
     suffixes = {".safetensors", *(format.SUFFIX for format in formats().values())}
+    if is_configuration(name):
+        return False
     return not name.startswith("timm:") and ("/" in name or Path(name).suffix in suffixes or Path(name).exists())
 
 
@@ -271,11 +272,7 @@ def _prepare(name: str, runtime: str, setting: Setting, folder: Path) -> _Candid
     if isinstance(model, ExportedModel):
         return _Candidate(name, runtime, None, {"": exported_call(model, setting)}, model.path)
     cost = count(model, setting.shape)
-    if runtime in PYTORCH:
-        calls, path = pytorch_calls(model, runtime, setting), None
-    else:
-        path = write_file(model, runtime, setting, folder)
-        calls = {"": file_call(path, runtime, setting)}
+    calls, path = calls_of(model, runtime, setting, folder)
     for call in calls.values():
         call()  # what cannot run says so now
     return _Candidate(name, runtime, cost, calls, path)

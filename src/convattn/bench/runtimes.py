@@ -30,6 +30,7 @@ __all__ = [
     "Call",
     "Setting",
     "Unavailable",
+    "calls_of",
     "check_precision",
     "check_runtime",
     "exported_call",
@@ -106,6 +107,18 @@ def check_precision(name: str) -> None:
     """Raises ValueError for a name that is not in `PRECISIONS`."""
     if name not in PRECISIONS:
         raise ValueError(f"precision {name!r} is unknown; choose among {', '.join(PRECISIONS)}")
+
+
+def calls_of(model: nn.Module, runtime: str, setting: Setting, folder: Path) -> tuple[dict[str, Call], Path | None]:
+    """The calls that run `model` in any runtime, by the layout of the images, and the file in `folder` that they run.
+
+    Raises:
+        Unavailable, MissingExtra, CannotRunHere: as `pytorch_calls`, `write_file` and `file_call`.
+    """
+    if runtime in PYTORCH:
+        return pytorch_calls(model, runtime, setting), None
+    path = write_file(model, runtime, setting, folder)
+    return {"": file_call(path, runtime, setting)}, path
 
 
 def pytorch_calls(model: nn.Module, runtime: str, setting: Setting) -> dict[str, Call]:

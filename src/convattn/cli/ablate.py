@@ -3,28 +3,23 @@
 import json
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from convattn.ablation.arms import on_base, slug, with_mixers, with_values
 from convattn.ablation.design import Comparison
 from convattn.ablation.page import write_page
-from convattn.ablation.plan import Plan, PlannedRun, read_plan, store_plan
+from convattn.ablation.plan import Plan, read_plan, store_plan
 from convattn.ablation.planning import plan_comparison
 from convattn.ablation.presets import PRESETS, preset
-from convattn.ablation.results import TEST, Results, read_results
+from convattn.ablation.results import Results, read_results
 from convattn.ablation.sentence import time_in_words
-from convattn.ablation.sweep import Sweep, run_sweep
 from convattn.ablation.tables import missing_table, plan_table, results_tables
 from convattn.ablation.tuning import tuned
 from convattn.atomic import check_writable, write_atomically
 from convattn.cli.arguments import UsageError
-from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
+from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep
 from convattn.cli.console import notes, plain, print_table, say, warn
 from convattn.cli.options.ablate import (
     Options,
@@ -36,11 +31,7 @@ from convattn.cli.options.ablate import (
     words_of,
 )
 from convattn.config_errors import RunFolderError
-from convattn.data.split_words import SPLITS
 from convattn.json_text import json_text
-from convattn.nearest import nearest
-from convattn.recipes import RECIPES
-from convattn.rooms import room
 from convattn.task import Table
 from convattn.training.config import RunConfig
 from convattn.training.lock import FolderLock
@@ -65,14 +56,14 @@ def command(options: Options) -> int:
     check_writable(output)
     plan = _plan_in(output, options)
     try:
-        with _each_warning_once():
+        with each_warning_once():
             if plan.tries:
-                trials = _sweep(plan.trials(output), output)
+                trials = sweep(plan.trials(output), output)
                 if trials.elsewhere:
                     warn(f"{len(trials.elsewhere)} trials are under way in other processes; run the same words again")
                     return 0
                 plan = tuned(plan, output)
-            sweep = _sweep(plan.runs(output), output)
+            swept = sweep(plan.runs(output), output)
     except Interrupted as stop:  # a checkpoint was written
         warn("stopped; the same words go on from here")
         return 128 + stop.signal
@@ -80,11 +71,11 @@ def command(options: Options) -> int:
     write_atomically(output / "results.json", (json_text(results.as_data(), indent=2) + "\n").encode())
     write_page(output / "report.html", results)
     _show(results, output, options.json)
-    for run, reason in sweep.failed:
+    for run, reason in swept.failed:
         warn(f"{run.folder}: {reason}")
-    if sweep.elsewhere:
-        warn(f"{len(sweep.elsewhere)} runs are under way in other processes; run the same words again for all")
-    return 1 if sweep.failed else 0
+    if swept.elsewhere:
+        warn(f"{len(swept.elsewhere)} runs are under way in other processes; run the same words again for all")
+    return 1 if swept.failed else 0
 
 
 def _plan_in(output: Path, options: Options) -> Plan:
@@ -118,13 +109,13 @@ def _continued(plan: Plan, output: Path, options: Options) -> Plan:
 def _new_plan(options: Options) -> Plan:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # told by the runs
-        recipe, classes = _recipe(options)
+        recipe, images = shared_recipe(options)
         display = notes()
         with display.status("planning") as status:
             return plan_comparison(
                 _comparison(options, recipe),
                 recipe,
-                num_classes=classes,
+                num_classes=len(getattr(images, "classes", ())) or 1000,
                 controls=controls_of(options),
                 control_of=options.control_of,
                 note=lambda line: status.update(plain(line)),
@@ -152,89 +143,11 @@ def _comparison(options: Options, recipe: RunConfig) -> Comparison:
     return with_mixers(base, words_of(options.mixers), words_of(options.places), own)
 
 
-def _recipe(options: Options) -> tuple[RunConfig, int]:
-    """The run that all share, from scratch, and the number of classes of its images."""
-    if options.recipe is None:
-        start = RunConfig()
-        config, line = choose_recipe(replace(start, data=replace(start.data, source=str(options.data))))
-        tell(line)
-    elif options.recipe in RECIPES:
-        config = replace(RECIPES[options.recipe](), recipe=options.recipe)
-    else:
-        raise UsageError(f"unknown recipe {options.recipe!r}; {nearest(options.recipe, RECIPES)}")
-    given: dict[str, Any] = {
-        "source": str(options.data),
-        "batch_size": options.batch_size,
-        "image_size": options.image_size,
-    }
-    if options.hold_out is not None:
-        given["validation"] = str(options.hold_out)
-        given["evaluations"] = _tested(str(options.data))
-    config = replace(config, data=replace(config.data, **{k: v for k, v in given.items() if v is not None}))
-    if options.epochs is not None:
-        config, _ = with_scaled_warmup(config, str(options.epochs), ())
-        schedule = replace(config.schedule, epochs=options.epochs, updates=None)
-        config = replace(config, schedule=schedule)
-    model = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
-    loop = replace(config.loop, freeze_epochs=0, early_stopping=None, device=options.device)
-    config = replace(config, model=model, loop=loop, optimizer=replace(config.optimizer, layer_decay=None))
-    config = with_absolute_paths(config)
-    task = room(config.task.kind)
-    train, _ = task.open_training(config)
-    if train is None:
-        raise UsageError(f"--data {options.data}: a pipe cannot be compared on; give a folder")
-    config, lines = task.fitted(config, train)
-    for line in lines:
-        tell(line)
-    return config, len(getattr(train, "classes", ())) or 1000
-
-
-def _tested(source: str) -> tuple[str, ...]:
-    """The images of the validation or test split, which judge where others choose; none where there is no such."""
-    for split in ("test", "val"):
-        for word in SPLITS[split]:
-            folder = Path(source) / word
-            if folder.is_dir():
-                return (f"{TEST}={folder.resolve()}",)
-    return ()
-
-
 def _asked(options: Options) -> dict[str, Any]:
     """The words that make the comparison what it is, as JSON has them."""
     free = {"data", "output", "seeds", "worth", "list", "dry_run", "json", "device"}
     asked = {name: value for name, value in asdict(options).items() if name not in free}
     return dict(json.loads(json.dumps(asked)))
-
-
-@contextmanager
-def _each_warning_once() -> Iterator[None]:
-    """What every run would say of the same images is said by the first."""
-    with warnings.catch_warnings():
-        show, told = warnings.showwarning, set[str]()
-
-        def once(message: Warning | str, *where: Any, **how: Any) -> None:
-            if str(message) not in told:
-                told.add(str(message))
-                show(message, *where, **how)
-
-        warnings.showwarning = once
-        yield
-
-
-def _sweep(runs: list[PlannedRun], output: Path) -> Sweep:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    done: dict[Path, float] = {}
-    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as bar:
-        task = bar.add_task("training", total=sum(run.seconds for run in runs))
-
-        def started(run: PlannedRun) -> None:
-            bar.update(task, description=f"{run.design}, equal {run.budget}, seed {run.seed}")
-
-        def progress(run: PlannedRun, step: int) -> None:
-            done[run.folder] = run.seconds * min(1.0, step / run.updates)
-            bar.update(task, completed=sum(done.values()))
-
-        return run_sweep(runs, output, started=started, progress=progress)
 
 
 def _show_plan(plan: Plan, as_json: bool) -> int:
@@ -246,7 +159,7 @@ def _show_plan(plan: Plan, as_json: bool) -> int:
         missing = {design.name: design.missing for design in plan.comparison.designs if design.missing}
         print(json_text({"runs": runs, "seconds": seconds, "one_seed": rows, "not_built": missing}, indent=2))
         return 0
-    _print(plan_table(plan), missing_table(plan))
+    print_tables(plan_table(plan), missing_table(plan))
     say(f"{runs} runs, {plan.seeds} seeds: about {time_in_words(seconds)} here, validation not counted")
     return 0
 
@@ -255,20 +168,12 @@ def _show(results: Results, output: Path, as_json: bool) -> None:
     if as_json:
         print(json_text(results.as_data(), indent=2))
         return
-    _print(*results_tables(results), missing_table(results.plan))
+    print_tables(*results_tables(results), missing_table(results.plan))
     for budget, rows in results.rows.items():
         for row in rows:
             if row.sentence:
                 say(f"equal {budget}: {row.sentence}")
     say(str(output / "report.html"))
-
-
-def _print(*tables: Table) -> None:
-    for table in tables:
-        if table.rows:
-            say(table.title)
-            print_table(table)
-            print()
 
 
 def _list(as_json: bool) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "runs": "compare training runs: accuracy, loss, speed, and the settings in which they differ",
     "predict": "what a model says of images: classes, masks, objects",
     "ablate": "compare designs fairly: one recipe, paired seeds, controls, intervals; the papers' tables by name",
+    "search": "compose a network of any mixers within a measured latency, held against others by runs of its own",
     "explain": "show what models look at, side by side: Grad-CAM, receptive fields, spectra, inner maps",
     "data": "look through a data set before training: broken, double, leaked and odd images",
     "export": "write a model for another runtime, such as ONNX or OpenVINO, with proof that the numbers survived",

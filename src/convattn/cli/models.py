@@ -8,6 +8,7 @@ from convattn.cli.model_details import show
 from convattn.cli.model_list import print_list
 from convattn.cli.options.models import Options, is_pattern
 from convattn.deploy.load import exported_suffixes
+from convattn.model_configuration import is_configuration
 
 __all__ = ["command"]
 
@@ -31,6 +32,8 @@ def command(options: Options) -> int:
 def _is_place(name: str) -> bool:
     """Whether a folder or file is meant, there or not; as `open_model` tells them from names."""
     path = Path(name)
+    if is_configuration(name):
+        return False
     if path.exists():
         return True
     is_file = "/" in name or path.suffix in (".safetensors", *exported_suffixes())

@@ -32,7 +32,7 @@ from convattn.model_files.facts import is_plain
 from convattn.rooms import room
 from convattn.weights.read import CheckpointError, check_name
 
-__all__ = ["FORMAT", "KEY", "as_tuple", "check_description", "label_names", "preprocessing_of", "read_metadata"]
+__all__ = ["FORMAT", "KEY", "check_description", "label_names", "preprocessing_of", "read_metadata"]
 
 FORMAT = 1
 KEY = "convattn"
@@ -138,13 +138,6 @@ def preprocessing_of(cfg: Mapping[str, Any], num_classes: int) -> dict[str, Any]
         if key in kept and len(kept[key]) != num_classes:
             del kept[key]  # of a head that was there before
     return kept
-
-
-def as_tuple(value: Any) -> Any:
-    """`value` as it was given: JSON knows lists only, we give tuples."""
-    if isinstance(value, dict):
-        return {key: as_tuple(entry) for key, entry in value.items()}
-    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 
 def _check_sizes(value: Any, what: str, largest: int, depth: int = 0) -> None:

@@ -15,7 +15,9 @@ from convattn.backbones.registry import create_model
 from convattn.deploy.load import exported_suffixes, load_exported
 from convattn.deploy.runtimes.runtime import CannotRunHere, UnreadableFile
 from convattn.extras import MissingExtra
-from convattn.model_files.description import FORMAT, KEY, as_tuple, check_description, preprocessing_of, read_metadata
+from convattn.json_text import with_tuples
+from convattn.model_configuration import is_configuration
+from convattn.model_files.description import FORMAT, KEY, check_description, preprocessing_of, read_metadata
 from convattn.model_files.rebuild import Misfit, find_recipe, with_weights
 from convattn.rooms import kind_of
 from convattn.weights.errors import WeightsNote
@@ -114,7 +116,7 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
 
     Args:
         source: a run folder, a model file, an exported file (`load_exported`), or a model's name (`timm:NAME` for
-            timm's).
+            timm's, FILE.json for one with options).
         num_classes: give the model a fresh head of so many classes, if it has another number.
         pretrained: with a name, load the published weights.
 
@@ -126,7 +128,7 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
     if path.suffix in exported_suffixes():
         return _open_exported(path, num_classes)
     is_name = str(source).startswith("timm:") or (len(path.parts) == 1 and path.suffix != ".safetensors")
-    if is_name and not path.exists():
+    if is_configuration(str(source)) or (is_name and not path.exists()):
         return create_model(str(source), pretrained, num_classes).eval()
     model: Any = load_model(path)
     if num_classes is not None and num_classes != model.num_classes:
@@ -238,7 +240,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _describe_input(model: nn.Module, described: Mapping[str, Any]) -> None:
-    cfg = {**(model.pretrained_cfg or {}), **{key: as_tuple(value) for key, value in described.items()}}  # type: ignore[dict-item]
+    cfg = {**(model.pretrained_cfg or {}), **{key: with_tuples(value) for key, value in described.items()}}  # type: ignore[dict-item]
     cfg["num_classes"] = getattr(model, "num_classes", 0)
     model.pretrained_cfg = model.default_cfg = cfg  # type: ignore[assignment]
 

@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 )
 
 from convattn.backbones.registry import create_model
-from convattn.model_files.description import as_tuple
+from convattn.json_text import with_tuples
 from convattn.model_files.facts import Difference, ModelFacts, differences, facts_of, may_replace
 from convattn.rooms import room
 from convattn.surgery import replay
@@ -98,7 +98,7 @@ def build(recipe: Mapping[str, Any]) -> nn.Module:
 def network(built_as: Mapping[str, Any]) -> nn.Module:
     """The network of a model's `built_as` as JSON gives it back, with fresh weights; of its task's own builder."""
     create = room(built_as["task"]).create if built_as.get("task") else create_model
-    return create(built_as["name"], **{key: as_tuple(value) for key, value in built_as["options"].items()})
+    return create(built_as["name"], **{key: with_tuples(value) for key, value in built_as["options"].items()})
 
 
 def with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -207,7 +207,7 @@ def _set(model: nn.Module, place: str, name: str, value: Any) -> None:
     if not known or not may_replace(value, before) or name in vars(nn.Module()):
         where, kind = f"{place}.{name}".strip("."), type(module).__name__
         raise ValueError(f"{where} is no number or text of a {kind} that this value could be set for")
-    setattr(module, name, value if isinstance(before, list) else as_tuple(value))
+    setattr(module, name, value if isinstance(before, list) else with_tuples(value))
 
 
 def _tie(model: nn.Module, groups: Iterable[Iterable[str]]) -> None:
@@ -279,4 +279,4 @@ def _with_tuples(entry: Any) -> Any:
     """An entry of the surgery's table, its options as they were given."""
     if not isinstance(entry, dict) or not isinstance(entry.get("options"), dict):
         raise ValueError(f"entry {entry} of the surgery is damaged")
-    return {**entry, "options": as_tuple(entry["options"])}
+    return {**entry, "options": with_tuples(entry["options"])}

@@ -12,6 +12,7 @@ import tyro
 
 from convattn.config_errors import ConfigError, check, check_finite
 from convattn.library_words import are_trusted
+from convattn.model_configuration import is_configuration, read_configuration
 from convattn.nearest import nearest
 from convattn.rooms import words_of
 from convattn.size_option import SizeOption
@@ -36,7 +37,7 @@ class ModelConfig:
     """Which model is trained."""
 
     name: str = "smt_nano"
-    """Name of the model; `timm:NAME` for one of timm's."""
+    """Name of the model; `timm:NAME` for one of timm's, FILE.json for one with options."""
     pretrained: bool = False
     """Start from the published weights."""
     pretrained_path: str | None = None
@@ -56,6 +57,10 @@ class ModelConfig:
     """Blocks to attach or to put in the place of convolutions, in turn: see `training/plug_ins.py`."""
 
     def __post_init__(self) -> None:
+        if is_configuration(self.name):  # the run says all of it, whatever becomes of the file
+            name, options = read_configuration(self.name)
+            object.__setattr__(self, "name", name)
+            object.__setattr__(self, "options", {**options, **self.options})
         check(
             self.head_rows is None or self.pretrained_path is not None,
             "model.head_rows has no effect without model.pretrained_path",

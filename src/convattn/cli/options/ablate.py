@@ -10,7 +10,19 @@ import tyro
 
 from convattn.cli.arguments import UsageError, parse
 
-__all__ = ["Options", "budgets_of", "controls_of", "factors_of", "key_and_values", "options_of", "read", "words_of"]
+__all__ = [
+    "Options",
+    "budgets_of",
+    "check_above_zero",
+    "check_hold_out",
+    "check_seeds",
+    "controls_of",
+    "factors_of",
+    "key_and_values",
+    "options_of",
+    "read",
+    "words_of",
+]
 
 _DESCRIPTION = """Find out which design is worth it: the same recipe and images, paired seeds, controls, and intervals.
 
@@ -96,16 +108,9 @@ def read(args: Sequence[str]) -> Options:
         raise UsageError(f"name a preset, or --mixers, or --vary; {given} was given; see convattn ablate --help")
     if options.data is None:
         raise UsageError("missing --data, the folder of images")
-    if options.seeds < 2:
-        raise UsageError(
-            f"--seeds {options.seeds}: one run says nothing of the spread between runs; take 2 or more, 5 to begin with"
-        )
-    for name in ("epochs", "batch_size", "image_size", "minutes", "worth"):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be above 0")
-    if options.hold_out is not None and not 0 < options.hold_out < 1:
-        raise UsageError(f"--hold-out {options.hold_out} must be above 0 and below 1")
+    check_seeds(options.seeds)
+    check_above_zero(options, ("epochs", "batch_size", "image_size", "minutes", "worth"))
+    check_hold_out(options.hold_out)
     if options.choose == "best" and options.hold_out is None:
         raise UsageError("--choose best needs --hold-out: the best epoch is never chosen on the images that judge it")
     budgets = budgets_of(options)
@@ -118,6 +123,28 @@ def read(args: Sequence[str]) -> Options:
     if options.vary:
         key_and_values(options)
     return options
+
+
+def check_seeds(seeds: int) -> None:
+    """Raise UsageError for fewer than two."""
+    if seeds < 2:
+        raise UsageError(
+            f"--seeds {seeds}: one run says nothing of the spread between runs; take 2 or more, 5 to begin with"
+        )
+
+
+def check_above_zero(options: Any, names: Sequence[str]) -> None:
+    """Raise UsageError for a field of these that is set and not above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be above 0")
+
+
+def check_hold_out(share: float | None) -> None:
+    """Raise UsageError for what is no share."""
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--hold-out {share} must be above 0 and below 1")
 
 
 def words_of(text: str) -> list[str]:

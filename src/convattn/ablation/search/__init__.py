@@ -1,0 +1,1 @@
+"""Pyramids of any mixers under a measured latency: drawn, timed, halved, trained again, held against others."""

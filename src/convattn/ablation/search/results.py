@@ -1,0 +1,140 @@
+"""What a search came to: how it was drawn and halved, and what its best are worth when they are trained again."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from convattn.ablation.design import Design
+from convattn.ablation.results import Results
+from convattn.ablation.search.halving import Halved
+from convattn.ablation.search.study import Network
+from convattn.task import Metric, Table
+
+__all__ = ["SearchResults", "refusals"]
+
+_DASH = "–"
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """All of it.
+
+    Args:
+        retrained: the comparison of what was found with the others.
+        halved: figures of the search, which are too high.
+        networks: those that were trained in it, by their numbers.
+        drawn: how many there were.
+        refused: why others were not trained -> how many.
+        space: how many networks there are, in words.
+        limit_ms: the latency asked for.
+        runtime: in which, and on what images.
+        chosen: the best of those found, by the images held out; None while runs are missing.
+        held_out: means of those found on these images.
+    """
+
+    retrained: Results
+    halved: Halved
+    networks: Mapping[int, Network]
+    drawn: int
+    refused: Mapping[str, int]
+    space: str
+    limit_ms: float
+    runtime: str
+    chosen: Design | None
+    held_out: Mapping[str, float]
+
+    @property
+    def metric(self) -> Metric:
+        """By which networks are chosen and compared."""
+        return self.retrained.metric
+
+    @property
+    def epochs(self) -> int:
+        """That the halving took, all networks together; random search takes no more."""
+        return sum(rung.count * rung.epochs for rung in self.halved.rungs)
+
+    def sentences(self) -> Iterator[str]:
+        """In words."""
+        refused = ", ".join(f"{count} refused ({reason})" for reason, count in sorted(self.refused.items()))
+        yield (
+            f"{self.drawn} of about {self.space} networks were drawn{f', {refused}' if refused else ''}; "
+            f"each was timed in {self.runtime} before it was trained"
+        )
+        ranking, at_random = self.halved.ranking(self.metric), self.halved.best_at_random(self.metric)
+        if ranking:
+            best = self._search_figure(self.halved.figures, ranking[0])
+            yield f"halving found {self.networks[ranking[0]].name} at {self.metric.text(best)} in {self.epochs} epochs"
+        if at_random is not None:
+            count = len(self.halved.random)
+            yield (
+                f"random search at equal budget found {self.networks[at_random].name} at "
+                f"{self.metric.text(self.halved.random[at_random])}: the first {count} networks drawn, "
+                f"{self.halved.rungs[-1].epochs} epochs each. Both figures are the best of many and too high"
+            )
+        if self.chosen is not None:
+            yield (
+                f"{self.chosen.name} is kept: {self.metric.text(self.held_out[self.chosen.name])} on images held out, "
+                "the best of those found when trained again; the images that judge had no say"
+            )
+
+    def tables(self) -> Iterator[Table]:
+        """The networks that were trained in the search."""
+        rungs = [f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}" for rung in self.halved.rungs]
+        columns = ("Network", "Mixers", "Widths", "Depths", "MLP", "Latency, ms", *rungs, "Random search")
+        rows = []
+        for number, network in self.networks.items():
+            options, figures = network.options, [found.get(number) for found in self.halved.figures]
+            if not any(value is not None for value in (*figures, self.halved.random.get(number))):
+                continue
+            cells = ["  ".join(options["mixers"]), *(_joined(options[key]) for key in ("dims", "depths", "mlp_ratios"))]
+            values = [_DASH if value is None else self.metric.text(value) for value in figures]
+            values.append(self.metric.text(self.halved.random.get(number)))
+            rows.append((network.name, *cells, f"{network.latency_ms:.2f}", *values))
+        note = f"{self.metric.title} on images held out of the training images, by runs of their own for each length."
+        numbers = frozenset(range(5, len(columns)))
+        yield Table("Networks trained in the search", columns, tuple(rows), numbers, note)
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "latency_ms": self.limit_ms,
+            "runtime": self.runtime,
+            "space": self.space,
+            "drawn": self.drawn,
+            "refused": dict(self.refused),
+            "epochs": self.epochs,
+            "rungs": [{"epochs": rung.epochs, "networks": rung.count} for rung in self.halved.rungs],
+            "networks": [self._network(network) for network in self.networks.values()],
+            "chosen": None if self.chosen is None else self.chosen.name,
+            "held_out": dict(self.held_out),
+            "retrained": self.retrained.as_data(),
+        }
+
+    def _network(self, network: Network) -> dict[str, Any]:
+        return {
+            "name": network.name,
+            "options": dict(network.options),
+            "latency_ms": network.latency_ms,
+            "figures": {
+                str(rung.epochs): figures[network.number]
+                for rung, figures in zip(self.halved.rungs, self.halved.figures, strict=True)
+                if network.number in figures
+            },
+            "random": self.halved.random.get(network.number),
+        }
+
+    @staticmethod
+    def _search_figure(figures: tuple[Mapping[int, float], ...], number: int) -> float | None:
+        return next((found[number] for found in reversed(figures) if number in found), None)
+
+
+def refusals(study: Any) -> dict[str, int]:
+    """Why networks of a study were not trained -> how many."""
+    reasons = (trial.user_attrs.get("refused") for trial in study.trials)
+    known = ("latency", "drawn before")
+    return dict(Counter(each if each in known else "cannot be built" for each in reasons if each is not None))
+
+
+def _joined(values: Any) -> str:
+    return " ".join(map(str, values))

@@ -1,0 +1,137 @@
+"""What commands that compare designs share: the recipe of all runs, the bar over them, tables."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from convattn.ablation.plan import PlannedRun
+from convattn.ablation.results import TEST
+from convattn.ablation.sweep import Sweep, run_sweep
+from convattn.cli.arguments import UsageError
+from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
+from convattn.cli.console import notes, print_table, say
+from convattn.data.split_words import SPLITS
+from convattn.nearest import nearest
+from convattn.recipes import RECIPES
+from convattn.rooms import room
+from convattn.task import Dataset, Table
+from convattn.training.config import RunConfig
+from convattn.training.places import with_absolute_paths
+
+__all__ = ["Words", "each_warning_once", "print_tables", "shared_recipe", "sweep"]
+
+
+class Words(Protocol):
+    """The options that say what all runs share."""
+
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def recipe(self) -> str | None: ...
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def hold_out(self) -> float | None: ...
+    @property
+    def device(self) -> Any: ...
+
+
+def shared_recipe(options: Words) -> tuple[RunConfig, Dataset]:
+    """The run that all share, from scratch, and the training images.
+
+    Raises:
+        UsageError: for an unknown recipe, or images through a pipe. DataError: if there are none.
+    """
+    if options.recipe is None:
+        start = RunConfig()
+        config, line = choose_recipe(replace(start, data=replace(start.data, source=str(options.data))))
+        tell(line)
+    elif options.recipe in RECIPES:
+        config = replace(RECIPES[options.recipe](), recipe=options.recipe)
+    else:
+        raise UsageError(f"unknown recipe {options.recipe!r}; {nearest(options.recipe, RECIPES)}")
+    given: dict[str, Any] = {
+        "source": str(options.data),
+        "batch_size": options.batch_size,
+        "image_size": options.image_size,
+    }
+    if options.hold_out is not None:
+        given["validation"] = str(options.hold_out)
+        given["evaluations"] = _tested(str(options.data))
+    config = replace(config, data=replace(config.data, **{k: v for k, v in given.items() if v is not None}))
+    if options.epochs is not None:
+        config, _ = with_scaled_warmup(config, str(options.epochs), ())
+        schedule = replace(config.schedule, epochs=options.epochs, updates=None)
+        config = replace(config, schedule=schedule)
+    model = replace(config.model, pretrained=False, pretrained_path=None, head_rows=None)
+    loop = replace(config.loop, freeze_epochs=0, early_stopping=None, device=options.device)
+    config = replace(config, model=model, loop=loop, optimizer=replace(config.optimizer, layer_decay=None))
+    config = with_absolute_paths(config)
+    task = room(config.task.kind)
+    train, _ = task.open_training(config)
+    if train is None:
+        raise UsageError(f"--data {options.data}: a pipe cannot be compared on; give a folder")
+    config, lines = task.fitted(config, train)
+    for line in lines:
+        tell(line)
+    return config, train
+
+
+@contextmanager
+def each_warning_once() -> Iterator[None]:
+    """What every run would say of the same images is said by the first."""
+    with warnings.catch_warnings():
+        show, told = warnings.showwarning, set[str]()
+
+        def once(message: Warning | str, *where: Any, **how: Any) -> None:
+            if str(message) not in told:
+                told.add(str(message))
+                show(message, *where, **how)
+
+        warnings.showwarning = once
+        yield
+
+
+def sweep(runs: list[PlannedRun], output: Path) -> Sweep:
+    """Train what is open, with a bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    done: dict[Path, float] = {}
+    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as bar:
+        task = bar.add_task("training", total=sum(run.seconds for run in runs))
+
+        def started(run: PlannedRun) -> None:
+            bar.update(task, description=f"{run.design}, equal {run.budget}, seed {run.seed}")
+
+        def progress(run: PlannedRun, step: int) -> None:
+            done[run.folder] = run.seconds * min(1.0, step / run.updates)
+            bar.update(task, completed=sum(done.values()))
+
+        return run_sweep(runs, output, started=started, progress=progress)
+
+
+def print_tables(*tables: Table) -> None:
+    """Those that have rows, with their titles."""
+    for table in tables:
+        if table.rows:
+            say(table.title)
+            print_table(table)
+            print()
+
+
+def _tested(source: str) -> tuple[str, ...]:
+    """The images of the validation or test split, which judge where others choose; none where there is no such."""
+    for split in ("test", "val"):
+        for word in SPLITS[split]:
+            folder = Path(source) / word
+            if folder.is_dir():
+                return (f"{TEST}={folder.resolve()}",)
+    return ()
