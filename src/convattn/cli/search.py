@@ -19,10 +19,10 @@ from convattn.ablation.results import read_results
 from convattn.ablation.search.finals import FAMILIES, chosen, finalists, with_latencies
 from convattn.ablation.search.halving import Halved, Rung, Training, halve, random_count, rungs_of
 from convattn.ablation.search.latency import latencies
-from convattn.ablation.search.page import front_names, write_search_page
+from convattn.ablation.search.page import write_search_page
 from convattn.ablation.search.results import SearchResults, refusals
 from convattn.ablation.search.space import MODEL, Space
-from convattn.ablation.search.study import Network, Study, check_meets, draw_networks, networks_of, open_study
+from convattn.ablation.search.study import Network, Study, check_meets, draw_networks, open_study
 from convattn.ablation.sentence import time_in_words
 from convattn.ablation.tables import missing_table, results_tables
 from convattn.atomic import check_writable, write_atomically
@@ -76,11 +76,12 @@ class _Task:
         with pytorch_threads(self.options.threads):
             return latencies(models, self.options.runtime, self.setting)
 
-    def time(self, model: nn.Module) -> Latency:
-        return self.times({"": model})[""]
+    def time(self, model: nn.Module) -> float:
+        """Milliseconds."""
+        return self.times({"": model})[""].p10_ms
 
     def time_of(self, design: Design) -> float:
-        return self.time(build(design, num_classes=self.classes)).median_ms
+        return self.time(build(design, num_classes=self.classes))
 
     def asked(self) -> dict[str, Any]:
         """What makes the search what it is, as JSON has it."""
@@ -104,6 +105,7 @@ def command(options: Options) -> int:
     try:
         with each_warning_once():
             with FolderLock(task.output / "claims" / "search"):
+                _check_meets(task)
                 study = open_study(task.output / _STUDY, task.asked(), maximise=task.metric.greater_is_better)
                 networks = _drawn(task, study)
                 halved = _halved(task, study, networks, failed)
@@ -146,16 +148,20 @@ def _task(options: Options) -> _Task:
     return _Task(options, output, recipe, len(images.classes), len(images), space, rungs, setting)  # type: ignore[attr-defined]
 
 
+def _check_meets(task: _Task) -> None:
+    """Refuse a latency that nothing meets, before there is a study of it."""
+    if not (task.output / _STUDY).exists():
+        with notes().status("measuring the smallest networks"):
+            check_meets(task.space, limit_ms_of(task.options), task.classes, task.time, task.options.runtime)
+
+
 def _drawn(task: _Task, study: Study) -> list[Network]:
-    limit, display = limit_ms_of(task.options), notes()
-    with display.status("measuring the smallest networks") as status:
-        if not networks_of(study):
-            check_meets(task.space, limit, task.classes, task.time, task.options.runtime)
+    with notes().status("drawing networks") as status:
         return draw_networks(
             study,
             task.space,
             task.wanted,
-            limit,
+            limit_ms_of(task.options),
             seed=task.options.seed,
             classes=task.classes,
             setting=task.setting,
@@ -178,7 +184,8 @@ def _halved(task: _Task, study: Study, networks: Sequence[Network], failed: list
 def _costs_of_hand_made(task: _Task) -> Costs:
     """What an update takes here: that of the hand-made network stands for all."""
     model = replace(task.recipe.model, name=MODEL, options=task.space.hand_made(), plug_ins=())
-    with notes().status("measuring an update"):
+    with warnings.catch_warnings(), notes().status("measuring an update"):
+        warnings.simplefilter("ignore")  # told by the runs
         return measure_costs({"": replace(task.recipe, model=model)})[""]
 
 
@@ -249,12 +256,8 @@ def _write(task: _Task, plan: Plan, found: SearchResults) -> None:
         run = plan.run(output / _RETRAINED, found.chosen, plan.budgets[0], _KEPT_SEED)
         write_atomically(output / "model.safetensors", (run.folder / "last.safetensors").read_bytes())
         write_configuration(output / "model.json", found.chosen.model, found.chosen.options)
-    write_atomically(output / "results.json", (json_text(_as_data(found), indent=2) + "\n").encode())
+    write_atomically(output / "results.json", (json_text(found.as_data(), indent=2) + "\n").encode())
     write_search_page(output / "report.html", found)
-
-
-def _as_data(found: SearchResults) -> dict[str, Any]:
-    return found.as_data() | {"front": front_names(found)}
 
 
 def _show_plan(task: _Task) -> int:
@@ -280,7 +283,7 @@ def _show_plan(task: _Task) -> int:
 
 def _show(found: SearchResults, output: Path, as_json: bool) -> None:
     if as_json:
-        print(json_text(_as_data(found), indent=2))
+        print(json_text(found.as_data(), indent=2))
         return
     print_tables(*found.tables(), *results_tables(found.retrained), missing_table(found.retrained.plan))
     for sentence in found.sentences():
@@ -289,5 +292,5 @@ def _show(found: SearchResults, output: Path, as_json: bool) -> None:
         for row in rows:
             if row.sentence:
                 say(row.sentence)
-    say(f"front: {', '.join(front_names(found))}")
+    say(f"front: {', '.join(found.front())}")
     say(str(output / "report.html"))

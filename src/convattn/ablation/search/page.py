@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convattn.ablation.page import axis, page_values
-from convattn.ablation.results import Row
 from convattn.ablation.search.results import SearchResults
 from convattn.atomic import write_atomically
-from convattn.explain.front import Point, front_of
 from convattn.report.charts import run_style
 from convattn.report.templates import render_page
 
-__all__ = ["front_names", "write_search_page"]
+__all__ = ["write_search_page"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,8 @@ def write_search_page(path: Path, found: SearchResults) -> None:
     write_atomically(path, render_page("search.html", **values, front=_front(found)).encode())
 
 
-def front_names(found: SearchResults) -> list[str]:
-    """The designs beside which no other is as fast and as good, the fastest first."""
-    sign = 1 if found.metric.greater_is_better else -1
-    points = [Point(row.design.name, ms, sign * mean) for row, ms, mean in _placed(found)]
-    return [point.name for point in front_of(points)]
-
-
 def _front(found: SearchResults) -> dict[str, object]:
-    placed, on_front, metric = _placed(found), front_names(found), found.metric
+    placed, on_front, metric = found.placed(), found.front(), found.metric
     given: dict[str, object] = {
         "title": f"Within {found.limit_ms:g} ms in {found.runtime}",
         "sentences": list(found.sentences()),
@@ -76,11 +67,3 @@ def _front(found: SearchResults) -> dict[str, object]:
         "up": up_marks,
         "limit": across(found.limit_ms),
     }
-
-
-def _placed(found: SearchResults) -> list[tuple[Row, float, float]]:
-    """Designs with their latency and their mean, under the first budget."""
-    rows = next(iter(found.retrained.rows.values()))
-    return [
-        (row, row.costs.median_ms, row.mean) for row in rows if row.costs.median_ms is not None and row.mean is not None
-    ]

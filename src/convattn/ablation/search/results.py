@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from convattn.ablation.design import Design
-from convattn.ablation.results import Results
+from convattn.ablation.results import Results, Row
 from convattn.ablation.search.halving import Halved
 from convattn.ablation.search.study import Network
+from convattn.explain.front import Point, front_of
 from convattn.task import Metric, Table
 
 __all__ = ["SearchResults", "refusals"]
@@ -54,6 +55,16 @@ class SearchResults:
         """That the halving took, all networks together; random search takes no more."""
         return sum(rung.count * rung.epochs for rung in self.halved.rungs)
 
+    def placed(self) -> list[tuple[Row, float, float]]:
+        """The designs with their latency in milliseconds and the mean of their seeds, under the first budget."""
+        rows = next(iter(self.retrained.rows.values()))
+        return [(r, r.costs.p10_ms, r.mean) for r in rows if r.costs.p10_ms is not None and r.mean is not None]
+
+    def front(self) -> list[str]:
+        """The designs beside which no other is as fast and as good, the fastest first."""
+        sign = 1 if self.metric.greater_is_better else -1
+        return [one.name for one in front_of(Point(r.design.name, ms, sign * mean) for r, ms, mean in self.placed())]
+
     def sentences(self) -> Iterator[str]:
         """In words."""
         refused = ", ".join(f"{count} refused ({reason})" for reason, count in sorted(self.refused.items()))
@@ -69,7 +80,7 @@ class SearchResults:
             count = len(self.halved.random)
             yield (
                 f"random search at equal budget found {self.networks[at_random].name} at "
-                f"{self.metric.text(self.halved.random[at_random])}: the first {count} networks drawn, "
+                f"{self.metric.text(self.halved.random[at_random])}: the networks drawn first, {count} of them, "
                 f"{self.halved.rungs[-1].epochs} epochs each. Both figures are the best of many and too high"
             )
         if self.chosen is not None:
@@ -79,7 +90,8 @@ class SearchResults:
             )
 
     def tables(self) -> Iterator[Table]:
-        """The networks that were trained in the search."""
+        """The front, and the networks that were trained in the search."""
+        yield self._front_table()
         rungs = [f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}" for rung in self.halved.rungs]
         columns = ("Network", "Mixers", "Widths", "Depths", "MLP", "Latency, ms", *rungs, "Random search")
         rows = []
@@ -95,6 +107,22 @@ class SearchResults:
         numbers = frozenset(range(5, len(columns)))
         yield Table("Networks trained in the search", columns, tuple(rows), numbers, note)
 
+    def _front_table(self) -> Table:
+        on_front = self.front()
+        rows = [
+            (
+                row.design.name,
+                f"{ms:.2f}",
+                _DASH if row.costs.median_ms is None else f"{row.costs.median_ms:.2f}",
+                self.metric.text(mean),
+                "yes" if row.design.name in on_front else _DASH,
+            )
+            for row, ms, mean in sorted(self.placed(), key=lambda one: one[1])
+        ]
+        columns = ("Design", "10th percentile, ms", "Median, ms", self.metric.title, "On the front")
+        note = f"All timed in turns in {self.runtime}; the latency that counts is the tenth percentile of the calls."
+        return Table(f"Within {self.limit_ms:g} ms", columns, tuple(rows), frozenset({1, 2, 3}), note)
+
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -108,6 +136,7 @@ class SearchResults:
             "networks": [self._network(network) for network in self.networks.values()],
             "chosen": None if self.chosen is None else self.chosen.name,
             "held_out": dict(self.held_out),
+            "front": self.front(),
             "retrained": self.retrained.as_data(),
         }
 

@@ -32,7 +32,7 @@ class Options:
     data: str | None = None
     """Where the images are, as `convattn train` takes them."""
     latency: str = ""
-    """The most that one image may take: 5ms, 800us, 0.1s; the median of 20 calls on this machine."""
+    """The most that one image may take: 5ms, 800us, 0.1s; the tenth percentile of 30 calls on this machine."""
     runtime: str = "fused"
     """Where: fused, prepacked, onnxruntime, openvino, …, by the names of `convattn bench`; all but eager run the
     inference form."""
