@@ -6,9 +6,9 @@ import pytest
 
 import convattn
 from convattn.cli.main import main
+from convattn.config_errors import ConfigError
 from convattn.model_configuration import read_configuration, write_configuration
 from convattn.model_files import save_model
-from convattn.task import ConfigError
 from convattn.training.config import ModelConfig
 from toys import TOYS
 

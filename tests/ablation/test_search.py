@@ -23,8 +23,8 @@ from convattn.backbones.registry import create_model
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
 from convattn.classification.options import METRICS
+from convattn.config_errors import ConfigError
 from convattn.nearest import UnknownName
-from convattn.task import ConfigError
 from tiny_runs import tiny_config
 
 optuna = pytest.importorskip("optuna")

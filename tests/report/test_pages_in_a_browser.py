@@ -10,6 +10,10 @@ from convattn.ablation.design import Comparison, Design
 from convattn.ablation.page import write_page
 from convattn.ablation.plan import Plan
 from convattn.ablation.results import Results, Row
+from convattn.ablation.search.halving import Halved, Rung
+from convattn.ablation.search.page import write_search_page
+from convattn.ablation.search.results import SearchResults
+from convattn.ablation.search.study import Network
 from convattn.ablation.statistics import paired_interval
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
@@ -119,6 +123,7 @@ def pages(tmp_path_factory):
     write_contact_sheet(folder / "masks.html", room.check_data(opened), opened.splits, masks / LONG, room)
     write_explanation(folder / "explanation.html", explanations(), f"What {LONG} looks at")
     write_page(folder / "ablation.html", comparison())
+    write_search_page(folder / "search.html", search())
     return folder
 
 
@@ -193,6 +198,15 @@ def comparison():
     return Results(plan, METRICS[0], {"epochs": tuple(rows)}, LONG, 0.5)
 
 
+def search():
+    one = comparison()
+    kept = one.plan.comparison.designs[1]
+    options = {"mixers": (LONG, "sam+cot") * 2, "dims": (640,) * 4, "depths": (6,) * 4, "mlp_ratios": (4,) * 4}
+    networks = {number: Network(number, options, 4.0) for number in range(9)}
+    halved = Halved((Rung(1, 9), Rung(3, 3)), (dict.fromkeys(networks, 40.0), {3: 45.0}), {3: 40.0})
+    return SearchResults(one, halved, networks, 99, {"latency": 90}, "10^19", 5.0, LONG, kept, {kept.name: 47.0})
+
+
 def measurements():
     rows = []
     for number, model in enumerate(("smt_tiny", "nextvit_small", LONG)):
@@ -205,7 +219,7 @@ def measurements():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks", "explanation", "ablation"])
+@pytest.mark.parametrize("page", ["report", "benchmark", "contact_sheet", "masks", "explanation", "ablation", "search"])
 def test_nothing_is_cut_without_a_sign(browser, pages, page, width):
     browser.problems.clear()
     browser.open(pages / f"{page}.html", width)
