@@ -5,7 +5,6 @@ statistics and values at places that follow from the size alone (`NAME_head`, `N
 their names in the reference, pyramids and true boxes from theirs; the sampler's choice is `choose`, not chance.
 """
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from golden_file import contents, draw
 
 FOLDER = Path(__file__).parent / "golden" / "detection"
 BAR = 1e-9
@@ -89,11 +90,7 @@ class GivenLevels(nn.Module):
 
 
 def load_golden(name: str) -> Golden:
-    with np.load(FOLDER / f"det_{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    names, shapes = arrays.pop("names", np.array([])).tolist(), arrays.pop("shapes", np.array([])).tolist()
-    sizes = [tuple(int(side) for side in shape.split("x")) if shape else () for shape in shapes]
-    return Golden(json.loads(str(arrays.pop("meta"))), dict(zip(names, sizes, strict=True)), arrays)
+    return Golden(*contents(FOLDER / f"det_{name}.npz"))
 
 
 def assert_agrees(golden: Golden, got: dict[str, Any]) -> None:
@@ -146,17 +143,9 @@ def _stream(text: str) -> np.random.RandomState:
 
 
 def _weight(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf == "num_batches_tracked":
-        return np.zeros(shape, dtype=np.int64)
-    x = np.asarray(_stream(salt + name).standard_normal(shape))
-    if leaf == "running_var":
-        return 1.0 + 0.25 * np.abs(x)
-    if leaf == "running_mean":
-        return 0.1 * x
-    if x.ndim >= 2:
-        return x / np.sqrt(max(1, int(np.prod(shape[1:]))))
-    return 1.0 + 0.1 * x if leaf in ("weight", "scale") else 0.1 * x
+    if name.endswith(".scale"):  # of ATSS
+        return 1.0 + 0.1 * np.asarray(_stream(salt + name).standard_normal(shape))
+    return draw(name, shape, salt)
 
 
 def _relative(got: np.ndarray, want: np.ndarray, name: str) -> float:

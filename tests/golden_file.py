@@ -13,6 +13,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +34,19 @@ class Golden:
     images: Tensor
 
 
-def load_golden(name: str) -> Golden:
-    with np.load(FOLDER / f"{name}.npz") as file:
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """Any golden file: what is told of it, the reference's state dict as name -> shape, and the arrays."""
+    with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
-    meta = json.loads(str(arrays["meta"]))
+    names, shapes = (arrays.pop(key, np.array([])).tolist() for key in ("names", "shapes"))
+    sizes = [tuple(int(side) for side in shape.split("x")) if shape else () for shape in shapes]
+    return json.loads(str(arrays.pop("meta"))), dict(zip(names, sizes, strict=True)), arrays
+
+
+def load_golden(name: str) -> Golden:
+    meta, shapes, arrays = contents(FOLDER / f"{name}.npz")
     salt = meta["salt"]
-    state = {key: torch.from_numpy(np.asarray(draw(key, shape, salt))) for key, shape in official_shapes(name).items()}
+    state = {key: torch.from_numpy(np.asarray(draw(key, shape, salt))) for key, shape in shapes.items()}
     return Golden(arrays, state, torch.from_numpy(image(meta["batch"], meta["height"], meta["width"], salt)))
 
 
@@ -101,10 +109,7 @@ def float32_errors(model: nn.Module, images: Tensor) -> dict[str, float]:
 
 def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
     """The authors' state dict of a model: name -> shape, in its order."""
-    with np.load(FOLDER / f"{name}.npz") as file:
-        names, shapes = file["names"].tolist(), file["shapes"].tolist()
-    sizes = [tuple(int(size) for size in shape.split("x")) if shape else () for shape in shapes]
-    return dict(zip(names, sizes, strict=True))
+    return contents(FOLDER / f"{name}.npz")[1]
 
 
 def draw(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:

@@ -4,7 +4,6 @@ A file in `golden/queries/` holds `meta` (JSON, with how each input is drawn), t
 and outputs: whole (`out.NAME`), or as their shape, statistics and values at sampled places.
 """
 
-import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from golden_file import contents
 
 FOLDER = Path(__file__).parent / "golden" / "queries"
 
@@ -59,11 +60,7 @@ class Golden:
 
 
 def load_golden(name: str) -> Golden:
-    with np.load(FOLDER / f"{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    names, shapes = arrays.pop("names", np.array([])).tolist(), arrays.pop("shapes", np.array([])).tolist()
-    sizes = [tuple(int(side) for side in shape.split("x")) if shape else () for shape in shapes]
-    return Golden(json.loads(str(arrays.pop("meta"))), dict(zip(names, sizes, strict=True)), arrays)
+    return Golden(*contents(FOLDER / f"{name}.npz"))
 
 
 def _stream(name: str, salt: str) -> np.random.RandomState:

@@ -5,7 +5,6 @@ kept as they are (`in_…`), and of each result its shape, sampled positions, th
 value. Everything else is drawn from names.
 """
 
-import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golden_file import draw
+from golden_file import contents, draw
 
 FOLDER = Path(__file__).parent / "golden" / "segmentation"
 
@@ -48,11 +47,7 @@ class Golden:
 
 
 def load_golden(name: str) -> Golden:
-    with np.load(FOLDER / f"{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    names, shapes = arrays.pop("names", np.array([])).tolist(), arrays.pop("shapes", np.array([])).tolist()
-    sizes = [tuple(int(side) for side in shape.split("x")) if shape else () for shape in shapes]
-    return Golden(json.loads(str(arrays.pop("meta"))), dict(zip(names, sizes, strict=True)), arrays)
+    return Golden(*contents(FOLDER / f"{name}.npz"))
 
 
 def _stream(name: str) -> np.random.RandomState:
