@@ -13,10 +13,9 @@ from convattn.data.check import (
     Seen,
     Sheet,
     SplitCheck,
-    brightest_of,
-    digest_of,
     examined,
     facts_of,
+    pixels_told,
     telling,
 )
 from convattn.data.dataset import DataError
@@ -114,10 +113,7 @@ def _look(data: LabelledFiles, index: int) -> Seen:
     except ImageError as error:
         return Seen(str(error), class_name=name)
     return Seen(
-        digest=digest_of(image),
-        mode=mode,
-        size=image.size,
-        brightest=brightest_of(image, mode),
+        **pixels_told(image, mode),
         class_name=name,
         said=name,
     )

@@ -30,10 +30,10 @@ __all__ = [
     "Seen",
     "Sheet",
     "SplitCheck",
-    "brightest_of",
-    "digest_of",
     "examined",
     "facts_of",
+    "pixels_told",
+    "sheets_of",
     "some_of",
     "splits_table",
     "stops_of",
@@ -42,6 +42,8 @@ __all__ = [
 
 UNREADABLE_LIMIT = 0.01  # share of the training or validation images above which training stops
 _STOPPING = {"train": "training images", "val": "validation images", "all": "images"}
+_EVEN, _OF_CLASS = 12, 4  # images on the sheet of all, and on that of a class
+_CLASSES = 60  # that have a sheet; of more, the smallest and the greatest
 _CHUNK = 256  # images handed to the threads at a time
 _LONGEST = 4.0  # width over height, or the other way round, above which an image is odd
 _DARK = 64  # of 255: below it an image of 16 bits has left the two highest unused
@@ -229,6 +231,26 @@ def facts_of(data: Dataset, seen: Sequence[Seen]) -> dict[str, Any]:
     }
 
 
+def sheets_of(split: str, check: SplitCheck, amounts: np.ndarray, note: Callable[[str], str]) -> list[Sheet]:
+    """Images in even steps, and of each class those that have the most of it.
+
+    Args:
+        split: whose images.
+        check: what it holds.
+        amounts: how much each image has of each class of the check, (images, classes).
+        note: of a class, beside its name.
+    """
+    count = len(amounts)
+    even = [at * count // _EVEN for at in range(_EVEN)] if count > _EVEN else [*range(count)]
+    sheets = [Sheet("Through all images", f"{len(even)} of {count:,}", split, even)]
+    places = {name: at for at, name in enumerate(check.classes)}
+    for name in some_of(check.classes, _CLASSES):
+        amount = amounts[:, places[name]]
+        most = np.argsort(-amount, kind="stable")[:_OF_CLASS]
+        sheets.append(Sheet(name, note(name), split, [int(at) for at in most if amount[at] > 0]))
+    return sheets
+
+
 def stops_of(checks: Mapping[str, SplitCheck], broken: str = DataCheck.broken) -> Iterator[str]:
     """Why a run would not begin, or end: too many images that are broken, in words of `DataCheck.broken`."""
     for split, check in checks.items():
@@ -260,17 +282,13 @@ def some_of(counts: Mapping[str, int], most: int | None) -> list[str]:
     return [*ordered[: most // 2], *ordered[-(most // 2) :]]
 
 
-def digest_of(image: Image.Image) -> bytes:
-    """A hash of the pixels of an RGB image."""
+def pixels_told(image: Image.Image, mode: str) -> dict[str, Any]:
+    """The fields of a `Seen` that an RGB image tells, and the mode of its file."""
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     for _, piece in pieces(image):
         digest.update(piece.tobytes())
-    return digest.digest()
-
-
-def brightest_of(image: Image.Image, mode: str) -> int:
-    """The brightest value of an image whose file has more than 8 bits, of 255; 255 for any other."""
-    return int(np.asarray(image).max()) if mode.startswith("I") else 255
+    brightest = int(np.asarray(image).max()) if mode.startswith("I") else 255  # a file of 8 bits may be dark
+    return {"digest": digest.digest(), "mode": mode, "size": image.size, "brightest": brightest}
 
 
 @contextmanager

@@ -12,15 +12,14 @@ from PIL import Image, ImageDraw
 
 from convattn.data.check import (
     DataCheck,
-    Examined,
     Opened,
     Seen,
     Sheet,
     SplitCheck,
-    brightest_of,
-    digest_of,
     examined,
     facts_of,
+    pixels_told,
+    sheets_of,
     some_of,
     telling,
 )
@@ -50,9 +49,6 @@ __all__ = [
 ]
 
 SIDE = 320  # pixels of a picture on the contact sheet
-_EVEN = 12  # images of all
-_OF_CLASS = 4  # images of a class
-_CLASSES = 60  # of more, the smallest and the greatest
 _TINY = 2.0  # pixels of a side, below which a box is odd
 _APART = 0.5  # IoU of a box and that of its outline, below which they are
 _FEW = 10  # objects of a class, below which it is told
@@ -145,8 +141,8 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     notes = [*dict.fromkeys(opened.notes)]
     for split, check in checks.items():
         notes += _to_know(split, check)
-    first, data = next(iter(opened.splits.items()))
-    return DetectionCheck.of(opened, found, checks, _sheets(first, data, checks[first], found), notes)
+    first = next(iter(opened.splits))
+    return DetectionCheck.of(opened, found, checks, _sheets(first, checks[first], found.seen[first]), notes)
 
 
 def picture(data: DetectionImages, index: int) -> Image.Image:
@@ -195,9 +191,7 @@ def _look(data: DetectionImages, index: int) -> _SeenObjects:
         image, mode = decode_with_mode(data.read_bytes(index), data.paths[index])
     except ImageError as error:
         return _SeenObjects(str(error), DataCheck.broken)
-    seen: dict[str, Any] = dict(
-        digest=digest_of(image), mode=mode, size=image.size, brightest=brightest_of(image, mode)
-    )
+    seen = pixels_told(image, mode)
     try:
         objects = data.annotations(index, image.size)
     except OtherSize as error:
@@ -272,16 +266,13 @@ def _to_know(split: str, check: DetectionSplit) -> list[str]:
     return lines
 
 
-def _sheets(split: str, data: DetectionImages, check: DetectionSplit, found: Examined) -> list[Sheet]:
-    """Images in even steps, and of each class those that have the most of it."""
-    even = [at * len(data) // _EVEN for at in range(_EVEN)] if len(data) > _EVEN else [*range(len(data))]
-    sheets = [Sheet("Through all images", f"{len(even)} of {len(data):,}", split, even)]
-    known: Sequence[Any] = found.seen[split]
-    places = {name: at for at, name in enumerate(data.classes)}
-    for name in some_of(check.classes, _CLASSES):
-        label = places[name]
-        counts = np.array([0 if one.objects is None else int((one.objects.labels == label).sum()) for one in known])
-        most = np.argsort(-counts, kind="stable")[:_OF_CLASS]
-        note = f"{check.classes[name]:,} objects in {check.holding[name]:,} images; where it has the most"
-        sheets.append(Sheet(name, note, split, [int(at) for at in most if counts[at]]))
-    return sheets
+def _sheets(split: str, check: DetectionSplit, seen: Sequence[Any]) -> list[Sheet]:
+    classes = len(check.classes)
+    labels = [np.zeros(0, np.int64) if one.objects is None else one.objects.labels for one in seen]
+    counts = np.stack([np.bincount(each, minlength=classes) for each in labels])
+    return sheets_of(
+        split,
+        check,
+        counts,
+        lambda name: f"{check.classes[name]:,} objects in {check.holding[name]:,} images; where it has the most",
+    )

@@ -12,15 +12,14 @@ from PIL import Image
 
 from convattn.data.check import (
     DataCheck,
-    Examined,
     Opened,
     Seen,
     Sheet,
     SplitCheck,
-    brightest_of,
-    digest_of,
     examined,
     facts_of,
+    pixels_told,
+    sheets_of,
     some_of,
     telling,
 )
@@ -41,9 +40,6 @@ __all__ = ["SIDE", "MaskCheck", "MaskedSplit", "check_data", "open_splits", "pic
 
 SIDE = 240  # pixels of a picture on the contact sheet
 _RARE = 0.001  # share of the pixels below which a class is rare
-_EVEN = 12  # images of all
-_OF_CLASS = 4  # images of a class
-_CLASSES = 60  # of more, the smallest and the greatest
 _WITHOUT_COUNTS = "no pixel counts"
 
 
@@ -151,7 +147,9 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
         notes += _classes_to_know(split, check)
     first, data = next(iter(opened.splits.items()))
     colours = dict(zip(data.classes, data.colours, strict=True))
-    return MaskCheck.of(opened, found, checks, _sheets(first, data, checks[first], found), notes, colours=colours)
+    return MaskCheck.of(
+        opened, found, checks, _sheets(first, checks[first], _counts(data, found.seen[first])), notes, colours=colours
+    )
 
 
 def picture(data: MaskedImages, index: int) -> Image.Image:
@@ -187,9 +185,7 @@ def _look(data: MaskedImages, index: int) -> _SeenMask:
         image, mode = decode_with_mode(data.read_bytes(index), data.paths[index])
     except ImageError as error:
         return _SeenMask(str(error), DataCheck.broken)
-    seen: dict[str, Any] = dict(
-        digest=digest_of(image), mode=mode, size=image.size, brightest=brightest_of(image, mode)
-    )
+    seen = pixels_told(image, mode)
     try:
         labels, problem = data.known_labels(index, image.size)
     except MaskError as error:
@@ -238,18 +234,12 @@ def _classes_to_know(split: str, check: MaskedSplit) -> list[str]:
     return lines
 
 
-def _sheets(split: str, data: MaskedImages, check: MaskedSplit, found: Examined) -> list[Sheet]:
-    """Images in even steps, and of each class those that have the most of it."""
-    counts = _counts(data, found.seen[split])
-    even = [at * len(data) // _EVEN for at in range(_EVEN)] if len(data) > _EVEN else [*range(len(data))]
-    sheets = [Sheet("Through all images", f"{len(even)} of {len(data):,}", split, even)]
-    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    places = {name: at for at, name in enumerate(data.classes)}
-    for name in some_of(check.classes, _CLASSES):
-        share = shares[:, places[name]]
-        most = np.argsort(-share, kind="stable")[:_OF_CLASS]
-        note = (
+def _sheets(split: str, check: MaskedSplit, counts: np.ndarray) -> list[Sheet]:
+    return sheets_of(
+        split,
+        check,
+        counts / np.maximum(1, counts.sum(1, keepdims=True)),
+        lambda name: (
             f"{100 * check.shares[name]:.2f} % of the pixels, in {check.holding[name]:,} images; where it has the most"
-        )
-        sheets.append(Sheet(name, note, split, [int(at) for at in most if share[at] > 0]))
-    return sheets
+        ),
+    )
