@@ -12,6 +12,7 @@ from torch import nn
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
 from convattn.cli.options.predict import TABLES
+from convattn.data.images import as_jpeg
 from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
@@ -66,9 +67,7 @@ def _predicted(options: Any, model: nn.Module, room: TaskRoom) -> Iterator[Predi
 def _write(folder: Path, each: Predicted) -> list[str]:
     """Draw the picture under its own name, and write what belongs to it; where two are called alike, with a number."""
     assert each.picture is not None and each.prediction is not None
-    buffer = io.BytesIO()
-    each.prediction.draw(each.picture).save(buffer, "JPEG", quality=92)
-    files = {".jpg": buffer.getvalue(), **each.prediction.files()}
+    files = {".jpg": as_jpeg(each.prediction.draw(each.picture), quality=92), **each.prediction.files()}
     stem, number = Path(each.name).stem, 1
     while any((folder / f"{_numbered(stem, number)}{ending}").exists() for ending in files):
         number += 1

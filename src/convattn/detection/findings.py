@@ -1,6 +1,5 @@
 """What `convattn eval` shows of a detector: COCO's figures, every class, what is taken for what, the worst images."""
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from convattn.data.images import ImageError
+from convattn.data.images import ImageError, as_jpeg
 from convattn.detection.annotations import Annotations
 from convattn.detection.average_precision import BOX_METRICS, MASK_METRICS, AveragePrecision, Curves, curves
 from convattn.detection.confusion import Balance, balances, best_balance, confusion
@@ -280,8 +279,8 @@ class DetectionFindings:
             )
             for at, hit in zip(order.tolist(), hits.tolist(), strict=True)
         ]
-        return (_jpeg(with_objects(small, there)), "what is there"), (
-            _jpeg(with_objects(small, answers)),
+        return (as_jpeg(with_objects(small, there)), "what is there"), (
+            as_jpeg(with_objects(small, answers)),
             "what was said",
         )
 
@@ -318,9 +317,3 @@ def _number(value: float) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()

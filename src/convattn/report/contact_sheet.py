@@ -1,6 +1,5 @@
 """What a look through a data set found, as an HTML page: contact sheets, and the images that need a look."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from PIL import Image
 
 from convattn.atomic import write_atomically
 from convattn.data.check import DataCheck, Found
-from convattn.data.images import ImageError
+from convattn.data.images import ImageError, as_jpeg
 from convattn.report.templates import render_page
 from convattn.task import Dataset, RoomData
 
@@ -79,6 +78,4 @@ def _thumbnail(room: RoomData, data: Dataset, index: int, note: str = "") -> _Th
     except ImageError:
         image = Image.new("RGB", (room.SIDE, room.SIDE), "darkred")
     image.thumbnail((room.SIDE, room.SIDE))
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=80)
-    return _Thumbnail(buffer.getvalue(), data.paths[index], note)
+    return _Thumbnail(as_jpeg(image), data.paths[index], note)

@@ -1,6 +1,5 @@
 """What `convattn eval` shows of a segmenter: every class, what is taken for what, the worst images."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convattn.data.images import ImageError
+from convattn.data.images import ImageError, as_jpeg
 from convattn.page import Confusion, Gallery, GalleryItem
 from convattn.segmentation.confusion import IGNORED, Scores, confusion, scores
 from convattn.segmentation.options import EvaluationOptions
@@ -196,7 +195,7 @@ class SegmentationFindings:
         known = labels != IGNORED
         right = float((predicted == labels)[known].mean()) if known.any() else 0.0
         said = f"mIoU {score:.1f} %, pixels right"
-        return GalleryItem(tuple((_jpeg(one.resize(size)), text) for one, text in shown), said, right, name=path)
+        return GalleryItem(tuple((as_jpeg(one.resize(size)), text) for one, text in shown), said, right, name=path)
 
 
 _KEYS = ("iou", "acc", "dice", "precision")
@@ -210,9 +209,3 @@ def _number(value: float) -> float | None:
 def _small(size: tuple[int, int]) -> tuple[int, int]:
     factor = min(1.0, _SHOWN_SIZE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
