@@ -177,23 +177,28 @@ def _by_windows(
     ]
     windows = corners if len(corners) > 1 else []
     size = picture.height, picture.width
-    parts = look([picture])
+    parts: list[tuple[int, int, Detections]] = [(0, 0, look([picture])[0])]
     on_part(1 / (len(windows) + 1))
     for left, top in windows:
         right, bottom = min(left + tile, picture.width), min(top + tile, picture.height)
         (found,) = look([picture.crop((left, top, right, bottom))])
         inner = np.array([left > 0, top > 0, right < picture.width, bottom < picture.height])
         gaps = np.abs(found.boxes_xyxy - [0, 0, right - left, bottom - top])
-        parts.append(_placed(found.part(~(inner & (gaps < _CUT)).any(1)), left, top, size))
+        parts.append((left, top, found.part(~(inner & (gaps < _CUT)).any(1))))
         on_part(1 / (len(windows) + 1))
-    boxes, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes_xyxy", "scores"))
-    labels = np.concatenate([part.labels for part in parts])
+    boxes = np.concatenate(
+        [found.boxes_xyxy + np.array([left, top] * 2, found.boxes_xyxy.dtype) for left, top, found in parts]
+    )
+    scores, labels = (np.concatenate([getattr(found, name) for *_, found in parts]) for name in ("scores", "labels"))
     kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), _SAME).numpy()
-    masks = [mask for part in parts if part.masks is not None for mask in part.masks]
-    chosen = np.stack([masks[at] for at in kept]) if masks and len(kept) else None
-    if chosen is None and parts[0].masks is not None:
-        chosen = np.zeros((0, *size), bool)
-    return Detections(boxes[kept], scores[kept], labels[kept], size, chosen)
+    masks = None
+    if parts[0][2].masks is not None:
+        masks = np.zeros((len(kept), *size), bool)  # as large as the picture only once they are chosen
+        within = [(left, top, mask) for left, top, found in parts for mask in found.masks]  # type: ignore[union-attr]
+        for whole, at in zip(masks, kept, strict=True):
+            left, top, mask = within[at]
+            whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    return Detections(boxes[kept], scores[kept], labels[kept], size, masks)
 
 
 def _starts(side: int, tile: int, overlap: float) -> list[int]:
@@ -202,13 +207,3 @@ def _starts(side: int, tile: int, overlap: float) -> list[int]:
         return [0]
     count = int(np.ceil((side - tile) / max(1.0, tile * (1 - overlap)))) + 1
     return np.linspace(0, side - tile, count).round().astype(int).tolist()
-
-
-def _placed(found: Detections, left: int, top: int, size: tuple[int, int]) -> Detections:
-    """The same in the pixels of the picture that the window is of."""
-    boxes = found.boxes_xyxy + np.array([left, top, left, top], found.boxes_xyxy.dtype)
-    masks = None
-    if found.masks is not None:
-        masks = np.zeros((len(found), *size), bool)
-        masks[:, top : top + found.size[0], left : left + found.size[1]] = found.masks
-    return Detections(boxes, found.scores, found.labels, size, masks)
