@@ -71,6 +71,13 @@ def test_an_object_is_found_once_and_by_the_surest():
     assert 0 < high["ap"] < 100  # at 0.95 the less sure one is right
 
 
+def test_of_two_objects_that_overlap_it_alike_a_detection_takes_the_last_as_pycocotools_does():
+    there = truth((0, 0, 0, 10, 10), (0, 2, 0, 12, 10))
+    said = found((0, 0.9, 1, 0, 11, 10), (0, 0.8, 0, 0, 6, 10))  # the second overlaps the first object alone
+    assert (match(said, there).hit & np.uint64(1)).tolist() == [1, 1]
+    assert figures([(said, there)])["ap50"] == pytest.approx(100)
+
+
 def test_the_class_must_be_right():
     assert figures([(found((1, 0.9, 0, 0, 10, 10)), truth((0, 0, 0, 10, 10)))])["ap"] == 0
 

@@ -19,6 +19,7 @@ from convattn.detection.losses import EPS, centerness_of
 from convattn.detection.masks import Bitmaps, Polygons
 from convattn.detection.rcnn import Widths
 from convattn.detection.region_features import levels_of
+from convattn.detection.region_proposals import RegionProposals
 from convattn.detection.sampling import Sampler, choose_randomly
 from convattn.detection.truth import Truth
 from detection_golden import GivenLevels
@@ -124,7 +125,23 @@ def test_atss_counts_the_anchors_of_a_level_without_those_in_padding():
     assert torch.equal(wanted.ignored[0], ~kept)
 
 
-@pytest.mark.parametrize(("count", "share", "positive", "negative"), [(256, 0.5, 128, 128), (512, 0.25, 128, 384)])
+def test_an_image_without_background_or_without_objects_counts_as_one_of_them():
+    proposals = RegionProposals(4, Anchors((4,), (2.0,), (1.0,)), assign=MaxIoU(0.7, 0.0, "all", 0.3)).double()
+    logits, steps = proposals([torch.randn(2, 4, 1, 1, dtype=torch.float64)])
+    anchor = objects((-4, -4, 4, 4))
+    truths = [Truth(anchor, torch.zeros(1).long(), (4, 4)), Truth(anchor[:0], torch.zeros(0).long(), (4, 4))]
+    losses, _ = proposals.losses(logits, steps, truths)
+    wanted = F.binary_cross_entropy_with_logits(
+        torch.stack([one.flatten() for one in logits[0]]), torch.tensor([[1.0], [0.0]]).double(), reduction="sum"
+    )
+    # The only anchor of the first image stands for its object, that of the second for background.
+    assert losses["label"].item() == pytest.approx(wanted.item() / (4 + EPS), rel=1e-12)
+    assert losses["box"].item() == pytest.approx(steps[0][0].abs().sum().item() / (4 + EPS), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "positive", "negative"), [(256, 0.5, 128, 128), (512, 0.25, 128, 384), (7, 0.25, 1, 6)]
+)
 def test_a_sample_has_so_many_positives_at_most_and_is_filled_with_background(count, share, positive, negative):
     sampler = Sampler(count, share)
     many = torch.cat([torch.ones(300), torch.zeros(700), -torch.ones(50)]).long()
@@ -132,10 +149,10 @@ def test_a_sample_has_so_many_positives_at_most_and_is_filled_with_background(co
     assert (len(sample.positive), len(sample.negative)) == (positive, negative)
     assert torch.equal(sample.positive, sample.positive.sort().values) and sample.positive.max() < 300
     assert sample.negative.min() >= 300 and sample.negative.max() < 1000
-    few = sampler(torch.cat([torch.ones(10), torch.zeros(700)]).long())
-    assert (len(few.positive), len(few.negative)) == (10, count - 10)
+    few = sampler(torch.cat([torch.ones(1), torch.zeros(700)]).long())
+    assert (len(few.positive), len(few.negative)) == (1, count - 1)
     lone = sampler(torch.cat([torch.ones(300), torch.zeros(7)]).long())
-    assert (len(lone.positive), len(lone.negative)) == (positive, 7)
+    assert (len(lone.positive), len(lone.negative)) == (positive, min(negative, 7))
 
 
 def test_samplers_of_all_detectors():
