@@ -20,6 +20,7 @@ from convattn.detection.masks import Bitmaps, Polygons
 from convattn.detection.rcnn import Widths
 from convattn.detection.region_features import levels_of
 from convattn.detection.region_proposals import RegionProposals
+from convattn.detection.region_stage import Regions, StageSaid
 from convattn.detection.sampling import Sampler, choose_randomly
 from convattn.detection.truth import Truth
 from detection_golden import GivenLevels
@@ -77,6 +78,19 @@ def test_regions_stand_for_an_object_from_a_half_then_six_then_seven_tenths(styl
     for assign, height in zip(stages, (5, 6, 7), strict=True):
         assert assign(BOX, objects([0, 0, 10, height])).tolist() == [1]
         assert assign(BOX, objects([0, 0, 10, height - 0.01])).tolist() == [0]
+
+
+def test_a_cascade_moves_regions_on_by_their_class_background_by_its_likeliest_and_no_true_box():
+    head, size = detector("cascade_rcnn").roi_head, (100, 100)
+    boxes = objects((0, 0, 10, 10), (20, 20, 40, 40), (50, 50, 60, 60))
+    labels, none = torch.tensor([3, 2, 2]), torch.zeros(3).long()
+    regions = Regions([boxes], [labels], [none], [torch.tensor([False, False, True])])
+    steps = torch.zeros(3, 3, 4, dtype=torch.float64)
+    steps[0, 1, 0] = steps[1, 2, 1] = 1.0  # of another class: nothing
+    logits = torch.tensor([[0.0, 2, 1, 9], [5, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    said = StageSaid(regions, torch.cat([torch.zeros(3, 1), boxes], 1), logits, steps)
+    (moved,) = head._moved_on(said, head.stages[0], [Truth(boxes[2:], none[:1], size)])
+    assert torch.equal(moved, objects((1, 0, 11, 10), (20, 22, 40, 42)))
 
 
 def test_retinanet_gives_every_object_an_anchor_even_one_that_it_does_not_touch():
