@@ -236,7 +236,7 @@ def test_coarser_levels_are_added_by_the_nearest_pixel_at_twice_and_one():
 
 def test_atss_divides_boxes_by_one_where_centres_are_far_off():
     torch.manual_seed(0)
-    head = ATSSHead(32, 3).double()
+    head = ATSSHead(32, 3, conv_width=32).double()
     levels = [torch.randn(1, 32, 64 // 2**at, 64 // 2**at, dtype=torch.float64) for at in range(5)]
     truth = Truth(objects([7, 7, 10, 12]), torch.tensor([1]), (512, 512))
     losses = head.losses(levels, [truth])
