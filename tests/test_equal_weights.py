@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from convattn.model_files.rebuild import find_recipe
 from convattn.surgery import replay
 from convattn.training.config import LoopConfig
 from convattn.training.processes import Processes
+from convattn.walk import hung_on
 from convattn.weights.read import CheckpointError
 from tiny_runs import TINY_OPTIONS
 from toys import TOYS, lively, randomise_norms, toy, toy_images
@@ -257,6 +259,56 @@ def test_what_wraps_a_model_is_left_aside(tmp_path):
     for wrapped in (torch.compile(model, backend="eager"), torch.optim.swa_utils.AveragedModel(model)):
         save_model(wrapped, tmp_path / "m.safetensors")
         assert_same(model, load_model(tmp_path / "m.safetensors"), torch.randn(1, 3, 32, 32))
+
+
+class Scaled(nn.Module):
+    """Somebody's wrapper: it computes, and calls what it holds as torch's wrappers do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x) / 3
+
+
+def heard(model):
+    parallel = nn.DataParallel(model)
+    parallel.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return parallel
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (Scaled, r"Scaled computes something of its own, .*; save the model in it, its \.module"),
+        (heard, r"DataParallel has a forward hook, .*; save the model in it, its \.module"),
+        (lambda model: nn.Sequential(OrderedDict(module=model, act=nn.Softmax(1))), "Sequential computes something"),
+    ],
+)
+def test_what_computes_around_a_model_is_not_left_aside_in_silence(wrap, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        save_model(wrap(timms()()), tmp_path / "m.safetensors")
+
+
+def test_a_forward_put_in_place_of_the_classs_is_seen_whatever_lies_beside_it(tmp_path):
+    model = draw(timms()())
+    model._original_forward = model.forward
+    model.forward = lambda x: 2 * model._original_forward(x)
+    with pytest.raises(CheckpointError, match="forward is a function"):
+        save_model(model, tmp_path / "m.safetensors")
+    model.forward = model.__dict__.pop("_original_forward")  # and put back
+    assert hung_on(model) is None
+    save_model(model, tmp_path / "m.safetensors")
+    assert_same(model, load_model(tmp_path / "m.safetensors"), torch.randn(1, 3, 32, 32))
+
+
+def test_hooks_on_the_state_dict_change_nothing_in_a_file(tmp_path):
+    model = draw(timms()())
+    save_model(model, tmp_path / "before.safetensors")
+    model.register_state_dict_post_hook(lambda module, state, prefix, meta: state.update(dict.fromkeys(state, 0)))
+    save_model(model, tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "before.safetensors").read_bytes()
 
 
 def test_a_model_in_the_hands_of_accelerate_is_saved_without_them(tmp_path):

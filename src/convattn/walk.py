@@ -22,6 +22,7 @@ __all__ = [
     "foreign_hooks",
     "hung_inside",
     "hung_on",
+    "is_of_class",
     "names_of",
     "probe",
     "put",
@@ -152,8 +153,16 @@ def hung_on(module: nn.Module) -> str | None:
     if is_parametrized(module):
         return "has a parametrised weight"
     # An instance that has in its own dictionary what its class has as a method.
-    own = next((name for name in vars(module) if isinstance(getattr(type(module), name, None), FunctionType)), None)
+    methods = (name for name in vars(module) if isinstance(getattr(type(module), name, None), FunctionType))
+    own = next((name for name in methods if not is_of_class(module, name)), None)
     return None if own is None else f"has a {own} of its own"
+
+
+def is_of_class(module: nn.Module, name: str) -> bool:
+    """Whether a method that lies in a module's own dictionary is that of its class, put back after a change, say."""
+    method = vars(module)[name]
+    of_class = getattr(type(module), name, None)
+    return getattr(method, "__self__", None) is module and getattr(method, "__func__", None) is of_class
 
 
 def hung_inside(module: nn.Module) -> str | None:

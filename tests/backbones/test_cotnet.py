@@ -4,6 +4,7 @@ import pytest
 import timm
 import timm.data
 import torch
+from timm.layers import SplitAttn
 from torch import nn
 
 import convattn
@@ -11,7 +12,7 @@ from convattn.backbones.cotnet import ConvMixer, CoTNetConfig, SEConv
 from convattn.mixers.contextual_transformer import CoTAttention, CoXtAttention
 from convattn.weights.errors import WeightsNote
 from golden_file import golden_errors, official_shapes, smooth_float32_errors
-from toys import build_toy, relative_error
+from toys import build_toy, randomise_norms, relative_error
 
 VARIANTS = ["cotnet_50", "cotnet_101", "cotnext_50", "cotnext_101", "se_cotnetd_50", "se_cotnetd_101", "se_cotnetd_152"]
 
@@ -116,6 +117,15 @@ def test_se_cotnetd_uses_cot_in_half_of_stage_3_and_in_stage_4(name, counts):
         (CoTAttention, SEConv)[index % 2] for index in range(len(stages[2]))
     ]
     assert (sum(isinstance(mixer, CoTAttention) for mixer in stages[2]), len(stages[3])) == counts
+
+
+def test_the_weighted_convolution_is_timms_and_takes_no_images():
+    block = SEConv(16, stride=2).eval()
+    randomise_norms(block)
+    x = torch.randn(2, 16, 9, 7)
+    with torch.no_grad():
+        assert relative_error(block(x), SplitAttn.forward(block, x)) < 1e-6
+        assert block(x[:0]).shape == (0, 16, 5, 4)
 
 
 def test_mixers_are_chosen_by_stage():

@@ -159,6 +159,7 @@ def conv_and_norm() -> dict[str, nn.Module]:
     return {"conv": nn.Conv2d(3, 8, 3), "norm": nn.BatchNorm2d(8)}
 
 
+READS = "with norms folded the network gives other numbers or does not run: it reads its layers by itself"
 LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "statistics of the batch": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)),
@@ -174,7 +175,20 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "in front of padding at odd sizes": (
         lambda: Called(pads_odd_sides, norm=nn.BatchNorm2d(3), conv=nn.Conv2d(3, 8, 2, 2)),
-        "what stands beside it depends on the size of the image",
+        "what stands beside it depends on the size or number of images",
+    ),
+    "of single images only": (
+        lambda: Called(lambda m, x: m.norm(m.conv(x)) if len(x) == 1 else m.conv(x), **conv_and_norm()),
+        "what stands beside it depends on the size or number of images",
+    ),
+    "whose number is read": (lambda: Called(lambda m, x: m.norm(m.conv(x)) * m.norm.eps, **conv_and_norm()), READS),
+    "whose layer is asked": (
+        lambda: Called(
+            lambda m, x: m.norm(m.conv(x)) * (1 if m.conv.bias is None else 2),
+            conv=nn.Conv2d(3, 8, 3, bias=False),
+            norm=nn.BatchNorm2d(8),
+        ),
+        READS,
     ),
     "in front of an activation": (
         lambda: nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 8, 1)),

@@ -42,6 +42,24 @@ def test_activations_become_part_of_the_kernel_only_where_they_follow():
         assert relative_error(packed(images), model(images)) < 1e-5
 
 
+class _Loop(nn.Module):
+    """Runs its sequence layer by layer, and the sum of what is in front of the activation and behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body[:1](x) + self.body[1](self.body[0](x))
+
+
+def test_activations_stay_where_a_sequence_is_not_run_as_a_whole():
+    model, images = _Loop(), torch.randn(1, 3, 9, 9)
+    packed = convattn.prepack(model, images)
+    with torch.inference_mode():
+        assert relative_error(packed(images), model(images)) < 1e-5
+
+
 def test_the_original_is_untouched():
     model = build_toy("smt_nano").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

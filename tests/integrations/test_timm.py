@@ -15,7 +15,8 @@ from convattn.timm import main as run_script
 from toys import build_toy, family_file, relative_error, shallow_toy, timm_name, toy
 
 _NAMES = {family_file(name): name for name in reversed(convattn.list_models())}
-each_family = pytest.mark.parametrize("name", sorted({*_NAMES.values(), "cotnext_50", "se_cotnetd_50"}))
+_FAMILIES = sorted({*_NAMES.values(), "cotnext_50", "se_cotnetd_50"})
+each_family = pytest.mark.parametrize("name", _FAMILIES)
 
 
 def images(batch: int = 2) -> torch.Tensor:
@@ -41,7 +42,7 @@ def test_every_configuration_has_a_pool_size(name):
     assert cfg.pool_size == (cfg.input_size[1] // stride,) * 2
 
 
-@each_family
+@pytest.mark.parametrize("name", [*_FAMILIES, "resnet18_das_cifar"])
 @pytest.mark.parametrize("kind", ["list", "dict", "hook", "fx"])
 def test_every_class_of_features_gives_the_levels(name, kind):
     torch.manual_seed(0)

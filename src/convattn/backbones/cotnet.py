@@ -103,6 +103,12 @@ class SEConv(SplitAttn):
     def __init__(self, dim: int, stride: int):
         super().__init__(dim, stride=stride, radix=1, norm_layer=nn.BatchNorm2d, act_layer=nn.SiLU)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H/stride), ceil(W/stride)); as timm's for one radix, which wants an image."""
+        x = self.act0(self.bn0(self.conv(x)))
+        squeezed = self.act1(self.bn1(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * self.fc2(squeezed).sigmoid()
+
     def fused(self) -> nn.Module:
         """The inference form: batch norms folded into the convolutions."""
         return FusedSEConv(self)

@@ -184,4 +184,5 @@ register_family(
     reductions={"resnet18_das_cifar": 8, "resnet50_das_cifar": 8},
     first_conv="conv1",
     classifier="fc",
+    feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
 )

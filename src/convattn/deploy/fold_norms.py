@@ -92,7 +92,7 @@ def _fold_once(model: nn.Module, flows: Sequence[Dataflow]) -> tuple[list[Fold],
     for name in in_order:
         fold, *others = {folds.get(name, "it does not run") for folds in found}
         if others:
-            left[name] = "what stands beside it depends on the size of the image"
+            left[name] = "what stands beside it depends on the size or number of images"
         elif isinstance(fold, str):
             left[name] = fold
         else:

@@ -70,30 +70,38 @@ class Dataflow:
 
 
 def trace_dataflow(model: nn.Module) -> list[Dataflow]:
-    """Run a copy of `model` on the meta device, at a usual size of images and, if it can, at an odd one too.
+    """Run a copy of `model` on the meta device, on one image of a usual size and on two, of an odd size if it can.
 
-    Two sizes, because padding to a multiple shows at an odd one only. What other people's hooks would see counts as
-    read by somebody else.
+    Padding to a multiple shows at an odd size only. What other people's hooks would see counts as read by somebody
+    else.
 
     Args:
         model: evaluated; it is left as it is.
 
     Returns:
-        One dataflow a size; none if the model runs on none of the sizes as images (B, C, H, W).
+        One dataflow a batch; none if the model runs on none of the sizes as images (B, C, H, W).
     """
     network = probe(model)
     watched = [network.get_submodule(name) for name, module in model.named_modules() if _has_listeners(module)]
     seen = {id(tensor): name for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     for channels, height, width in likely_shapes(model):
-        flows = []
-        for size in ((height, width), (height + 33, width + 17)):
+        flows: list[Dataflow] = []
+        for shape in (
+            (1, channels, height, width),
+            (2, channels, height + 33, width + 17),
+            (2, channels, height, width),
+        ):
             flow = Dataflow(seen=dict(seen))
             try:
-                _run(network, watched, flow, torch.empty(1, channels, *size, dtype=dtype, device="meta"))
+                _run(network, watched, flow, torch.empty(shape, dtype=dtype, device="meta"))
             except Exception:  # somebody else's code: whatever it raises, it does not run on this input
-                break
+                if not flows:
+                    break
+                continue
             flows.append(flow)
+            if len(flows) == 2:
+                break
         if flows:
             return flows
     return []

@@ -9,7 +9,7 @@ from torch import nn
 
 from convattn.deploy.fold_norms import Fold, fold_norms
 from convattn.deploy.form_check import Inputs, disagreement, inputs_of
-from convattn.walk import copied, exchange, hung_inside
+from convattn.walk import copied, exchange, hung_inside, without_listeners
 
 __all__ = ["FusedPart", "FusionReport", "fuse"]
 
@@ -69,7 +69,8 @@ def fuse(model: nn.Module) -> nn.Module:
     that are left are folded into the convolutions and linear layers beside them, whoever wrote the network: what stands
     beside what is read from a forward pass on shapes. All of it is exact but for rounding (1e-9 relative in float64 on
     random statistics). A block with a hook, a parametrised weight or a method of its own in it stays as it is. What
-    stands under several names is one module in the copy, too; a model that is fused already comes back as it is.
+    stands under several names is one module in the copy, too; a model that is fused already comes back as it is. The
+    copy is tried on a small image of noise; where it reads numbers of its layers by itself, norms stay.
 
     Args:
         model: any model; `model` itself is left as it is, its training flag too.
@@ -81,9 +82,14 @@ def fuse(model: nn.Module) -> nn.Module:
     model = copied(model).eval().requires_grad_(False)
     offering = {name: part for name, part in model.named_modules() if any(_offers(name, part))}
     report = FusionReport(kept={name: why for name, part in offering.items() if (why := hung_inside(part))})
-    model = _simplify(model, "", report, inputs_of(model, offering))
+    inputs = inputs_of(model, [*offering, ""])
+    model = _simplify(model, "", report, inputs)
     sizes = {name: _size(module) for name, module in model.named_modules()}
+    unfolded = copied(model)
     folds, report.left = fold_norms(model)
+    if folds and (why := _is_other(unfolded, model, inputs)):
+        report.left = {fold.norm: why for fold in folds} | report.left
+        model, folds = unfolded, []
     report += _rows(model, folds, sizes)
     vars(model)["fusion_report"] = report
     for tensor in (*model.parameters(), *model.buffers()):
@@ -171,6 +177,14 @@ def _defaults_of(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def _is_other(model: nn.Module, folded: nn.Module, inputs: Inputs) -> str | None:
+    """Why norms are not folded: the network reads a layer or a norm by itself, and gives other numbers then."""
+    if callable(getattr(model, "products", None)):  # what it gives is decided by its numbers, and rounding decides too
+        return None
+    why = disagreement(*(without_listeners(copied(each)) for each in (model, folded)), inputs.get(""))
+    return why and "with norms folded the network gives other numbers or does not run: it reads its layers by itself"
 
 
 def _rows(model: nn.Module, folds: list[Fold], sizes: dict[str, int]) -> list[FusedPart]:

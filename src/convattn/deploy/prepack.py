@@ -56,16 +56,17 @@ def prepack(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _run(model: nn.Module, images: Tensor) -> tuple[dict[nn.Module, torch.Size], Any]:
-    """The shape that each packable layer sees when `model` runs on `images`, and what it gives.
+    """The shape that each packable layer and each sequence sees when `model` runs on `images`, and what it gives.
 
-    Layers that do not run are left out.
+    Those that do not run are left out.
     """
     shapes: dict[nn.Module, torch.Size] = {}
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes[module] = inputs[0].shape
+    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        shapes[module] = getattr(inputs[0], "shape", torch.Size())
 
-    hooks = [module.register_forward_pre_hook(record) for module in model.modules() if _is_packable(module)]
+    wanted = [module for module in model.modules() if _is_packable(module) or _is_sequence(module)]
+    hooks = [module.register_forward_pre_hook(record) for module in wanted]
     with torch.inference_mode():
         outputs = model(images)
     for hook in hooks:
@@ -78,14 +79,14 @@ def _packed(model: nn.Module, shapes: dict[nn.Module, torch.Size]) -> nn.Module:
     names = names_of(model)
     activations: dict[nn.Module, nn.Module] = {}  # of a layer that stands in one place alone
     for parent in model.modules():
-        if type(parent).forward is nn.Sequential.forward and "forward" not in vars(parent):
+        if _is_sequence(parent) and parent in shapes:  # as a whole, and not a part of it by somebody's loop
             for (_, layer), (key, follower) in pairwise([*parent._modules.items()]):
                 if layer in shapes and len(names[layer]) == 1 and follower is not None and _kernel_of(follower):
                     activations[layer] = follower
                     parent._modules[key] = nn.Identity()
 
     def form_of(name: str, layer: nn.Module) -> nn.Module | None:
-        if layer not in shapes:
+        if layer not in shapes or not _is_packable(layer):
             return None
         kernel = _kernel_of(activations[layer]) if layer in activations else None
         return _pack(layer, shapes[layer], kernel or ("none", None))
@@ -127,6 +128,10 @@ def _linear_flops(rows: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> i
 
 def _convolution_flops(images: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
     return conv_flop_count(list(images), list(weight), list(out_shape))
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward and "forward" not in vars(module)
 
 
 def _is_packable(module: nn.Module) -> bool:

@@ -17,7 +17,9 @@ import torch
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, fx, nn
 
-__all__ = ["Difference", "ModelFacts", "differences", "facts_of", "is_plain", "may_replace"]
+from convattn.walk import is_of_class
+
+__all__ = ["Difference", "ModelFacts", "differences", "facts_of", "is_plain", "may_replace", "saved_tensors"]
 
 # Kept by every module for torch itself; what matters of it is looked at below.
 _OF_TORCH = {*vars(nn.Module()), "_compiled_call_impl"}
@@ -114,6 +116,17 @@ def facts_of(model: nn.Module) -> ModelFacts:
     return facts
 
 
+def saved_tensors(model: nn.Module) -> dict[str, Any]:
+    """What a state dict of `model` holds, without what hooks of somebody's on it would make of that."""
+    saved: dict[str, Any] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = {**module._parameters, **module._buffers}
+        saved |= {f"{name}.{key}".strip("."): own[key] for key in own if key in _saved_names(module)}
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            saved[f"{name}._extra_state".strip(".")] = module.get_extra_state()
+    return {name: value for name, value in saved.items() if value is not None}
+
+
 def differences(model: ModelFacts, built: ModelFacts) -> list[Difference]:
     """In what `model` is unlike `built`, in the order of the modules."""
     found: list[Difference] = []
@@ -186,8 +199,11 @@ def _is_passed_over(module: nn.Module, key: str) -> bool:
     if key == "set_aside":  # what `detach` puts back in the place of a replaced convolution
         return getattr(module, "is_inserted", False)
     if key in ("forward", "_original_forward"):  # Accelerate's autocast around the class's own
-        own = getattr(vars(module).get("_original_forward"), "__func__", None)
-        return own is type(module).forward
+        around, own = (vars(module).get(name) for name in ("forward", "_original_forward"))
+        if getattr(own, "__func__", None) is type(module).forward:
+            return str(getattr(around, "__module__", "")).startswith("accelerate.")
+    if is_of_class(module, key):
+        return True
     return key in _OF_TORCH | _OF_TRAINING | _DESCRIPTIONS or "cache" in key
 
 

@@ -18,6 +18,7 @@ from convattn.extras import MissingExtra
 from convattn.json_text import with_tuples
 from convattn.model_configuration import is_configuration
 from convattn.model_files.description import FORMAT, KEY, check_description, preprocessing_of, read_metadata
+from convattn.model_files.facts import saved_tensors
 from convattn.model_files.rebuild import Misfit, find_recipe, with_weights
 from convattn.rooms import kind_of
 from convattn.weights.errors import WeightsNote
@@ -51,7 +52,7 @@ def save_model(model: nn.Module, path: str | Path, *, metrics: Mapping[str, floa
     model = _bare(model)
     _check_kind(model)
     recipe, buffers = _recipe(model)
-    tensors = _tensors({**model.state_dict(), **buffers})
+    tensors = _tensors({**saved_tensors(model), **buffers})
     described = _description(model, recipe, metrics or {})
     _check_readable(described, sum(tensor.numel() for tensor in tensors.values()))
     write_atomically(path, safetensors.torch.save(tensors, {KEY: json.dumps(described)}))
@@ -219,16 +220,33 @@ def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _bare(model: Any) -> nn.Module:
-    """The model that `create_model` built, inside what `torch.compile`, DDP and averages wrap around it."""
+    """The model that `create_model` built, inside what `torch.compile`, DDP and averages wrap around it.
+
+    Those run it and no more; what somebody else has put around a model computes something, which no file holds.
+    """
     inner = model
     while "built_as" not in vars(inner):
-        wrapped = [vars(inner)["_modules"].get(name) for name in ("_orig_mod", "module")]
-        inner = next((part for part in wrapped if part is not None), None)
-        if inner is None:
+        children = vars(inner)["_modules"]
+        name = next((name for name in ("_orig_mod", "module") if children.get(name) is not None), None)
+        if name is None:
             raise CheckpointError(
                 f"{type(model).__name__} was not built by convattn.create_model, so no file can rebuild it"
             )
+        if reason := _computes(inner):
+            raise CheckpointError(
+                f"{type(inner).__name__} {reason}, which no file holds; save the model in it, its .{name}"
+            )
+        inner = children[name]
     return inner
+
+
+def _computes(wrapper: nn.Module) -> str | None:
+    """What a wrapper does beside running what is in it, for people; None for those of libraries."""
+    if wrapper._forward_hooks or wrapper._forward_pre_hooks:
+        return "has a forward hook"
+    library = type(wrapper).forward.__module__.partition(".")[0]
+    is_known = library in ("accelerate", "deepspeed", "timm", "torch") and len(wrapper._modules) == 1
+    return None if is_known else "computes something of its own"
 
 
 def _is_json(value: Any) -> bool:

@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
 
 from convattn.backbones.registry import create_model
 from convattn.json_text import with_tuples
-from convattn.model_files.facts import Difference, ModelFacts, differences, facts_of, may_replace
+from convattn.model_files.facts import Difference, ModelFacts, differences, facts_of, may_replace, saved_tensors
 from convattn.rooms import room
 from convattn.surgery import replay
 
@@ -52,7 +52,7 @@ def find_recipe(model: Any) -> tuple[dict[str, Any], dict[str, Tensor], list[Dif
         Exception: whatever `create_model` raises, if it cannot build the model.
     """
     has = facts_of(model)
-    dtype = _common_dtype(model.state_dict().values())
+    dtype = _common_dtype(saved_tensors(model).values())
     best: tuple[dict[str, Any], list[Difference], ModelFacts] | None = None
     for options in _candidates(model):
         recipe = {**model.built_as, "options": options, "surgery": getattr(model, "surgery", [])}
