@@ -4,8 +4,10 @@ A block makes its form of the layers that its class builds. Somebody may have pu
 a class that computes more: no look at the block tells, but the numbers do.
 """
 
+import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,7 +42,7 @@ def inputs_of(model: nn.Module, names: Collection[str]) -> Inputs:
     for size in ((sizes[0][0], 64, 64), *sizes):
         image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         try:
-            with warnings.catch_warnings(), _no_autocast(like):
+            with warnings.catch_warnings(), _plainly(like):
                 warnings.simplefilter("ignore")
                 network(image.to(like.device, like.dtype))
         except Exception:  # somebody else's code: whatever it raises, it does not run on this input
@@ -61,7 +63,7 @@ def disagreement(block: nn.Module, form: nn.Module, inputs: tuple[Any, Any] | No
     like = next(block.parameters(), None)
     if inputs is None or like is None:
         return None
-    with _no_autocast(like):
+    with _plainly(like):
         want = _run(block, inputs)
         try:
             pairs = [*zip(tree_leaves(_run(form, inputs)), tree_leaves(want), strict=True)]
@@ -84,5 +86,10 @@ def _note(found: dict[str, tuple[Any, Any]], name: str, module: nn.Module, args:
         found[name] = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
 
 
-def _no_autocast(like: Tensor) -> torch.autocast:
-    return torch.autocast(like.device.type, enabled=False)
+@contextmanager
+def _plainly(like: Tensor) -> Iterator[None]:
+    """Without autocast, and without compiling what is compiled for a single call."""
+    could_compile = "torch._dynamo" in sys.modules  # it takes a second to import
+    eager = torch.compiler.set_stance("force_eager") if could_compile else nullcontext()
+    with torch.autocast(like.device.type, enabled=False), eager:
+        yield
