@@ -183,7 +183,7 @@ def _is_other(model: nn.Module, folded: nn.Module, inputs: Inputs) -> str | None
     """Why norms are not folded: the network reads a layer or a norm by itself, and gives other numbers then."""
     if callable(getattr(model, "products", None)):  # what it gives is decided by its numbers, and rounding decides too
         return None
-    why = disagreement(*(without_listeners(copied(each)) for each in (model, folded)), inputs.get(""))
+    why = disagreement(without_listeners(copied(model)), without_listeners(copied(folded)), inputs.get(""))
     return why and "with norms folded the network gives other numbers or does not run: it reads its layers by itself"
 
 
