@@ -45,6 +45,13 @@ def test_help_of_training_is_short_and_the_rest_is_counted(capsys):
     assert re.search(r"--optimizer\.… +How the weights are moved\. \(11 options\)", page)
 
 
+def test_help_of_a_recipe_with_published_weights_tells_how_to_do_without(capsys):
+    page = help_of(capsys, "train", "segment_finetune", "--help")
+    assert re.search(
+        r"^  --model\.no-pretrained +Start from the published weights\. \(on by default\)", page, re.MULTILINE
+    )
+
+
 def test_files_are_named_by_the_lists_that_are_gone_by(capsys):
     assert {name: runtime.SUFFIX for name, runtime in formats().items()} == SUFFIXES
     for words, named in (

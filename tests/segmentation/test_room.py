@@ -13,6 +13,7 @@ from convattn.cli.main import main
 from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.recipes import RECIPES
+from convattn.segmentation.options import LabelOptions
 from convattn.training import loop
 from convattn.training.loop import Interrupted, train
 from tiny_runs import assert_same_run
@@ -109,6 +110,40 @@ def test_windows_scales_and_mirrors_are_options(run, tmp_path, capsys):
     text = page.read_text()
     for words in ("Where it fails", "What it confuses", "Percent of the row", "photograph", "errors", "IoU"):
         assert words in text
+
+
+def test_masks_of_other_images_are_as_in_training_unless_it_is_said(data, tmp_path, capsys):
+    folder = tmp_path / "reduced"
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "masks" / split).mkdir(parents=True)
+        for file in (data / "images" / split).iterdir():
+            (folder / "images" / split / file.name).write_bytes(file.read_bytes())
+            labels = np.asarray(Image.open(data / "masks" / split / file.name))
+            Image.fromarray(np.where(labels == 255, 0, labels + 1).astype(np.uint8)).save(
+                folder / "masks" / split / file.name
+            )
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    labels = LabelOptions(reduce_zero_label=True)
+    run = train(tiny_segmentation(folder, tmp_path / "run", schedule=dict(updates=1), task=dict(labels=labels)))
+
+    def figure(model, source, *words):
+        assert main(["eval", str(model), "--data", str(source), "--json", *words]) == 0
+        return json.loads(capsys.readouterr().out)["miou"]
+
+    want = log_of(run)[-1]["miou"]
+    assert figure(run, folder) == figure(run / "best.safetensors", folder) == pytest.approx(want)
+    assert figure(run, data, "--labels.reduce-zero-label", "False") == pytest.approx(want)
+    assert main(["eval", str(run), "--data", str(folder), "--labels.reduce-zero-label", "False"]) == 1
+    assert "label 3 in" in capsys.readouterr().err
+
+
+def test_masks_of_which_no_pixel_counts_are_refused(tmp_path):
+    data = write_masks(tmp_path / "data")
+    for file in (data / "masks" / "val").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(file)
+    with pytest.raises(DataError, match=r"masks/val: no pixel of any mask counts, as task.labels.ignore_index is 255"):
+        train(tiny_segmentation(data, tmp_path / "run"))
 
 
 def test_predict_writes_masks_overlays_and_shares(run, data, tmp_path, capsys):

@@ -1,11 +1,18 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from convattn.segmentation import windows
 from convattn.segmentation.looking import Look
+from convattn.segmentation.options import EvaluationOptions
+from convattn.segmentation.room import ROOM
 from convattn.segmentation.windows import image_logits, label_bands, places, resized_bands
+from convattn.task import Batch
 from segmentation_golden import image, load_golden
 
 CASES = range(len(load_golden("slide").meta["cases"]))
@@ -135,3 +142,39 @@ def test_classes_instead_of_logits_vote():
     images = torch.randn(1, 3, 20, 20)
     seen = Look(Net(), 3, (8, 8), (5, 5), always=True)
     assert torch.equal(torch.cat([*seen.labels(images, (20, 20))], dim=1), images.argmax(1).to(torch.uint8))
+
+
+class Seeing(nn.Module):
+    """Notes the sizes of what it sees, and takes the three colours for classes."""
+
+    num_classes = 3
+
+    def __init__(self, scale):
+        super().__init__()
+        self.pretrained_cfg = dict(input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, scale=scale)
+        self.sizes = []
+
+    def forward(self, images):
+        assert images.dtype == torch.float32
+        self.sizes.append(tuple(images.shape[-2:]))
+        return images
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "ratios", "want"),
+    [
+        (None, (20, 30), (0.5, 2.0), [(10, 15), (40, 60)]),
+        ((90, 40), (20, 30), (0.5, 2.0), [(20, 30), (80, 120)]),
+        (None, (20, 30), (0.5,), [(10, 15)]),
+        (None, (1024, 1024), (1.0, 1.25), [(1024, 1024), (1280, 1280)]),  # whole at every size
+        (None, (1100, 1000), (1.0,), [(64, 64)]),
+    ],
+)
+def test_scales_multiply_the_size_at_which_an_image_is_seen(scale, size, ratios, want):
+    model, options = Seeing(scale), EvaluationOptions(scales=ratios)
+    picture = Image.new("RGB", size[::-1], (10, 200, 30))
+    image, labels = ROOM.evaluation_transform(model, options)(picture, np.ones(size, np.uint8))
+    meter = ROOM.examine(model, SimpleNamespace(classes="abc"), "", options)
+    (found,) = meter.run(model, Batch(image[None], labels[None], ["picture"]))
+    assert [*dict.fromkeys(model.sizes)] == want
+    assert found.shape == size and (found == 1).all()

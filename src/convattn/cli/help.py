@@ -111,15 +111,20 @@ def _entry(call: str, text: str) -> _Entry:
 
 def _short(groups: dict[str, _Group], common: Sequence[str]) -> list[_Group]:
     """The common options, and a line for each group that has others."""
-    by_name = {entry.name: entry for group in groups.values() for entry in group.entries}
+    by_name = {_positive(entry.name): entry for group in groups.values() for entry in group.entries}
     others = []
     for group in groups.values():
-        rest = [entry.name for entry in group.entries if entry.name not in common]
+        rest = [entry.name for entry in group.entries if _positive(entry.name) not in common]
         if rest:
             title = group.title.removesuffix(" options")
             call = f"--{title}.…" if group.title != _OPTIONS else ", ".join(rest)
             others.append(_Entry(call, " ".join(filter(None, [group.purpose, _counted(len(rest))]))))
     return [_Group(_OPTIONS, entries=[by_name[name] for name in common]), _Group("more options", entries=others)]
+
+
+def _positive(name: str) -> str:
+    """An option's name without the `no` of a switch that is on by default."""
+    return re.sub(r"(?<=[.-])no-", "", name)
 
 
 def _counted(number: int) -> str:

@@ -8,7 +8,12 @@ from timm.data.transforms import str_to_pil_interp
 __all__ = ["PREPROCESSING", "are", "check_preprocessing", "short"]
 
 _LABELS = ("label_names", "label_colours")
-PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "scale", "antialias", *_LABELS)
+_MASKS = ("ignore_index", "reduce_zero_label")
+PREPROCESSING = (
+    *("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "scale", "antialias"),
+    *_LABELS,
+    *_MASKS,
+)
 
 _LARGEST_SIDE = 2**13  # pixels
 _LARGEST_RESIZED = 2**14  # pixels of the side that the crop is taken from
@@ -52,8 +57,12 @@ def check_preprocessing(cfg: Mapping[str, Any]) -> None:
     if mode not in _CROP_MODES:
         raise ValueError(f"crop_mode {short(mode)} is unknown; known are {', '.join(_CROP_MODES)}")
     _check_interpolation(cfg.get("interpolation", "bicubic"))
-    if not isinstance(cfg.get("antialias", False), bool):
-        raise ValueError(f"antialias {short(cfg['antialias'])} is neither true nor false")
+    for key in ("antialias", "reduce_zero_label"):
+        if not isinstance(cfg.get(key, False), bool):
+            raise ValueError(f"{key} {short(cfg[key])} is neither true nor false")
+    ignored = cfg.get("ignore_index", 255)
+    if type(ignored) is not int or not 0 <= ignored <= 255:
+        raise ValueError(f"ignore_index {short(ignored)} must be between 0 and 255")
     if not are(cfg.get("label_names", ()), str):
         raise ValueError("label_names must be texts")
     for colour in cfg.get("label_colours", ()):

@@ -11,11 +11,11 @@ from convattn.data.preprocessing import are, check_preprocessing, short
 
 __all__ = ["agreement", "check_description", "describe"]
 
-_KEPT = ("label_names", "label_colours", "scale")
+_KEPT = ("label_names", "label_colours", "scale", "ignore_index", "reduce_zero_label")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The number of its classes, their names and colours, and how large images are seen."""
+    """The number of its classes, their names and colours, how large images are seen, and what masks mean."""
     cfg: Any = model.pretrained_cfg or {}
     return {"num_classes": model.num_classes} | {key: cfg[key] for key in _KEPT if cfg.get(key) is not None}
 
@@ -34,7 +34,7 @@ def check_description(described: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("label_names", "label_colours"):
         if key in found and len(found[key]) != count:
             raise ValueError(f"{len(found[key])} {key} of {count} classes")
-    return {"num_classes": count, **{key: tuple(map(_as_tuple, value)) for key, value in found.items()}}
+    return {"num_classes": count, **{key: _as_tuple(value) for key, value in found.items()}}
 
 
 def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
@@ -46,4 +46,4 @@ def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]
 
 
 def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from convattn.segmentation.windows import image_logits, label_bands, resized_bands
 
-__all__ = ["Look", "look_of"]
+__all__ = ["MOST_PIXELS", "Look", "look_of"]
 
-_MOST_PIXELS = 2**20  # that are looked at whole: 1024 × 1024, or a published 2048 × 512
+MOST_PIXELS = 2**20  # that are looked at whole: 1024 × 1024, or a published 2048 × 512
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Look:
         step: from one to the next.
         always: windows for every image, of whatever size; otherwise only for those that are too large.
         fixed: the network takes images of `side` and no others; smaller ones get a black border.
+        most: pixels of an image that is seen whole.
     """
 
     model: nn.Module
@@ -35,11 +36,12 @@ class Look:
     step: tuple[int, int]
     always: bool = False
     fixed: bool = False
+    most: int = MOST_PIXELS
 
     def window(self, images: Tensor) -> tuple[int, int] | None:
         """The window for images (B, 3, H, W); None where they are seen whole."""
         height, width = images.shape[-2:]
-        return self.side if self.always or self.fixed or height * width > _MOST_PIXELS else None
+        return self.side if self.always or self.fixed or height * width > self.most else None
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, classes, H, W) float32, at their size."""
@@ -75,8 +77,13 @@ class Look:
         return outputs[..., :height, :width].to(torch.promote_types(outputs.dtype, torch.float32))
 
 
-def look_of(model: Any, options: Any) -> Look:
+def look_of(model: Any, options: Any, ratio: float = 1.0) -> Look:
     """How `model` looks by the `window` and `step` of a command; by windows of two thirds apart where nothing is said.
+
+    Args:
+        model: that looks.
+        options: with `window` and `step`.
+        ratio: the largest at which an image is looked at: one that is seen whole is seen so at that size, too.
 
     Raises:
         ValueError: for a window that an exported file of one size does not take.
@@ -90,4 +97,6 @@ def look_of(model: Any, options: Any) -> Look:
             )
         side = options.window, options.window
     step = tuple(options.step or math.ceil(2 * part / 3) for part in side)
-    return Look(model, model.num_classes, side, step, always=options.window is not None, fixed=fixed is not None)
+    most = int(MOST_PIXELS * max(1.0, ratio) ** 2)
+    always, is_fixed = options.window is not None, fixed is not None
+    return Look(model, model.num_classes, side, step, always=always, fixed=is_fixed, most=most)

@@ -1,7 +1,8 @@
 """The options of segmentation, and what its figures are called: known without torch, as help and tables need them."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from convattn.config_errors import check, check_finite
@@ -15,6 +16,7 @@ __all__ = [
     "EvaluationOptions",
     "ExportOptions",
     "LabelOptions",
+    "OtherLabels",
     "PredictionOptions",
     "SegmentationOptions",
 ]
@@ -35,6 +37,22 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         check(0 <= self.ignore_index <= 255, f"task.ignore_index {self.ignore_index} must be between 0 and 255")
+
+
+@dataclass(frozen=True)
+class OtherLabels:
+    """What the numbers in masks mean where it is not as in training."""
+
+    classes: str | None = None
+    """File that names the classes, as in training, with the numbers or colours that they have in these masks."""
+    ignore_index: int | None = None
+    """The number in masks of pixels that count for nothing; as in training by default."""
+    reduce_zero_label: bool | None = None
+    """Whether 0 counts for nothing and class 0 is written as 1; as in training by default."""
+
+    def over(self, trained: LabelOptions) -> LabelOptions:
+        """What is given here, and the rest as in training."""
+        return replace(trained, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -120,15 +138,20 @@ class EvaluationOptions(_Inference):
     """Look at each image at these sizes and average; `0.5 0.75 1 1.25 1.5 1.75` in papers."""
     flip: bool = False
     """Look at each image mirrored too, and average."""
-    labels: LabelOptions | None = None
-    """What the numbers in masks mean; as in training by default."""
+    labels: OtherLabels = OtherLabels()
+    """What the numbers in masks mean."""
     per_class: bool = False
     """Show each class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not 0 < min(self.scales) <= max(self.scales) < math.inf:
             raise ValueError(f"--scales {' '.join(map(str, self.scales))} must be one or more numbers above 0")
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether an image is not looked at once, as it is."""
+        return self.flip or self.scales != (1.0,)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,15 @@ from convattn.segmentation.arg_max import ArgMax
 from convattn.segmentation.dataset import MaskedImages
 from convattn.segmentation.findings import Examination
 from convattn.segmentation.label_maps import collate
-from convattn.segmentation.looking import look_of
-from convattn.segmentation.options import WORDS, EvaluationOptions, ExportOptions, LabelOptions, PredictionOptions
+from convattn.segmentation.looking import MOST_PIXELS, look_of
+from convattn.segmentation.options import (
+    WORDS,
+    EvaluationOptions,
+    ExportOptions,
+    LabelOptions,
+    OtherLabels,
+    PredictionOptions,
+)
 from convattn.segmentation.predict import MaskPrediction, segment
 from convattn.segmentation.segmenter import create_segmenter
 from convattn.segmentation.sources import open_evaluation, open_training
@@ -71,6 +78,8 @@ class SegmentationRoom(TaskRoom):
             input_size=(3, *_crop(network, config.data.image_size)),
             label_names=data.classes,
             label_colours=data.colours,
+            ignore_index=task.labels.ignore_index,
+            reduce_zero_label=task.labels.reduce_zero_label,
         )
         network.pretrained_cfg = {**network.pretrained_cfg, **described, "num_classes": len(data.classes)}
         if task.scale is not None:
@@ -91,15 +100,16 @@ class SegmentationRoom(TaskRoom):
         """Images with masks, under the classes of the model."""
         if run is not None and share_of(run.data.validation) is not None:
             return self.open_training(run)[1]
-        labels = options.labels or (LabelOptions() if run is None else run.task.labels)
         cfg: Any = model.pretrained_cfg or {}
+        known = {name: cfg[name] for name in ("ignore_index", "reduce_zero_label") if name in cfg}
+        labels = options.labels.over(LabelOptions(**known) if run is None else run.task.labels)
         return open_evaluation(source, labels, classes=self._classes(model), colours=cfg.get("label_colours"))
 
     def further_evaluation(
         self, source: str, config: Any, model: nn.Module, validation: Any
     ) -> tuple[Any, Callable[[], Any]]:
         """Images elsewhere, whose masks are as those of the run."""
-        options = EvaluationOptions(labels=config.task.labels)
+        options = EvaluationOptions(labels=OtherLabels(**vars(config.task.labels)))
         data = self.open_evaluation(source, model, options)
         return data, lambda: self.examine(model, data, source, options)
 
@@ -114,7 +124,7 @@ class SegmentationRoom(TaskRoom):
 
     def evaluation_transform(self, model: nn.Module, options: EvaluationOptions | None = None) -> Any:
         """Resized by the rule of the weights; the picture itself where it is looked at in several sizes."""
-        if options is not None and _looks_at_several(options):
+        if options is not None and options.looks_again:
             return lambda picture, target: (pil_to_tensor(picture), torch.as_tensor(target))
         return self._transform(model)
 
@@ -155,7 +165,7 @@ class SegmentationRoom(TaskRoom):
 
     def examine(self, model: nn.Module, data: MaskedImages, source: str, options: EvaluationOptions) -> Examination:
         """Each image by itself."""
-        views = partial(self._views, model, options) if _looks_at_several(options) else _alone
+        views = partial(self._views, model, options) if options.looks_again else _alone
         return Examination(model, data, options, views, self._again(options), _seen(model, options))
 
     def predict(
@@ -195,10 +205,7 @@ class SegmentationRoom(TaskRoom):
 
     def _transform(self, model: Any, ratio: float = 1.0) -> Any:
         cfg = model.pretrained_cfg
-        scale = cfg.get("scale")
-        return evaluation_transform(
-            None if scale is None else (int(scale[0] * ratio), int(scale[1] * ratio)), cfg["mean"], cfg["std"]
-        )
+        return evaluation_transform(cfg.get("scale"), cfg["mean"], cfg["std"], ratio)
 
     def _views(self, model: Any, options: EvaluationOptions, picture: Tensor) -> list[Tensor]:
         return [self._transform(model, ratio)(picture, None)[0] for ratio in options.scales]
@@ -229,10 +236,6 @@ def _crop(network: Any, asked: int | None) -> tuple[int, int]:
     return fixed
 
 
-def _looks_at_several(options: EvaluationOptions) -> bool:
-    return options.flip or options.scales != (1.0,)
-
-
 def _alone(image: Tensor) -> list[Tensor]:
     return [image]
 
@@ -247,8 +250,10 @@ def _seen(model: Any, options: EvaluationOptions) -> str:
     scale = model.pretrained_cfg.get("scale")
     size = "as they are" if scale is None else f"short side {scale[1]}, long at most {scale[0]}"
     look = look_of(model, options)
-    windows = look.always or look.fixed
-    part = f"windows of {look.side[0]} x {look.side[1]}, {look.step[0]} apart" if windows else "whole"
+    part = f"windows of {look.side[0]} x {look.side[1]}, {look.step[0]} apart"
+    if not look.always and not look.fixed:
+        is_bounded = scale is not None and scale[0] * scale[1] <= MOST_PIXELS
+        part = "whole" if is_bounded else f"whole up to {MOST_PIXELS:,} pixels, beyond by {part}"
     several = f", at {' '.join(f'{each:g}' for each in options.scales)} times" if options.scales != (1.0,) else ""
     return f"{size}, {part}{several}{', mirrored too' if options.flip else ''}"
 

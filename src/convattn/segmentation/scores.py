@@ -31,8 +31,8 @@ class Confusions(Meter):
 
     def run(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """The class of each pixel, (H, W) uint8, for each image of the batch."""
-        look, maps = look_of(model, self.options), [*batch.targets]
-        if self.options.flip or len(self.options.scales) > 1:
+        look, maps = look_of(model, self.options, max(self.options.scales)), [*batch.targets]
+        if self.options.looks_again:
             return [self._averaged(look, image, labels) for image, labels in zip(batch.images, maps, strict=True)]
         if isinstance(batch.images, Tensor) and len({labels.shape for labels in maps}) == 1:
             groups: Sequence[Tensor] = [batch.images]

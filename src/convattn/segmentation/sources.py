@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from convattn.data.colours import Colour
@@ -14,7 +15,7 @@ from convattn.segmentation.classes import CLASS_FILES, ClassTable, find_class_fi
 from convattn.segmentation.dataset import MaskedImages
 from convattn.segmentation.masks import MaskCode, MaskError, MissingMask
 from convattn.segmentation.meaning import mask_code, table_of_numbers
-from convattn.segmentation.options import LabelOptions
+from convattn.segmentation.options import IGNORED, LabelOptions
 from convattn.segmentation.pairs import ALONE, Layout, Pairs, find_layout
 from convattn.segmentation.scanning import numbers_used
 from convattn.shown import shown
@@ -187,7 +188,23 @@ def _checked(pairs: Pairs, code: MaskCode) -> MaskedImages:
             continue
     if len(problems) > len(looked_at) / 2:
         raise DataError(problems[0])
+    _check_counting(data)
     return data
+
+
+def _check_counting(data: MaskedImages) -> None:
+    """Refuse masks of which no pixel counts; what cannot be read is told when it is."""
+    read = False
+    for at in range(len(data)):
+        with suppress(ImageError):
+            if (data.target(at) != IGNORED).any():
+                return
+            read = True
+    if read:
+        raise DataError(
+            f"{shown(data.pairs.masks_at)}: no pixel of any mask counts, as task.labels.ignore_index is "
+            f"{data.code.options.ignore_index}; there is nothing to learn or to judge by"
+        )
 
 
 def _tell(line: str) -> None:

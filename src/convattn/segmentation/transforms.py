@@ -54,14 +54,17 @@ def training_transform(
     return TrainingTransform(options, crop, tuple(mean), tuple(std))
 
 
-def evaluation_transform(scale: Scale | None, mean: Sequence[float], std: Sequence[float]) -> "EvaluationTransform":
+def evaluation_transform(
+    scale: Scale | None, mean: Sequence[float], std: Sequence[float], ratio: float = 1.0
+) -> "EvaluationTransform":
     """The transform of validation, evaluation and prediction.
 
     Args:
         scale: what the picture is resized within (`size_within`); None leaves its size.
         mean, std: of each channel, in units of 0..1.
+        ratio: that size is further multiplied by, as where a picture is looked at in several sizes.
     """
-    return EvaluationTransform(scale, tuple(mean), tuple(std))
+    return EvaluationTransform(scale, tuple(mean), tuple(std), ratio)
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,7 @@ class TrainingTransform:
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """The size at a random ratio."""
-        ratio = uniform(*self.options.scale_range)
-        scale = self.options.scale
-        if scale is None:
-            return max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
-        return size_within(height, width, (int(scale[0] * ratio), int(scale[1] * ratio)))
+        return _size_at(height, width, self.options.scale, uniform(*self.options.scale_range))
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,20 @@ class EvaluationTransform:
     scale: Scale | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    ratio: float
 
     def __call__(self, picture: Image.Image | Tensor, labels: Any) -> tuple[Tensor, Any]:
         """The picture resized and normalised; a tensor's result is on its device."""
         image = picture if isinstance(picture, Tensor) else tvf.pil_to_tensor(picture)
-        if self.scale is not None:
-            image = resized(image, size_within(image.shape[-2], image.shape[-1], self.scale))
+        image = resized(image, _size_at(image.shape[-2], image.shape[-1], self.scale, self.ratio))
         return normalised(image, self.mean, self.std), None if labels is None else torch.as_tensor(labels)
+
+
+def _size_at(height: int, width: int, scale: Scale | None, ratio: float) -> tuple[int, int]:
+    """Height and width of a picture at a ratio of the size that `scale` gives it, or of its own."""
+    if scale is None:
+        return max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5))
+    return size_within(height, width, (int(scale[0] * ratio), int(scale[1] * ratio)))
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

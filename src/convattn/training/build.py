@@ -119,10 +119,11 @@ def _training_loader(
     if data.epoch_images is not None:
         raise DataError(f"{data.source}: data.epoch_images has no effect on images that can be counted; leave it out")
     if len(train) < data.batch_size * count:
+        most = len(train) // count // config.task.batch_multiple * config.task.batch_multiple
         raise DataError(
             f"{data.source}: {len(train)} training images do not fill a batch of {data.batch_size}"
             f"{f' in each of {count} processes' if count > 1 else ''}; "
-            f"lower data.batch_size to {len(train) // count // 2 * 2} or less"
+            + (f"lower data.batch_size to {most} or less" if most else "there is no smaller batch; add images")
         )
     samples = SeededSamples(train, transform, config.loop.seed)
     return TrainingLoader(

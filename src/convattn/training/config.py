@@ -254,7 +254,7 @@ class ScheduleConfig:
             self.warmup_factor is None
             or (warms and 0 <= self.warmup_factor < 1 and self.warmup_lr == ScheduleConfig.warmup_lr),
             f"schedule.warmup_factor {self.warmup_factor} must be at least 0, below 1, with a warm-up and without "
-            "schedule.warmup_lr",
+            "schedule.warmup_lr; None for a run without a warm-up",
         )
         check(
             self.power is None or (self.name == "poly" and self.power > 0),

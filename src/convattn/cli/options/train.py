@@ -1,5 +1,6 @@
 """What `convattn train` takes: a recipe or a run, and every field of its configuration."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,13 @@ def _of_recipe(args: Sequence[str]) -> Options:
     if recipe == AUTO:
         default = _before_a_recipe(args)
         args = _with_moved(args, default.config)
-        options = _parse_for(args, default)  # a name may stand anywhere
+        try:
+            options = _parse_for(args, default)  # a name may stand anywhere
+        except UsageError as error:
+            source = value_of(args, "data", "data.source") or ""
+            if not source or source == "digits" or re.search(r"[:*?{[]", source) or Path(source).exists():
+                raise
+            raise UsageError(f"{source}: no such folder, so that its task is unknown; {error}") from None
         recipe = options.recipe
         if recipe == AUTO:
             return replace(options, words=tuple(args))
