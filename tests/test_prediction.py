@@ -116,6 +116,7 @@ def test_a_wrong_path_is_told_as_a_path(model, tmp_path):
         ("gone.jpg", r"gone.jpg: no such file or folder"),
         (f"{tmp_path}/*.jpg", r"\*.jpg: no such file or folder, and no pattern that fits one"),
         (tmp_path / "empty", r"empty: no image in this folder"),
+        ("", r"the name of a picture is empty"),
     ):
         with pytest.raises(DataError, match=message):
             list(convattn.predict(model, source))
@@ -129,6 +130,9 @@ def test_what_cannot_be_seen_is_refused(model, pictures):
     for array in (np.zeros((4, 4, 3), np.float32), np.zeros((3, 5, 5), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)):
         with pytest.raises(ImageError, match=r"picture 0: an array of shape .* give \(H, W, 3\) uint8, RGB"):
             list(convattn.predict(model, array))
+    for thing in (3, None, [None]):
+        with pytest.raises(ImageError, match=r"picture 0: (int|NoneType); give a file, a PIL image or an array"):
+            list(convattn.predict(model, thing))
 
 
 def test_wrong_options_are_refused(model, pictures):

@@ -98,7 +98,7 @@ def find_pictures(pictures: Pictures) -> list[Picture]:
     Raises:
         DataError: naming the path that does not exist, or in which nothing is found.
     """
-    if isinstance(pictures, str | Path | Image.Image | np.ndarray):
+    if isinstance(pictures, str | Path | Image.Image | np.ndarray) or not isinstance(pictures, Iterable):
         pictures = [cast(Picture, pictures)]
     found: list[Picture] = []
     for source in pictures:
@@ -107,6 +107,8 @@ def find_pictures(pictures: Pictures) -> list[Picture]:
 
 
 def _files(source: str) -> list[Picture]:
+    if not source:  # as from a variable of the shell that is not set: not the working directory
+        raise DataError("the name of a picture is empty")
     path = Path(source)
     if path.is_dir():
         unread: list[str] = []
@@ -122,7 +124,7 @@ def _files(source: str) -> list[Picture]:
         return [*paths_in_list(path)] if is_list_name(path.name) else [source]
     matching = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
     if not matching:
-        raise DataError(f"{source}: no such file or folder" + (", and no pattern that fits one" if source else ""))
+        raise DataError(f"{source}: no such file or folder, and no pattern that fits one")
     return [found for name in matching for found in _files(name)]
 
 
@@ -139,6 +141,10 @@ def _as_picture(name: str, source: Picture) -> Image.Image:
         return read_image(name)
     if isinstance(source, Image.Image):
         return as_rgb(name, source)
+    if not isinstance(source, np.ndarray):
+        raise ImageError(
+            f"picture {name}: {type(source).__name__}; give a file, a PIL image or an array (H, W, 3) uint8, RGB"
+        )
     if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
         raise ImageError(
             f"picture {name}: an array of shape {source.shape} and type {source.dtype}; give (H, W, 3) uint8, RGB"

@@ -174,6 +174,8 @@ def test_predictions_from_python_are_arrays_at_the_size_of_the_picture(run):
     assert (said.labels.shape, said.labels.dtype, said.names) == ((37, 91), np.uint8, CLASSES)
     assert said.mask("sky").shape == (37, 91)
     assert np.array_equal(said.mask("sky"), said.labels == 2)
+    with pytest.raises(ValueError, match=r"class 'skies' is unknown; nearest: sky"):
+        said.mask("skies")
 
 
 @pytest.mark.parametrize(

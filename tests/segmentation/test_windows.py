@@ -11,7 +11,7 @@ from convattn.segmentation import windows
 from convattn.segmentation.looking import Look
 from convattn.segmentation.options import EvaluationOptions
 from convattn.segmentation.room import ROOM
-from convattn.segmentation.windows import image_logits, label_bands, places, resized_bands
+from convattn.segmentation.windows import image_logits, label_bands, places, resized_bands, window_bands
 from convattn.task import Batch
 from segmentation_golden import image, load_golden
 
@@ -117,6 +117,7 @@ def test_labels_come_in_bands_that_hold_no_more_than_a_window(golden):
     bands = [*label_bands(watched, images, (64, 40), (16, 16), (11, 11))]
     assert {*shapes} == {(16, 16)}
     assert len(bands) > 3
+    assert len({band.data_ptr() for band in window_bands(net, images, (16, 16), (5, 11))}) == 1  # nothing is held twice
     assert torch.equal(torch.cat(bands, dim=1), image_logits(net, images, (16, 16), (11, 11)).argmax(1).to(torch.uint8))
 
 

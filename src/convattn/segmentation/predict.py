@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from convattn.nearest import nearest
 from convattn.segmentation.looking import look_of
 from convattn.segmentation.options import PredictionOptions
 from convattn.segmentation.pictures import index_png, overlaid, with_legend
@@ -34,6 +35,8 @@ class MaskPrediction(Prediction):
 
     def mask(self, name: str) -> np.ndarray:
         """Where a class is, (H, W) bool; ValueError for a name that is none."""
+        if name not in self.names:
+            raise ValueError(f"class {name!r} is unknown; {nearest(name, self.names)}")
         return self.labels == self.names.index(name)
 
     def as_json(self) -> dict[str, Any]:

@@ -33,11 +33,14 @@ def image_logits(network: Network, images: Tensor, window: tuple[int, int] | Non
     """
     if window is None:
         return network(images)
-    return torch.cat([*window_bands(network, images, window, step)], dim=2)
+    return torch.cat([band.clone() for band in window_bands(network, images, window, step)], dim=2)
 
 
 def window_bands(network: Network, images: Tensor, window: tuple[int, int], step: tuple[int, int]) -> Iterator[Tensor]:
-    """The same, top down in bands (B, classes, rows, W): each as soon as no further window reaches it."""
+    """The same, top down in bands (B, classes, rows, W): each as soon as no further window reaches it.
+
+    A band is good until the next is asked for, which is written in its place: of many classes one band is gigabytes.
+    """
     height, width = images.shape[-2:]
     rows, columns = places(height, window[0], step[0]), places(width, window[1], step[1])
     total = counts = None  # of the rows that the windows of the moment lie in
@@ -51,9 +54,18 @@ def window_bands(network: Network, images: Tensor, window: tuple[int, int], step
             counts[:, left:right] += 1
         assert total is not None and counts is not None  # a side has a window at least
         done = (rows[index + 1][0] if index + 1 < len(rows) else height) - top
-        yield total[:, :, :done] / counts[:done]
-        total = torch.cat([total[:, :, done:], torch.zeros_like(total[:, :, :done])], dim=2)
-        counts = torch.cat([counts[done:], torch.zeros_like(counts[:done])])
+        yield total[:, :, :done].div_(counts[:done])
+        _move_up(total, done, dim=2)
+        _move_up(counts, done, dim=0)
+
+
+def _move_up(maps: Tensor, rows: int, dim: int) -> None:
+    """Drop the first rows in place, and set those that come in below to zero."""
+    left = maps.shape[dim] - rows
+    for start in range(0, left, rows):  # pieces that do not overlap with where they go
+        piece = min(rows, left - start)
+        maps.narrow(dim, start, piece).copy_(maps.narrow(dim, start + rows, piece))
+    maps.narrow(dim, left, rows).zero_()
 
 
 def resized_bands(logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
