@@ -84,6 +84,12 @@ def test_a_latency_that_nothing_meets_names_the_fastest():
     check_meets(SPACE, 5.0, 3, lambda model: next(times), "fused")
     assert next(times) == 2.0  # the first was enough
 
+    def fail(model):
+        raise RuntimeError("no such\noperator")
+
+    with pytest.raises(ConfigError, match="none of the smallest networks runs in openvino here: no such operator"):
+        check_meets(SPACE, 5.0, 3, fail, "openvino")
+
 
 def test_a_search_that_was_killed_draws_what_it_would_have_drawn(tmp_path):
     whole = open_study(tmp_path / "whole.journal", {"latency": "1 ms"}, maximise=True)
@@ -113,7 +119,7 @@ def test_a_draw_that_cannot_be_built_or_was_drawn_before_is_refused(tmp_path, mo
     draws = iter([good, bad, good, other])
     monkeypatch.setattr(study_module.Space, "draw", lambda self, trial: next(draws))
     assert [network.options for network in draw(study, 2, limit=9.0)] == [good, other]
-    assert refusals(study) == {"cannot be built": 1, "drawn before": 1}
+    assert refusals(study) == {"cannot be built or run": 1, "drawn before": 1}
     monkeypatch.setattr(study_module, "_MOST_DRAWN", 1)
     with pytest.raises(ConfigError, match="2 of the 4 networks drawn keep within 9 ms, and 3 are needed; the fastest"):
         draw(study, 3, limit=9.0)
@@ -312,6 +318,10 @@ def test_what_a_search_came_to_in_words_tables_and_json():
         "found 1 is kept: 47.00 % on images held out, the best of those found when trained again; the images that "
         "judge had no say",
     ]
+    alone = replace(one.retrained.plan.recipe.data, evaluations=())
+    plan = replace(one.retrained.plan, recipe=replace(one.retrained.plan.recipe, data=alone))
+    *_, last = replace(one, retrained=replace(one.retrained, plan=plan)).sentences()
+    assert last.endswith("there is no split test or val, so the same images judge it, a little too well")
     front, table = one.tables()
     assert table.columns[-4:] == ("Latency, ms", "1 epoch", "3 epochs", "Random search")
     assert [row[0] for row in table.rows] == ["network0", "network2"]

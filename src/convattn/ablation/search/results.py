@@ -84,9 +84,12 @@ class SearchResults:
                 f"{self.halved.rungs[-1].epochs} epochs each. Both figures are the best of many and too high"
             )
         if self.chosen is not None:
+            judges = "the images that judge had no say"
+            if not self.retrained.plan.recipe.data.evaluations:
+                judges = "there is no split test or val, so the same images judge it, a little too well"
             yield (
                 f"{self.chosen.name} is kept: {self.metric.text(self.held_out[self.chosen.name])} on images held out, "
-                "the best of those found when trained again; the images that judge had no say"
+                f"the best of those found when trained again; {judges}"
             )
 
     def tables(self) -> Iterator[Table]:
@@ -162,7 +165,7 @@ def refusals(study: Any) -> dict[str, int]:
     """Why networks of a study were not trained -> how many."""
     reasons = (trial.user_attrs.get("refused") for trial in study.trials)
     known = ("latency", "drawn before")
-    return dict(Counter(each if each in known else "cannot be built" for each in reasons if each is not None))
+    return dict(Counter(each if each in known else "cannot be built or run" for each in reasons if each is not None))
 
 
 def _joined(values: Any) -> str:
