@@ -32,7 +32,8 @@ def write_search_page(path: Path, found: SearchResults) -> None:
         OSError: if it cannot be written.
     """
     values = page_values(found.retrained)
-    values["tables"] += [table for table in found.tables() if table.rows]
+    front, networks = found.tables()
+    values["tables"] = [table for table in (front, *values["tables"], networks) if table.rows]
     write_atomically(path, render_page("search.html", **values, front=_front(found)).encode())
 
 
