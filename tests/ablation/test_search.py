@@ -156,13 +156,15 @@ def test_rungs_and_their_budget():
 class Known:
     """In the place of a training: figures by network and epochs, None for a run that fails."""
 
-    def __init__(self, figures):
-        self.known, self.trained = figures, []
+    def __init__(self, figures, kill_at=None):
+        self.known, self.trained, self.kill_at = figures, [], kill_at
 
     def run(self, network, epochs):
         return network.number, epochs
 
     def sweep(self, runs):
+        if runs[0][1] == self.kill_at:
+            raise KeyboardInterrupt
         self.trained.append(runs)
 
     def figures(self, networks, epochs, metric):
@@ -184,6 +186,8 @@ def test_halving_keeps_the_best_third_and_tells_the_study(tmp_path, metric):
         value = (by_one if epochs == 1 else by_three)[number]
         return None if value is None else sign * value
 
+    with pytest.raises(KeyboardInterrupt):
+        halve(study, networks, rungs_of(9, (1, 3)), Known(figure, kill_at=3), metric)
     training = Known(figure)
     halved = halve(study, networks, rungs_of(9, (1, 3)), training, metric)
     assert training.trained == [[(n, 1) for n in range(9)], [(n, 3) for n in (1, 3, 6)], [(n, 3) for n in range(6)]]

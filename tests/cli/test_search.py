@@ -7,6 +7,7 @@ import convattn
 from convattn.ablation import widening
 from convattn.cli.main import main
 from convattn.cli.options.search import limit_ms_of, read
+from tiny_masks import write_masked
 from tiny_runs import write_pictures
 
 pytest.importorskip("optuna")
@@ -98,6 +99,15 @@ def test_what_is_wrong_is_said_in_one_line(words, message, capsys):
     assert error.startswith("convattn search: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_images_of_another_task_are_refused(tmp_path, capsys):
+    assert main(["search", "--data", str(write_masked(tmp_path)), "--latency", "5ms"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(
+        "the search composes networks for classification, and these images are for segmentation; "
+        "compare designs for it with convattn ablate"
+    )
 
 
 def test_without_optuna_the_extra_is_named(capsys, monkeypatch):
