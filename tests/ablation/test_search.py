@@ -336,6 +336,8 @@ def test_what_a_search_came_to_in_words_tables_and_json():
     assert front.rows[0] == ("found 1", "2.70", "3.00", "49.50 %", "yes")
     assert [(row[0], row[-1]) for row in front.rows[1:]] == [("hand-made", "yes"), ("found 2", "–")]
     assert one.front() == ["found 1", "hand-made"]  # found 2 is slower and worse
+    less_is_better = replace(one, retrained=replace(one.retrained, metric=LOSS))
+    assert less_is_better.front() == ["found 1", "found 2"]
     data = json.loads(json.dumps(one.as_data()))
     assert data["networks"][1]["figures"] == {"1": 40.0, "3": 45.0}
     assert data["retrained"]["budgets"]["epochs"][0]["latency_ms"] == 4.0

@@ -26,6 +26,7 @@ from convattn.ablation.search.study import Network, Study, check_meets, draw_net
 from convattn.ablation.sentence import time_in_words
 from convattn.ablation.tables import missing_table, results_tables
 from convattn.atomic import check_writable, write_atomically
+from convattn.backbones.registry import create_model
 from convattn.bench.compare import check_threads, describe_machine, pytorch_threads
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting, check_runtime
@@ -80,8 +81,14 @@ class _Task:
         """Milliseconds."""
         return self.times({"": model})[""].p10_ms
 
-    def time_of(self, design: Design) -> float:
-        return self.time(build(design, num_classes=self.classes))
+    def time_beside(self, reference: Network, design: Design) -> float:
+        """Milliseconds of a design at the time when the reference was drawn: in turns, the load of now falls out."""
+        models = {
+            "reference": create_model(MODEL, num_classes=self.classes, **reference.options),
+            "design": build(design, num_classes=self.classes),
+        }
+        found = self.times(models)
+        return found["design"].p10_ms / found["reference"].p10_ms * reference.latency_ms
 
     def asked(self) -> dict[str, Any]:
         """What makes the search what it is, as JSON has it."""
@@ -200,6 +207,10 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
             def note(line: str) -> None:
                 status.update(plain(line))
 
+            def measure(design: Design) -> float:
+                best = halved.ranking(task.metric)[0]
+                return task.time_beside(next(n for n in networks if n.number == best), design)
+
             limit = limit_ms_of(options)
             title = f"Networks within {limit:g} ms in {options.runtime}"
             comparison = finalists(
@@ -208,7 +219,7 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
                 halved,
                 task.metric,
                 limit,
-                task.time_of,
+                measure,
                 title=title,
                 classes=task.classes,
                 note=note,
