@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convattn.data.check import SplitCheck, sheets_of
 from convattn.data.dataset import DataError
 from convattn.detection import data_check
 from convattn.detection.data_check import SIDE, check_data, drawn, open_splits, picture, recognises
@@ -152,3 +153,14 @@ print(len(check_data(open_splits({str(tmp_path)!r})).splits), len(BOX_METRICS), 
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("2 12 0.5\n", 0), done.stderr
+
+
+def test_sheets_show_the_images_that_have_the_most_of_a_class():
+    check = SplitCheck(7, {"cat": 18, "dog": 1}, {}, {}, (0, 0, 0), (0, 0, 0))
+    cats = np.array([0, 3, 1, 5, 2, 4, 3])
+    every, cat, dog = sheets_of("val", check, np.stack([cats, cats == 5], 1), "of {}".format)
+    assert (every.indices, every.note) == ([*range(7)], "7 of 7")
+    assert (cat.title, cat.note, cat.split, cat.indices) == ("cat", "of cat", "val", [3, 5, 1, 6])
+    assert dog.indices == [3]
+    many, *_ = sheets_of("val", check, np.zeros((120, 2)), str)
+    assert many.indices == [*range(0, 120, 10)]
