@@ -108,7 +108,15 @@ def test_windows_scales_and_mirrors_are_options(run, tmp_path, capsys):
     assert "windows of 24 x 24, 16 apart, at 0.5 1 times, mirrored too" in shown
     assert "square" in shown
     text = page.read_text()
-    for words in ("Where it fails", "What it confuses", "Percent of the row", "photograph", "errors", "IoU"):
+    for words in (
+        "Where it fails",
+        "What it confuses",
+        "Percent of the row",
+        "photograph",
+        "errors",
+        "IoU",
+        "of one look at each",
+    ):
         assert words in text
 
 

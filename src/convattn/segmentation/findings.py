@@ -181,6 +181,8 @@ class SegmentationFindings:
             f"The {len(items)} images with the lowest mIoU of their own classes, the worst first: photograph, mask, "
             "prediction, and in red what is wrong."
         )
+        if self.options.looks_again:
+            intro += " What is shown, and the share of right pixels, is of one look at each, not mirrored or resized."
         return Gallery("Where it fails", intro, tuple(items))
 
     def _item(self, picture: Image.Image, labels: np.ndarray, score: float, path: str) -> GalleryItem:
