@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import convattn
 from convattn.mixers.registry import list_mixers
 from convattn.model_files import load_model, read_metadata, save_model
+from convattn.model_files.facts import differences, facts_of
 from convattn.model_files.rebuild import find_recipe
 from convattn.surgery import replay
 from convattn.training.config import LoopConfig
@@ -216,6 +217,17 @@ def test_tensors_under_several_names_stay_one(tmp_path):
     assert_same(model, loaded, toy_images("smt_nano"))
     first, second = loaded.stages[2].blocks
     assert all(map(lambda a, b: a is b, first.channel_mixer.parameters(), second.channel_mixer.parameters()))
+
+
+def test_tensors_that_were_one_and_are_several_are_told():
+    def pair():
+        return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+    tied = pair()
+    tied[1].weight = tied[0].weight
+    (found,) = differences(facts_of(pair()), facts_of(tied))
+    assert str(found) == "0.weight and 1.weight is several tensors, and one tensor in a model built anew"
+    assert not found.is_kept and differences(facts_of(tied), facts_of(pair())) == []
 
 
 def test_a_model_that_ties_weights_itself_keeps_them_tied(tmp_path):

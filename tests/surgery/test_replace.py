@@ -186,12 +186,21 @@ def test_refusals(arguments, message):
     assert not any(isinstance(module, Replacement) for module in model.modules())
 
 
-def test_a_convolution_without_a_pool_of_its_size_is_refused():
-    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=4))
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(16, 16, 3, padding=4),
+        nn.Conv2d(16, 16, 4, padding="same"),  # these pad more on one side
+        nn.Conv2d(16, 16, 4, dilation=2, padding=3),
+        Conv2dSame(16, 16, 4, stride=2),
+    ],
+    ids=str,
+)
+def test_a_convolution_without_a_pool_of_its_size_is_refused(conv):
     with pytest.raises(
         ValueError, match=r"cot at 0 \(16 channels\): no pool gives the output size of a convolution of"
     ):
-        convattn.replace(model, "cot")
+        convattn.replace(nn.Sequential(conv), "cot", match=lambda name, conv: True)
 
 
 def test_nothing_that_matches_is_an_error():

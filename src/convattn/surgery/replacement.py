@@ -141,13 +141,13 @@ def _pool_side(conv: nn.Conv2d, axis: int) -> tuple[int, int, int]:
     """(kernel, stride, padding) of the pool along one axis."""
     kernel, stride = conv.kernel_size[axis], conv.stride[axis]
     widening = (kernel - 1) * (conv.dilation[axis] - 1)  # of the span, by dilation; a pool has none
-    if isinstance(conv.padding, str):
-        padding = (kernel - 1) // 2 if conv.padding == "same" else -(widening // 2)
-    elif isinstance(conv, Conv2dSame):  # timm's, of output size ceil(input / stride)
+    is_same = conv.padding == "same" or isinstance(conv, Conv2dSame)  # timm's, of output size ceil(input / stride)
+    if is_same:
         padding = (kernel - 1) // 2
     else:
-        padding = int(conv.padding[axis]) - widening // 2
-    if not 0 <= 2 * padding <= kernel:
+        padding = (0 if isinstance(conv.padding, str) else int(conv.padding[axis])) - widening // 2
+    is_lopsided = kernel % 2 == 0 if is_same else widening % 2 == 1  # more on one side than a pool can take away
+    if is_lopsided or not 0 <= 2 * padding <= kernel:
         raise ValueError(
             f"no pool gives the output size of a convolution of kernel {kernel}, dilation {conv.dilation[axis]} and "
             f"padding {conv.padding}"
