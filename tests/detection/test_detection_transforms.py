@@ -172,6 +172,14 @@ def test_evaluation_takes_the_data_set_off():
     assert evaluation_transform((90, 60), MEAN, STD)(picture(), None)[1] is None
 
 
+def test_evaluation_makes_pictures_smaller_as_opencv_does_unless_it_is_told():
+    sharp = Image.fromarray(np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    for antialias in (False, True):
+        image, _ = evaluation_transform((45, 30), [0.0] * 3, [1 / 255] * 3, antialias=antialias)(sharp, None)
+        want = tvf.resize(tvf.pil_to_tensor(sharp), list(image.shape[1:]), antialias=antialias)
+        assert torch.equal(image, want.float())
+
+
 def test_masks_take_no_more_memory_than_is_stated(monkeypatch):
     monkeypatch.setattr(transforms, "MOST_MASK_BYTES", 2 * 48 * 72)
     transform = training_transform(Variation((48,), flip=0.0), MEAN, STD, masks=True)
@@ -207,6 +215,8 @@ def test_what_is_pasted_hides_what_is_below():
     assert torch.equal(scene.boxes_xyxy[0], masks_to_boxes(scene.masks[:1])[0] + torch.tensor([0, 0, 1, 1]))
     hidden = pasted(View.of(picture(), annotated((20, 25, 25, 35))).scene(), above, choose=lambda: True)
     assert hidden.labels.tolist() == [0, 1]  # nothing of the one below is left
+    crowd = View.of(picture(), annotated((0, 0, 45, 60), crowd=[0]))
+    assert pasted(first, crowd, choose=lambda: True) is first  # where it ends nobody has said
 
 
 def test_other_images_come_from_the_same_data_and_unreadable_ones_are_passed_over():
