@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["DrawnObject", "with_masks", "with_objects"]
 
 _STRENGTH = 110  # of 255: how much of a mask's colour lies over the picture
-_LEAST_TEXT, _SIDES_A_TEXT = 13, 45  # pixels of a name's height; the short side of a picture over it
+_LEAST_TEXT, _SMALL_TEXT = 10, 13  # pixels of a name's height in tiny and in small pictures
+_TINY, _SIDES_A_TEXT = 15, 45  # the short side of a picture over that height: of tiny ones, of large ones
 
 
 Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
@@ -29,7 +30,8 @@ def with_objects(picture: Image.Image, objects: Iterable[DrawnObject]) -> Image.
     """A copy of an RGB picture with boxes, the large below the small, and names that leave one another readable."""
     drawn = picture.copy()
     canvas = ImageDraw.Draw(drawn)
-    size = max(_LEAST_TEXT, min(picture.size) // _SIDES_A_TEXT)
+    side = min(picture.size)
+    size = max(_LEAST_TEXT, min(_SMALL_TEXT, side // _TINY), side // _SIDES_A_TEXT)
     font, width = ImageFont.load_default(size), max(2, size // 6)
     largest_first = sorted(objects, key=lambda one: -_area(one.box_xyxy))
     shown = [one for one in largest_first if (one.box_xyxy[2:].round() >= one.box_xyxy[:2].round()).all()]
