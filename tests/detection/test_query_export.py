@@ -4,58 +4,75 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torchvision.ops import roi_align
 
-from convattn.detection.multi_scale_attention import MultiScaleAttention
+from convattn.deploy.graph_form import graph_form
+from convattn.detection.export_form import NOTHING, ExportForm, Numbers
+from convattn.detection.region_features import levels_of, region_features, regions_of_all_levels, with_images
 from tiny_detectors import QUERIES, QUERY_IDS, detector, images
 
 
-class Rows(nn.Module):
-    """Boxes, scores and labels of a batch (B, 3, H, W)."""
+def test_all_levels_give_what_the_own_level_gives():
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(2, 3, 256 // stride, 320 // stride, generator=generator) for stride in (4, 8, 16, 32)]
+    corners = torch.rand(2, 12, 2, generator=generator) * 250 - 20
+    sides = torch.logspace(0, 2.8, 12)[None, :, None] * (0.5 + torch.rand(2, 12, 2, generator=generator))
+    boxes = torch.cat([corners, corners + sides], -1)
+    assert set(levels_of(boxes.flatten(0, 1)).tolist()) == {0, 1, 2, 3}
+    got = regions_of_all_levels(levels, boxes, 7, samples=2)
+    torch.testing.assert_close(got, region_features(levels, with_images([*boxes]), 7, samples=2))
+    there = torch.arange(24).view(2, 12) % 3 > 0
+    got = regions_of_all_levels(levels, boxes, 7, there=there)
+    assert not got[~there.flatten()].any()
+    torch.testing.assert_close(got[there.flatten()], region_features(levels, with_images([*boxes]), 7)[there.flatten()])
 
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
 
-    def forward(self, batch):
-        rows = self.model.surest(batch)
-        return rows.boxes_xyxy, rows.scores, rows.labels
+def test_boxes_whose_corners_have_crossed_are_read_from_the_first_level():
+    """Learnt boxes may get there; torch has no number for the logarithm of their size."""
+    crossed = torch.tensor([[50.0, 10.0, 20.0, 200.0], [0.0, 0.0, torch.inf, 0.0]])
+    assert levels_of(crossed).tolist() == [0, 0]
+    level = torch.randn(1, 3, 64, 64)
+    roi = torch.cat([torch.zeros(1, 1), crossed[:1]], 1)
+    wanted = roi_align(level, roi, 7, 1 / 4, 2, aligned=True)
+    torch.testing.assert_close(region_features([level] * 4, roi, 7, samples=2), wanted)
 
 
 @pytest.mark.parametrize(("name", "options"), QUERIES, ids=QUERY_IDS)
-def test_rows_are_what_is_found(name, options):
+def test_tables_have_as_many_rows_as_may_be_found(name, options):
+    """Here there are 60 pairs of a query and a class, so the rest of 70 rows holds nothing."""
+    model = detector(name, max_detections=70, **options).eval()
+    with torch.no_grad():
+        tables = ExportForm(model)(torch.stack(images((61, 90), (61, 90))))
+    assert tables["boxes"].shape == (2, 70, 4) and (tables["labels"][:, 60:] == NOTHING).all()
+    assert not tables["scores"][:, 60:].any() and not tables["boxes"][:, 60:].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "options"), QUERIES, ids=QUERY_IDS)
+def test_numbers_do_not_depend_on_what_is_chosen(name, options):
+    """A constant that all classes of all pixels get changes their order nowhere, one for some pixels does."""
     model = detector(name, **options).eval()
-    for size in ((64, 96), (61, 90)):
-        batch = torch.stack(images(size, size))
-        boxes, scores, labels = Rows(model)(batch)
-        assert boxes.shape == (2, model.max_detections if model.max_detections < 60 else 60, 4)
-        for at, found in enumerate(model(batch)):
-            wanted = found["boxes"], found["scores"], found["labels"]
-            kept = model._kept(boxes[at], scores[at])
-            got = [part[at] if kept is None else part[at][kept] for part in (boxes, scores, labels)]
-            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(got, wanted, strict=True))
+    batch, head = torch.stack(images((64, 96))), model.head
+    before = Numbers(model)(batch)
+    layers = len(head.stages) if name == "sparse_rcnn" else 2
+    assert {f"logits_{number}" for number in range(layers)} < set(before)
+    if name == "dino":
+        nn.init.normal_(head.classifiers[-1].weight, std=10.0)
+    else:
+        nn.init.normal_(head.stages[0].mover.bias)
+    after = Numbers(model)(batch)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == ({"pixel_logits"} if name == "dino" else {"steps_0"})
 
 
 @pytest.mark.parametrize(("flavour", "levels"), [("detrex", 2), pytest.param("mmdet", 4, marks=pytest.mark.slow)])
 def test_dino_is_exported_with_the_choice_of_its_queries_for_batches_of_any_length(flavour, levels):
-    model = detector("dino", flavour=flavour, layers=1, levels=levels, queries=4).eval()
-    for place, layer in [*model.named_modules()]:
-        if isinstance(layer, MultiScaleAttention):
-            model.set_submodule(place, layer.graph_form())
-    rows = Rows(model)
+    form = graph_form(ExportForm(detector("dino", flavour=flavour, layers=1, levels=levels, queries=4)).eval())
     with torch.no_grad():
-        program = export(rows, (torch.randn(2, 3, 64, 96),), dynamic_shapes={"batch": {0: Dim.AUTO}}, strict=False)
+        program = export(form, (torch.randn(2, 3, 64, 96),), dynamic_shapes={"images": {0: Dim.AUTO}}, strict=False)
         batch = torch.randn(3, 3, 64, 96)
-        for got, wanted in zip(program.module()(batch), rows(batch), strict=True):
-            assert got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-5, atol=1e-5)
+        got, wanted = program.module()(batch), form(batch)
+    for name, one in wanted.items():
+        assert got[name].shape == one.shape and torch.allclose(got[name], one, rtol=1e-5, atol=1e-5)
     used = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not {step for step in used for word in ("embedding_bag", "nonzero", "native_multi_head") if word in step}
-
-
-@pytest.mark.slow
-def test_dino_is_exported_whole_for_one_size():
-    model = detector("dino", flavour="mmdet", layers=1).eval()
-    batch = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        found = export(model, (batch,), strict=False).module()(batch)
-    for got, wanted in zip(found, model(batch), strict=True):
-        assert all(torch.allclose(got[part], wanted[part], rtol=1e-5, atol=1e-5) for part in wanted)

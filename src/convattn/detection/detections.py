@@ -39,10 +39,14 @@ class Detections:
         masks = None if self.masks is None else self.masks[kept]
         return Detections(self.boxes_xyxy[kept], self.scores[kept], self.labels[kept], self.size, masks)
 
+    def are_above(self, score: float, labels: Collection[int] | None = None) -> np.ndarray:
+        """Which have at least this score, and are of these classes, (n,) bool."""
+        kept = self.scores >= score
+        return kept if labels is None else kept & np.isin(self.labels, [*labels])
+
     def above(self, score: float, labels: Collection[int] | None = None) -> "Detections":
         """Those of at least this score, and of these classes."""
-        kept = self.scores >= score
-        return self.part(kept if labels is None else kept & np.isin(self.labels, [*labels]))
+        return self.part(self.are_above(score, labels))
 
 
 def runs_of(masks: np.ndarray) -> list[dict[str, Any]]:

@@ -110,8 +110,9 @@ class Detector(OnLevels):
                 are then in its pixels.
 
         Returns:
-            Of each image `boxes` (n, 4) xyxy, `scores` (n,), `labels` (n,) from 0, and of detectors that draw masks
-            `masks` (n, H, W) bool, where torchvision has shares (n, 1, H, W).
+            Of each image `boxes` (n, 4) xyxy, `scores` (n,), `labels` (n,) from 0; of detectors that draw masks
+            `masks` (n, H, W) bool, where torchvision has shares (n, 1, H, W); of detectors by queries `queries` (n,),
+            the number of each one's query.
 
         Raises:
             ValueError: for images that are not as they should be, or another number of sizes.

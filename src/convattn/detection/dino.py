@@ -33,7 +33,7 @@ from convattn.detection.set_losses import (
 from convattn.detection.set_matching import CostWeights
 from convattn.detection.truth import Truth
 
-__all__ = ["FLAVOURS", "DinoHead", "Flavour"]
+__all__ = ["FLAVOURS", "DinoHead", "Encoded", "Flavour", "Predicted"]
 
 _GROUPS = 32  # of the projections' norms
 _PRIOR = -math.log(99)  # bias of a class at first: one pixel in a hundred is of it
@@ -74,14 +74,25 @@ class Projection(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Predicted:
+class Encoded:
+    """Images as the decoder sees them."""
+
+    memory: Tensor  # the pixels of all levels, (B, Σ h·w, dim)
+    sizes: list[tuple[int, int]]  # height and width of each level
+    ratios: Tensor  # how much of each level is image, (B or 1, levels, 2), width first
+    paddings: list[Tensor]  # of each level, true for pixels of no image, (B or 1, h, w)
+    flat: Tensor | None  # the same of all levels, (B, Σ h·w); None where there are none
+
+
+@dataclass(frozen=True)
+class Predicted:
     """Classes and boxes of every layer, the first layer first."""
 
     logits: list[Tensor]  # (B, n, classes)
     boxes: list[Tensor]  # (B, n, 4) cxcywh, 0 to 1
 
-    def part(self, queries: slice) -> "_Predicted":
-        return _Predicted([each[:, queries] for each in self.logits], [each[:, queries] for each in self.boxes])
+    def part(self, queries: slice) -> "Predicted":
+        return Predicted([each[:, queries] for each in self.logits], [each[:, queries] for each in self.boxes])
 
 
 class DinoHead(nn.Module):
@@ -208,7 +219,7 @@ class DinoHead(nn.Module):
 
     def forward(
         self, maps: Sequence[Tensor], padding: Tensor | None = None, noisy: Denoising | None = None
-    ) -> tuple[Selected, _Predicted]:
+    ) -> tuple[Selected, Predicted]:
         """What the encoder has selected, and what every layer of the decoder says.
 
         Args:
@@ -216,6 +227,19 @@ class DinoHead(nn.Module):
             padding: true for pixels of no image, (B, H, W); none by default.
             noisy: denoising queries, which then stand in front.
         """
+        seen = self.encoded(maps, padding)
+        logits, box_logits = self.proposed(seen)
+        selected = select(logits, box_logits, self.queries)
+        boxes, content = selected.boxes.detach(), self.query_content.weight[: selected.boxes.shape[1]]
+        queries, blocked = content.expand(boxes.shape[0], -1, -1), None
+        if noisy is not None:
+            queries = torch.cat([noisy.content, queries], 1)
+            blocked = noisy.blocked(boxes.shape[1])
+            boxes = torch.cat([noisy.boxes.to(boxes), boxes], 1)
+        return selected, self.decoded(seen, queries, boxes, blocked)
+
+    def encoded(self, maps: Sequence[Tensor], padding: Tensor | None = None) -> Encoded:
+        """What the pixels of all levels become; maps and padding as in `forward`."""
         pixels = [project(level) for project, level in zip(self.projections, maps, strict=True)]
         pixels.append(self.extra_projection(maps[-1]))
         sizes = [(level.shape[2], level.shape[3]) for level in pixels]
@@ -225,22 +249,49 @@ class DinoHead(nn.Module):
         else:
             paddings = level_padding(padding, sizes)
         flat = None if padding is None else torch.cat([each.flatten(1) for each in paddings], 1)
-        memory, ratios = self._encoded(pixels, paddings, flat, sizes, exact)
-        selected = self._selected(memory, paddings, exact)
-        boxes, content = selected.boxes.detach(), self.query_content.weight[: selected.boxes.shape[1]]
-        queries, blocked = content.expand(memory.shape[0], -1, -1), None
-        if noisy is not None:
-            queries = torch.cat([noisy.content, queries], 1)
-            blocked = noisy.blocked(boxes.shape[1])
-            boxes = torch.cat([noisy.boxes.to(boxes), boxes], 1)
-        states, moved = self.decoder(queries, boxes, memory, ratios, sizes, self.box_movers[:-1], flat, blocked)
+        flavour, dim = self.flavour, pixels[0].shape[1]
+        positions = [
+            map_positions(padding, dim // 2, flavour.temperature, flavour.position_offset, exact)
+            for padding in paddings
+        ]
+        position = torch.cat(
+            [each.flatten(2).transpose(1, 2) + self.level_embedding[level] for level, each in enumerate(positions)],
+            1,
+        )
+        ratios = valid_ratios(paddings, exact)
+        tokens = torch.cat([each.flatten(2).transpose(1, 2) for each in pixels], 1)
+        references = pixel_references(sizes, ratios)
+        memory = self.encoder(tokens, position.to(tokens.dtype), references, sizes, flat)
+        return Encoded(memory, sizes, ratios, paddings, flat)
+
+    def proposed(self, seen: Encoded) -> tuple[Tensor, Tensor]:
+        """What each pixel says: logits of classes (B, Σ h·w, classes), and of a box cxcywh (B, Σ h·w, 4).
+
+        Those of the box are infinite where a pixel does not count.
+        """
+        proposals, counts = pixel_proposals(seen.paddings, seen.ratios.dtype)
+        kept = seen.memory.masked_fill(~counts[..., None], 0.0)
+        kept = self.memory_norm(self.memory_proj(kept))
+        return self.classifiers[-1](kept), self.box_movers[-1](kept).to(proposals) + proposals
+
+    def decoded(self, seen: Encoded, queries: Tensor, boxes: Tensor, blocked: Tensor | None = None) -> Predicted:
+        """What every layer of the decoder says of queries.
+
+        Args:
+            seen: the images.
+            queries: (B, n, dim).
+            boxes: where they begin, cxcywh from 0 to 1, (B, n, 4).
+            blocked: true where a query does not see another, (n, n).
+        """
+        movers = self.box_movers[:-1]
+        states, moved = self.decoder(queries, boxes, seen.memory, seen.ratios, seen.sizes, movers, seen.flat, blocked)
         logits = [classify(state) for classify, state in zip(self.classifiers, states, strict=False)]
         before = [boxes, *moved[:-1]]
         there = [
             (mover(state) + inverse_sigmoid(box, self.flavour.refine_eps)).sigmoid()
             for mover, state, box in zip(self.box_movers, states, before, strict=False)
         ]
-        return selected, _Predicted(logits, there)
+        return Predicted(logits, there)
 
     def surest(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None = None) -> Surest:
         """The surest pairs of query and class of each image, boxes in its pixels; they may reach beyond it.
@@ -262,37 +313,8 @@ class DinoHead(nn.Module):
         height, width = maps[-1].shape[2:]
         return sum(level.shape[2] * level.shape[3] for level in maps) + -(-height // 2) * -(-width // 2)
 
-    def _encoded(
-        self,
-        pixels: Sequence[Tensor],
-        paddings: Sequence[Tensor],
-        flat: Tensor | None,
-        sizes: list[tuple[int, int]],
-        exact: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        flavour, dim = self.flavour, pixels[0].shape[1]
-        positions = [
-            map_positions(padding, dim // 2, flavour.temperature, flavour.position_offset, exact)
-            for padding in paddings
-        ]
-        position = torch.cat(
-            [each.flatten(2).transpose(1, 2) + self.level_embedding[level] for level, each in enumerate(positions)],
-            1,
-        )
-        ratios = valid_ratios(paddings, exact)
-        tokens = torch.cat([each.flatten(2).transpose(1, 2) for each in pixels], 1)
-        references = pixel_references(sizes, ratios)
-        return self.encoder(tokens, position.to(tokens.dtype), references, sizes, flat), ratios
-
-    def _selected(self, memory: Tensor, paddings: Sequence[Tensor], exact: torch.dtype) -> Selected:
-        proposals, counts = pixel_proposals(paddings, exact)
-        kept = memory.masked_fill(~counts[..., None], 0.0)
-        kept = self.memory_norm(self.memory_proj(kept))
-        logits = self.classifiers[-1](kept)
-        return select(logits, self.box_movers[-1](kept).to(exact) + proposals, self.queries)
-
     def _denoising_losses(
-        self, predicted: _Predicted, noisy: Denoising | None, truths: Sequence[Truth]
+        self, predicted: Predicted, noisy: Denoising | None, truths: Sequence[Truth]
     ) -> dict[str, Tensor]:
         named: dict[str, Tensor] = {}
         layers, groups = len(predicted.logits), 0 if noisy is None else noisy.groups

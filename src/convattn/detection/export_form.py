@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import nms, roi_align
+from torchvision.ops import nms
 
 from convattn.detection.anchors import flattened
 from convattn.detection.best import best
 from convattn.detection.detector import DenseDetector, Detector, RegionDetector
 from convattn.detection.image_batch import MULTIPLE
-from convattn.detection.region_features import STRIDES, levels_of
+from convattn.detection.query_detectors import QueryDetector
+from convattn.detection.query_form import query_numbers, query_rows
+from convattn.detection.region_features import regions_of_all_levels
 from convattn.detection.region_proposals import OVERLAP
 from convattn.detection.region_stage import BOX_SIDE, MASK_SIDE, RegionStages
 
@@ -36,12 +38,10 @@ class _Form(nn.Module):
 
     task_kind = "detection"
     formats = ("onnx", "openvino", "torch_export", "aot_inductor")  # that know suppression, or can be taught it
-    in_float32 = ("detector.bbox_head", "detector.rpn_head", "detector.roi_head")  # where the rest is in 8 bits
+    in_float32 = ("detector.bbox_head", "detector.rpn_head", "detector.roi_head", "detector.head")  # in files of 8 bits
 
     def __init__(self, detector: Detector):
         super().__init__()
-        if not isinstance(detector, DenseDetector | RegionDetector):
-            raise ValueError(f"{type(detector).__name__} cannot be exported; RetinaNet, ATSS and those of R-CNN can be")
         found: Any = detector
         self.detector = detector
         self.num_classes: int = detector.num_classes
@@ -65,12 +65,12 @@ class _Form(nn.Module):
 class ExportForm(_Form):
     """A detector that gives what it finds as tables with a fixed number of rows, the surest first.
 
-    Images are cut off at the size of the batch. What is found is what the detector finds, but for rounding, with one
-    exception: of R-CNN `MOST_PAIRS` pairs of region and class are looked at, where the detector looks at all whose
-    score is above its threshold.
+    Images are cut off at the size of the batch. What is found is what the detector finds, but for rounding, with two
+    exceptions: of R-CNN `MOST_PAIRS` pairs of region and class are looked at, where the detector looks at all whose
+    score is above its threshold; and boxes of Sparse R-CNN end at the image, which the detector's own may leave.
 
     Args:
-        detector: of one stage or of R-CNN; thresholds and counts are those that it has when this is called.
+        detector: any; thresholds and counts are those that it has when this is called.
     """
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -82,8 +82,11 @@ class ExportForm(_Form):
             into the picture by `convattn.detection.masks.pasted`. Rows behind the last object have score 0, label
             `NOTHING`, and boxes and masks of zeros.
         """
-        levels, detector = self.levels(images), self.detector
-        edges = _edges(images)
+        detector, edges = self.detector, _edges(images)
+        if isinstance(detector, QueryDetector):
+            boxes, scores, labels = query_rows(detector, images)
+            return _named(_Table(_cut(boxes, edges), scores, labels).rows(scores, detector.max_detections))
+        levels = self.levels(images)
         if isinstance(detector, DenseDetector):
             head = detector.bbox_head
             likely = head.candidates(*head(levels))
@@ -110,7 +113,10 @@ class Numbers(_Form):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) -> the maps of the heads by name and level, and what is said of the regions."""
-        levels, detector = self.levels(images), self.detector
+        detector = self.detector
+        if isinstance(detector, QueryDetector):
+            return query_numbers(detector, images, images.new_tensor(_SHARES))
+        levels = self.levels(images)
         if isinstance(detector, DenseDetector):
             parts = zip(("logits", "steps", "centers"), detector.bbox_head(levels), strict=True)
             return {
@@ -277,21 +283,5 @@ def _shares(heads: RegionStages, levels: Sequence[Tensor], found: _Table) -> Ten
 
 
 def _seen(heads: RegionStages, levels: Sequence[Tensor], boxes: Tensor, there: Tensor, side: int) -> Tensor:
-    """Regions (B · n, C, side, side) of boxes (B, n, 4), as `region_features` reads them; zeros of what is nothing.
-
-    Every level is asked for all regions, since how many are a level's is not known; of those that are another's it
-    reads one pixel.
-    """
-    exact = torch.promote_types(levels[0].dtype, torch.float32)
-    table = boxes.flatten(0, 1).to(exact)
-    images = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, boxes.shape[1]).flatten()
-    level = levels_of(table, heads.rules.level_eps).where(there.flatten(), -1)
-    small = table.new_tensor([0.0, 0.0, 1.0, 1.0])
-    found = None
-    for number, (one, stride) in enumerate(zip(levels, STRIDES, strict=False)):
-        own = level == number
-        rois = torch.cat([images[:, None].to(table), table.where(own[:, None], small)], 1)
-        part = roi_align(one.to(exact), rois, side, 1 / stride, 0, aligned=True).where(own[:, None, None, None], 0.0)
-        found = part if found is None else found + part
-    assert found is not None
-    return found.to(levels[0].dtype)
+    """Regions (B · n, C, side, side) of boxes (B, n, 4); zeros of what is nothing."""
+    return regions_of_all_levels(levels, boxes, side, eps=heads.rules.level_eps, there=there)

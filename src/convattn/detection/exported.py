@@ -41,11 +41,7 @@ _MASK_SIDE = 28
 
 
 def for_export(model: nn.Module) -> nn.Module:
-    """What is written of a detector: tables with a fixed number of rows.
-
-    Raises:
-        ValueError: for a detector that cannot be written, naming those that can.
-    """
+    """What is written of a detector: tables with a fixed number of rows."""
     return ExportForm(model) if isinstance(model, Detector) else model
 
 
@@ -179,8 +175,12 @@ def _partners(ours: Sequence[Tensor], theirs: Sequence[Tensor], least: float) ->
 
 
 def _grown(boxes: Tensor) -> Tensor:
-    """Boxes half a pixel larger at each side: those without an area would overlap nothing, not even themselves."""
-    return boxes.double() + boxes.new_tensor([-0.5, -0.5, 0.5, 0.5])
+    """Boxes half a pixel larger at each side: those without an area would overlap nothing, not even themselves.
+
+    Corners that have crossed, as those of learnt proposals may, change places.
+    """
+    first, last = boxes.double().unflatten(-1, (2, 2)).unbind(-2)
+    return torch.cat([torch.minimum(first, last) - 0.5, torch.maximum(first, last) + 0.5], -1)
 
 
 # Using

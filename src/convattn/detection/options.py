@@ -136,6 +136,9 @@ class PredictionOptions:
     pictures."""
     overlap: float = 0.2
     """The share of a window that the next one shows again; should hold the largest object."""
+    show: Literal["objects", "queries"] = "objects"
+    """What is found; or, of sparse_rcnn and dino, how its queries have come to it: their boxes from layer to layer, and
+    the places that they read."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
@@ -144,6 +147,10 @@ class PredictionOptions:
             raise ValueError(f"--tile {self.tile} must be 32 or more")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"--overlap {self.overlap} must be at least 0 and below 1")
+        if self.show not in ("objects", "queries"):
+            raise ValueError(f"--show {self.show} is unknown; choose objects or queries")
+        if self.show == "queries" and self.tile is not None:
+            raise ValueError("--show queries looks at whole pictures; leave out --tile")
 
 
 @dataclass(frozen=True)

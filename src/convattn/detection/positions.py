@@ -69,5 +69,5 @@ def inverse_sigmoid(value: Tensor, eps: float = 1e-3) -> Tensor:
         value: others are clamped to 0 to 1.
         eps: the least that a logarithm is taken of.
     """
-    value = value.to(torch.promote_types(value.dtype, torch.float32)).clamp(0, 1)
-    return (value.clamp(min=eps) / (1 - value).clamp(min=eps)).log()
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
+    return (value.clamp(eps, 1) / (1 - value).clamp(eps, 1)).log()

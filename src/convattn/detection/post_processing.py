@@ -58,6 +58,7 @@ class Surest:
     boxes_xyxy: Tensor  # (B, n, 4)
     scores: Tensor  # (B, n) float32 or better
     labels: Tensor  # (B, n) int64
+    queries: Tensor  # (B, n) int64: the query that each is of
 
 
 def surest(logits: Tensor, boxes_xyxy: Tensor, most: int) -> Surest:
@@ -72,7 +73,7 @@ def surest(logits: Tensor, boxes_xyxy: Tensor, most: int) -> Surest:
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid().flatten(1)
     scores, index = scores.topk(min(most, scores.shape[1]), dim=1)
     query = index.div(classes, rounding_mode="floor")
-    return Surest(boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4)), scores, index % classes)
+    return Surest(boxes_xyxy.gather(1, query[..., None].expand(-1, -1, 4)), scores, index % classes, query)
 
 
 def stretch(size: tuple[int, int], original: tuple[int, int], like: Tensor) -> Tensor:

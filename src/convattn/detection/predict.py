@@ -20,7 +20,7 @@ from convattn.detection.writers import coco_results, yolo_text
 from convattn.nearest import nearest
 from convattn.task import Prediction
 
-__all__ = ["ObjectPrediction", "detect"]
+__all__ = ["ObjectPrediction", "asked_labels", "detect"]
 
 _SAME = 0.5  # IoU above which two windows have found one object
 _CUT = 2.0  # pixels from the border of a window, within which a box may go on beyond it
@@ -128,16 +128,7 @@ def detect(
     Raises:
         ValueError: for a class to show that there is none of.
     """
-    for name in options.only:
-        if name not in names:
-            raise ValueError(f"--only {name}: the model knows no such class; {nearest(name, names)}")
-    only = [names.index(name) for name in options.only] or None
-    least = getattr(model, "score_threshold", 0.0)
-    if options.score < least:
-        warnings.warn(
-            f"score {options.score:g} is below the detector's own, {least:g}: nothing that is less sure is found",
-            stacklevel=2,
-        )
+    only = asked_labels(model, options, names)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def look(views: Sequence[Image.Image]) -> list[Detections]:
@@ -158,6 +149,24 @@ def detect(
             said += look(pictures[start : start + step])
             on_part(len(pictures[start : start + step]))
     return [ObjectPrediction(found, tuple(names)) for found in said]
+
+
+def asked_labels(model: nn.Module, options: PredictionOptions, names: Sequence[str]) -> list[int] | None:
+    """The numbers of the classes to show; None for all. A score that shows no more than another is told.
+
+    Raises:
+        ValueError: for a class that there is none of.
+    """
+    for name in options.only:
+        if name not in names:
+            raise ValueError(f"--only {name}: the model knows no such class; {nearest(name, names)}")
+    least = getattr(model, "score_threshold", 0.0)
+    if options.score < least:
+        warnings.warn(
+            f"score {options.score:g} is below the detector's own, {least:g}: nothing that is less sure is found",
+            stacklevel=3,
+        )
+    return [names.index(name) for name in options.only] or None
 
 
 def _by_windows(

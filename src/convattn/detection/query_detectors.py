@@ -17,7 +17,7 @@ from convattn.detection.dino import DinoHead
 from convattn.detection.feature_pyramid import FeaturePyramid
 from convattn.detection.image_batch import ImageBatch, of_one_size
 from convattn.detection.post_processing import Surest, stretch
-from convattn.detection.sparse_rcnn import SparseHead
+from convattn.detection.sparse_rcnn import SparseHead, read_all_levels
 from convattn.detection.truth import Truth
 from convattn.weights.detectors import NO_WEIGHTS
 from convattn.weights.query_detectors import DETREX_DINO_NAMES, MMDET_DINO_NAMES, SPARSE_RCNN_NAMES
@@ -78,16 +78,16 @@ class QueryDetector(Detector):
     def found_in(
         self, levels: Sequence[Tensor], sizes: Sizes, originals: Sizes | None = None, padding: Tensor | None = None
     ) -> list[dict[str, Tensor]]:
-        """As `Detector.found_in`; padding as in `losses_of`."""
+        """As `Detector.found_in`, with the number of each one's query, `queries` (n,); padding as in `losses_of`."""
         rows = self.surest_of(levels, sizes, padding)
         found = []
         for at, size in enumerate(sizes):
-            boxes, scores, labels = rows.boxes_xyxy[at], rows.scores[at], rows.labels[at]
+            boxes = rows.boxes_xyxy[at]
             if originals is not None:
                 boxes = boxes / stretch(size, originals[at], boxes)
-            kept = self._kept(boxes, scores)
-            parts = (boxes, scores, labels) if kept is None else (boxes[kept], scores[kept], labels[kept])
-            found.append(dict(zip(("boxes", "scores", "labels"), parts, strict=True)))
+            one = {"boxes": boxes, "scores": rows.scores[at], "labels": rows.labels[at], "queries": rows.queries[at]}
+            kept = self.shown(boxes, one["scores"])
+            found.append(one if kept is None else {name: part[kept] for name, part in one.items()})
         return found
 
     def surest(self, images: Tensor) -> Surest:
@@ -104,15 +104,15 @@ class QueryDetector(Detector):
         self._queries(levels)
         return self.head.surest(levels, sizes, padding)
 
+    def shown(self, boxes_xyxy: Tensor, scores: Tensor) -> Tensor | None:
+        """Which rows with boxes (…, 4) and scores (…) are shown, (…) bool; None for all."""
+        return scores > self.head.least if self.head.least > 0 else None
+
     def _losses_in(self, batch: ImageBatch, truths: Sequence[Truth]) -> dict[str, Tensor]:
         return self.losses_of(self.pyramid(batch.pixels), truths, batch.padding)
 
     def _found_in(self, batch: ImageBatch, originals: Sizes | None) -> list[dict[str, Tensor]]:
         return self.found_in(self.pyramid(batch.pixels), batch.sizes, originals, batch.padding)
-
-    def _kept(self, boxes_xyxy: Tensor, scores: Tensor) -> Tensor | None:
-        """Which rows of an image are shown, (n,) bool; None for all."""
-        return scores > self.head.least if self.head.least > 0 else None
 
     def _queries(self, levels: Sequence[Tensor]) -> int:
         """How many queries there are for these levels; a note where they are fewer than were asked for."""
@@ -148,6 +148,11 @@ class SparseDetector(QueryDetector):
         """The names of mmdetection, and the backbone's authors' behind `backbone.`."""
         parts = [self.backbone_names(), Part("neck", "neck", SAME_NAMES), Part("head", "", SPARSE_RCNN_NAMES)]
         return JoinedNames(parts, no_weights=NO_WEIGHTS)
+
+    def surest(self, images: Tensor) -> Surest:
+        """As `QueryDetector.surest`; every level is asked for all regions."""
+        batch = of_one_size(images, self.side_multiple)
+        return self.head.surest(self.pyramid(batch.pixels), batch.sizes, read=read_all_levels)
 
     def products(self, images: Tensor) -> list[Tensor]:
         """All that stages say of a batch (B, 3, H, W), whose sides are multiples of 32: what costs are counted of."""
@@ -199,9 +204,10 @@ class DinoDetector(QueryDetector):
         ends = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=boxes.dtype, device=boxes.device)[:, None]
         return replace(rows, boxes_xyxy=torch.minimum(boxes.clamp(min=0), ends))
 
-    def _kept(self, boxes_xyxy: Tensor, scores: Tensor) -> Tensor | None:
-        kept = super()._kept(boxes_xyxy, scores)
+    def shown(self, boxes_xyxy: Tensor, scores: Tensor) -> Tensor | None:
+        """As `QueryDetector.shown`; detrex leaves out what has no area inside of the image, too."""
+        kept = super().shown(boxes_xyxy, scores)
         if not self.head.flavour.drops_empty:
             return kept
-        full = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(1)
+        full = (boxes_xyxy[..., 2:] > boxes_xyxy[..., :2]).all(-1)
         return full if kept is None else kept & full

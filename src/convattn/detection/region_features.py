@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-__all__ = ["STRIDES", "levels_of", "region_features", "with_images"]
+__all__ = ["STRIDES", "levels_of", "region_features", "regions_of_all_levels", "with_images"]
 
 STRIDES = (4, 8, 16, 32)  # of the levels that regions are read from
 
@@ -40,10 +40,50 @@ def region_features(
     return torch.cat(parts)[order.argsort()].to(levels[0].dtype)
 
 
+def regions_of_all_levels(
+    levels: Sequence[Tensor],
+    boxes_xyxy: Tensor,
+    side: int,
+    *,
+    samples: int = 0,
+    eps: float = 1e-6,
+    there: Tensor | None = None,
+) -> Tensor:
+    """What `region_features` gives, in steps that do not depend on the numbers: for exported files.
+
+    Every level is asked for all regions, since how many are a level's is not known; of those that are another's it
+    reads one pixel.
+
+    Args:
+        levels, side, samples, eps: as in `region_features`.
+        boxes_xyxy: of each image as many, (B, n, 4), in pixels.
+        there: which of these are regions, (B, n); of the others zeros are read. All by default.
+
+    Returns:
+        (B · n, C, side, side).
+    """
+    exact = torch.promote_types(levels[0].dtype, torch.float32)
+    table = boxes_xyxy.flatten(0, 1).to(exact)
+    images = torch.arange(boxes_xyxy.shape[0], device=table.device)[:, None].expand(-1, boxes_xyxy.shape[1]).flatten()
+    level = levels_of(table, eps)
+    level = level if there is None else level.where(there.flatten(), -1)
+    small = table.new_tensor([0.0, 0.0, 1.0, 1.0])
+    parts = []
+    for number, (one, stride) in enumerate(zip(levels, STRIDES, strict=False)):
+        own = level == number
+        rois = torch.cat([images[:, None].to(table), table.where(own[:, None], small)], 1)
+        part = roi_align(one.to(exact), rois, side, 1 / stride, samples, aligned=True)
+        parts.append(part.where(own[:, None, None, None], 0.0))
+    return sum(parts[1:], parts[0]).to(levels[0].dtype)
+
+
 def levels_of(boxes_xyxy: Tensor, eps: float = 1e-6) -> Tensor:
-    """The number of the level that each box (n, 4) is read from, (n,)."""
+    """The number of the level that each box (n, 4) is read from, (n,).
+
+    Of a box without a size, such as a learnt one whose corners have crossed, that is the first.
+    """
     sides = ((boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])).sqrt()
-    return (sides / _SMALLEST + eps).log2().floor().clamp(0, len(STRIDES) - 1).long()
+    return (sides / _SMALLEST + eps).log2().floor().nan_to_num(0.0).clamp(0, len(STRIDES) - 1).long()
 
 
 def with_images(boxes_xyxy: Sequence[Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from convattn.detection.dataset import DetectionImages
 from convattn.detection.findings import Examination
 from convattn.detection.options import WORDS, EvaluationOptions, PredictionOptions
 from convattn.detection.predict import ObjectPrediction, detect
+from convattn.detection.query_pictures import detect_queries
 from convattn.detection.sources import open_evaluation, open_training
 from convattn.detection.task import Detection
 from convattn.detection.transforms import EvaluationTransform, evaluation_transform, training_transform
@@ -185,10 +186,11 @@ class DetectionRoom(TaskRoom):
         options: PredictionOptions,
         on_part: Callable[[float], None] = lambda pictures: None,
     ) -> list[ObjectPrediction]:
-        """The objects in each."""
+        """The objects in each, or how queries have come to them."""
         transform = self.evaluation_transform(model)
         names, seen = _names(model), exported.as_detector(model)
-        return detect(seen, pictures, options, lambda picture: transform(picture, None)[0], names, on_part)
+        say: Any = detect_queries if options.show == "queries" else detect
+        return say(seen, pictures, options, lambda picture: transform(picture, None)[0], names, on_part)
 
     def files_of_all(self, found: Sequence[Mapping[str, Any]], model: nn.Module) -> dict[str, bytes]:
         """A data set in COCO's format."""

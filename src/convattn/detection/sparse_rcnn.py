@@ -4,7 +4,7 @@ Source: "Sparse R-CNN: end-to-end object detection with learnable proposals", Su
 as mmdetection computes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,27 @@ from torchvision.ops import box_convert
 
 from convattn.detection.dynamic_head import DynamicHead, moved_boxes
 from convattn.detection.post_processing import Surest, surest
-from convattn.detection.region_features import region_features, with_images
+from convattn.detection.region_features import region_features, regions_of_all_levels, with_images
 from convattn.detection.set_losses import SPARSE, LossWeights, counted, match, set_losses
 from convattn.detection.set_matching import CostWeights
 from convattn.detection.truth import Truth
 
-__all__ = ["SparseHead", "Stage"]
+__all__ = ["SparseHead", "Stage", "read_all_levels", "read_own_level"]
+
+Read = Callable[[Sequence[Tensor], Tensor], Tensor]  # levels, boxes xyxy (B, n, 4) -> regions (B · n, dim, 7, 7)
 
 _SIDE = 7  # pixels of a region
 _SAMPLES = 2  # of each pixel, at a side
+
+
+def read_own_level(maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
+    """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""
+    return region_features(maps, with_images([*boxes_xyxy]), _SIDE, samples=_SAMPLES)
+
+
+def read_all_levels(maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
+    """The same, in steps that do not depend on the numbers: for exported files."""
+    return regions_of_all_levels(maps, boxes_xyxy, _SIDE, samples=_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -88,12 +100,15 @@ class SparseHead(nn.Module):
         for stage in self.stages:
             stage.reset_classifier(num_classes)  # type: ignore[operator]
 
-    def forward(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Stage]:
+    def forward(
+        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], read: Read = read_own_level
+    ) -> list[Stage]:
         """What each stage says of images.
 
         Args:
             maps: the neck's levels (B, dim, h, w).
             sizes: height and width of each image without padding, or one of all.
+            read: how what lies in a box is read.
         """
         exact = torch.promote_types(maps[0].dtype, torch.float32)
         scale = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=exact, device=maps[0].device)
@@ -102,7 +117,7 @@ class SparseHead(nn.Module):
         proposals = self.proposal_features.weight.expand(maps[0].shape[0], -1, -1)
         said = []
         for stage in self.stages:
-            logits, deltas, proposals = stage(proposals, self._regions(maps, boxes))
+            logits, deltas, proposals = stage(proposals, read(maps, boxes))
             moved = moved_boxes(boxes, deltas)
             said.append(Stage(logits, moved, proposals))
             boxes = moved.detach()
@@ -134,15 +149,22 @@ class SparseHead(nn.Module):
         """How many places there are for proposals to begin at: one for each, since they are learnt."""
         return self.queries
 
-    def surest(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], padding: Tensor | None = None) -> Surest:
+    def surest(
+        self,
+        maps: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
+        read: Read = read_own_level,
+    ) -> Surest:
         """The surest pairs of proposal and class of each image, boxes in its pixels; they may reach beyond it.
 
         Args:
             maps: the neck's levels (B, dim, h, w).
             sizes: height and width of each image without padding, or one of all.
             padding: not looked at; sizes say it.
+            read: how what lies in a box is read.
         """
-        last = self(maps, sizes)[-1]
+        last = self(maps, sizes, read)[-1]
         return surest(last.logits, last.boxes_xyxy, self.most)
 
     def products(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -154,7 +176,3 @@ class SparseHead(nn.Module):
             logits, deltas, proposals = stage(proposals, regions)
             made += [logits, deltas]
         return made
-
-    def _regions(self, maps: Sequence[Tensor], boxes_xyxy: Tensor) -> Tensor:
-        """What lies in the boxes (B, n, 4), each on the level of its size: (B · n, dim, 7, 7)."""
-        return region_features(maps, with_images([*boxes_xyxy]), _SIDE, samples=_SAMPLES)
