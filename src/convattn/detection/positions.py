@@ -70,4 +70,4 @@ def inverse_sigmoid(value: Tensor, eps: float = 1e-3) -> Tensor:
         eps: the least that a logarithm is taken of.
     """
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    return (value.clamp(eps, 1) / (1 - value).clamp(eps, 1)).log()
+    return (value.clamp(eps, 1.0) / (1 - value).clamp(eps, 1.0)).log()

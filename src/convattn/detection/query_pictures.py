@@ -24,7 +24,7 @@ from convattn.extras import require
 __all__ = ["QueryPrediction", "Reading", "detect_queries"]
 
 _SHOWN = 20  # objects, the surest: the places of more lie over one another
-_SIDE = 640  # pixels of a panel at most
+_SIDE = 480  # pixels of a panel
 _COLUMNS = 3  # panels beside one another
 _TITLE = 22  # pixels over a panel
 
@@ -48,25 +48,19 @@ class QueryPrediction(ObjectPrediction):
     readings: tuple[Reading, ...]  # a level each; none of Sparse R-CNN, whose queries read what lies in their boxes
 
     def as_json(self) -> dict[str, Any]:
-        """As of objects, each with its `query`, its box behind each step, and the places `[x, y, weight]` by level."""
+        """As of objects, each with its box behind each step, and the places `[x, y, weight]` that it reads by level."""
         told = super().as_json()
         for at, one in enumerate(told["objects"]):
-            one["query"] = int(self.queries[at])
             one["steps"] = dict(zip(self.steps, self.boxes_of_steps[:, at].tolist(), strict=True))
             if self.readings:
-                places = (np.column_stack([each.points_xy[at], each.weights[at]]) for each in self.readings)
-                one["reads"] = [each.tolist() for each in places]
+                one["reads"] = [
+                    np.column_stack([each.points_xy[at], each.weights[at]]).tolist() for each in self.readings
+                ]
         return told
 
     def rows(self) -> list[dict[str, Any]]:
-        """An object and step each."""
-        return [
-            row | {"query": int(query), "step": step} | dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True))
-            for row, query, boxes in zip(
-                super().rows(), self.queries, self.boxes_of_steps.transpose(1, 0, 2), strict=True
-            )
-            for step, box in zip(self.steps, boxes, strict=True)
-        ]
+        """An object each, with the number of its query."""
+        return [row | {"query": int(query)} for row, query in zip(super().rows(), self.queries, strict=True)]
 
     def line(self) -> str:
         """As of objects, and which queries have found them."""
@@ -82,7 +76,7 @@ class QueryPrediction(ObjectPrediction):
         Raises:
             MissingExtra: without matplotlib, for the colours of places.
         """
-        ratio = min(1.0, _SIDE / max(picture.size))
+        ratio = _SIDE / max(picture.size)
         small = picture.resize((max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio))))
         colours = default_colours(len(self.names))
         own = [colours[label] for label in self.labels]
@@ -97,7 +91,7 @@ class QueryPrediction(ObjectPrediction):
         most = max((each.weights.max(initial=0.0) for each in self.readings), default=0.0)
         for number, each in enumerate(self.readings, 1):
             share = each.weights.sum() / max(1, len(self.queries))
-            title = f"read on level {number} ({each.size[0]} x {each.size[1]}): {share:.0%} of the weight"
+            title = f"read on level {number}, {each.size[0]} x {each.size[1]}: {share:.0%} of the weight"
             places = _with_places(with_objects(small, thin), each.points_xy * ratio, each.weights / (most or 1.0))
             panels.append((title, places))
         return _grid(panels)
@@ -144,7 +138,8 @@ class _Seen:
         self.said: Any = None
         self.sizes: Any = None  # of the image as the head sees it
         self.ratios: Any = None  # how much of each level is image, (1, levels, 2)
-        self.looks: tuple[Tensor, Tensor] | None = None  # places from 0 to 1 over the image, and weights
+        self.moved: Sequence[Tensor] = ()  # boxes behind each layer of a decoder: where the next one looks
+        self.looks: tuple[Tensor, Tensor] | None = None  # places from 0 to 1 over each level, and weights
         self.levels: Sequence[tuple[int, int]] = ()
 
     def prediction(self, found: Detections, queries: np.ndarray, names: tuple[str, ...]) -> QueryPrediction:
@@ -152,8 +147,9 @@ class _Seen:
         if isinstance(self.head, DinoHead):
             selected, predicted = self.said
             scale = selected.boxes.new_tensor([width, height, width, height])
-            boxes = [box_convert(each[0], "cxcywh", "xyxy") * scale for each in (selected.boxes, *predicted.boxes)]
-            steps = ("chosen", *(f"layer {at + 1}" for at in range(len(predicted.boxes))))
+            ways = (selected.boxes, *self.moved[:-1], predicted.boxes[-1])
+            boxes = [box_convert(each[0], "cxcywh", "xyxy") * scale for each in ways]
+            steps = ("chosen", *(f"layer {at + 1}" for at in range(len(self.moved))))
         else:
             first = box_convert(self.head.proposal_boxes.weight, "cxcywh", "xyxy")
             boxes = [first * first.new_tensor([width, height, width, height])]
@@ -167,11 +163,12 @@ class _Seen:
         if self.looks is None:
             return
         height, width = size
-        places, weights = (each[0].float().cpu().numpy()[queries] for each in self.looks)
-        for level, of_level in enumerate(self.levels):
-            points = places[:, :, level].reshape(len(queries), -1, 2) * [width, height]
-            shares = weights[:, :, level].reshape(len(queries), -1) / weights.shape[1]
-            yield Reading((int(of_level[0]), int(of_level[1])), points, shares)
+        places, weights = self.looks
+        places = places / self.ratios[:, None, None, :, None]  # over the image, without padding
+        by_level = (each[0].float().transpose(1, 2).flatten(2, 3).cpu().numpy()[queries] for each in (places, weights))
+        for level, points, shares in zip(self.levels, *(each.swapaxes(0, 1) for each in by_level), strict=True):
+            points, shares = points * [width, height], shares / weights.shape[2]
+            yield Reading((int(level[0]), int(level[1])), points, shares)
 
 
 @contextmanager
@@ -186,15 +183,15 @@ def _watched(detector: QueryDetector) -> Iterator[_Seen]:
     def keep_looks(module: Any, args: tuple[Any, ...]) -> None:
         query, position, _, references, sizes, _ = args
         places, weights = module.looks(query + position, references, sizes)
-        seen.looks, seen.levels = (places / seen.ratios[:, None, None, :, None], weights), sizes
+        seen.looks, seen.levels = (places, weights), sizes
 
-    def keep_ratios(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.ratios = args[3]
+    def keep_moved(module: nn.Module, args: tuple[Any, ...], said: Any) -> None:
+        seen.ratios, seen.moved = args[3], said[1]
 
     hooks = [head.register_forward_hook(keep_said)]
     if isinstance(head, DinoHead):
         last: Any = head.decoder.layers[-1]
-        hooks.append(head.decoder.register_forward_pre_hook(keep_ratios))
+        hooks.append(head.decoder.register_forward_hook(keep_moved))
         hooks.append(last.cross_attention.register_forward_pre_hook(keep_looks))
     try:
         yield seen
@@ -211,7 +208,7 @@ def _with_places(picture: Image.Image, points_xy: np.ndarray, weights: np.ndarra
     for at in shares.argsort():
         (x, y), radius = points[at], 1.5 + 2.5 * shares[at]
         colour = tuple(round(255 * part) for part in colour_map(float(shares[at]))[:3])
-        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="black")
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline="white")
     return picture
 
 
