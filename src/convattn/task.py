@@ -480,8 +480,11 @@ class TaskRoom(Protocol):
         """
         return None
 
-    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
-        """What two forms of a model found, each beside its partner; None, the default, compares it as it is."""
+    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor], exact: bool = True) -> Pairs | None:
+        """What two forms of a model found, each beside its partner; None, the default, compares it as it is.
+
+        Not `exact` are forms whose arithmetic has less than 32 bits.
+        """
         return None
 
     def describe(self, model: nn.Module) -> dict[str, Any]:

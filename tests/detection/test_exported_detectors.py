@@ -222,6 +222,17 @@ def test_findings_are_paired_by_class_and_overlap():
     assert exported.paired([torch.zeros(1, 3)], [torch.zeros(1, 3)]) is None
 
 
+def test_in_fewer_bits_what_nobody_looks_at_does_not_count():
+    faint, elsewhere = (0, 30, 10, 40, 0.04, 1), (70, 30, 80, 40, 0.04, 1)
+    assert exported.paired(tables(A, faint), tables(A, elsewhere)).share == pytest.approx(1.8 / 1.88)
+    pairs = exported.paired(tables(A, faint), tables(A, elsewhere), exact=False)
+    assert pairs.share == 1.0 and pairs.got[1].tolist() == [[pytest.approx(0.9)]]
+    assert exported.paired(tables(faint), tables(elsewhere), exact=False).share == 1.0
+    stronger = (*faint[:4], 0.06, 1)  # on either side of what counts, and the same box
+    assert exported.paired(tables(A, faint), tables(A, stronger), exact=False).share == 1.0
+    assert exported.paired(tables(A, B), tables(A), exact=False).share == pytest.approx(1.8 / 2.3)
+
+
 def test_agreement_is_told_by_shares():
     moved = (0, 0, 10, 8, 0.8, 1)
     shares = exported.agreement(tables(A, B), tables(moved, C))

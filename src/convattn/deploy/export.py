@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -217,7 +218,7 @@ def _prepare(
         Request(traced, asked.dynamic, asked.precision, ranges, in_float32=apart),
         trials(asked.dynamic, shape, seen.images),
         None if task is None else task.agreement,
-        None if task is None else task.paired,
+        None if task is None else partial(task.paired, exact=asked.precision == "fp32"),
         None if numbers is None else numbers.eval(),
         (*seen.set_aside, *unread),
     )

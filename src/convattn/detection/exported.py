@@ -89,26 +89,35 @@ def check_description(described: Mapping[str, Any]) -> dict[str, Any]:
 # Comparing
 
 
-def paired(got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
+def paired(got: Sequence[Tensor], want: Sequence[Tensor], exact: bool = True) -> Pairs | None:
     """The rows of two tables that are the same box, side by side; None of what are no such tables.
 
     The surest row chooses first: of those of its class whose IoU with it is 0.95 or more the one whose IoU and score
     are nearest. What has no partner counts by its score: at the threshold rounding decides who is there.
+
+    Args:
+        got, want: the tables.
+        exact: that all rows count. In arithmetic of less than 32 bits those with a score below 0.05 on both sides do
+            not: which of thousands of places that hold nothing stand there is decided in the last digits.
     """
-    return _pairs(got, want, _NEAR) if _are_tables(got) and _are_tables(want) else None
+    if not _are_tables(got) or not _are_tables(want):
+        return None
+    return _pairs(got, want, _NEAR, 0.0 if exact else _UNCERTAIN)
 
 
-def _pairs(got: Sequence[Tensor], want: Sequence[Tensor], least: float) -> Pairs:
+def _pairs(got: Sequence[Tensor], want: Sequence[Tensor], least: float, counted: float = 0.0) -> Pairs:
     mine: list[list[Tensor]] = []
     yours: list[list[Tensor]] = []
     total = shared = 0.0
     for image in range(len(want[0])):
         ours, theirs = [one[image] for one in got], [one[image] for one in want]
         rows, partners = _partners(ours, theirs, least)
+        sure = (ours[1][rows] >= counted) | (theirs[1][partners] >= counted)
+        rows, partners = rows[sure], partners[sure]
+        total += sum(float(one[one >= counted].sum()) for one in (ours[1], theirs[1]))
+        shared += sum(float(one[one >= counted].sum()) for one in (ours[1][rows], theirs[1][partners]))
         mine.append([one[rows] for one in ours])
         yours.append([one[partners] for one in theirs])
-        total += float(ours[1].sum() + theirs[1].sum())
-        shared += float(ours[1][rows].sum() + theirs[1][partners].sum())
     ours, theirs = ([torch.cat(parts)[None] for parts in zip(*images, strict=True)] for images in (mine, yours))
     return Pairs(ours, theirs, shared / total if total else 1.0)
 

@@ -206,9 +206,9 @@ class DetectionRoom(TaskRoom):
         """All that the layers compute."""
         return exported.numbers(model)
 
-    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor]) -> Pairs | None:
+    def paired(self, got: Sequence[Tensor], want: Sequence[Tensor], exact: bool = True) -> Pairs | None:
         """Rows that show the same object."""
-        return exported.paired(got, want)
+        return exported.paired(got, want, exact)
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
         """Classes, and how large images are seen."""

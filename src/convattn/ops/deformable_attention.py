@@ -5,8 +5,9 @@
 Locations go from 0 to 1 over a level; between pixels a level is bilinear, with pixel centres at (i + ½) / size, and
 outside it is zero. Source: "Deformable DETR", Zhu et al., ICLR 2021, arXiv 2010.04159, section 4.1.
 
-Three forms of one value: `rows` (CPU), `grid_sample` (any device, export, second derivatives), and the reference, the
-formula as it stands. The neighbours of a place are found as for deformable convolution (`ops.deformable`).
+Three forms of one value: `rows` (CPU), `grid_sample` (any device, learning, export, second derivatives), and the
+reference, the formula as it stands. The neighbours of a place are found as for deformable convolution
+(`ops.deformable`).
 """
 
 from collections.abc import Sequence
@@ -41,8 +42,9 @@ def deformable_attention(
         sizes: height and width of each level.
         locations: x and y of each place, 0 to 1 over a level, (B, queries, heads, levels, points, 2).
         weights: of each place, (B, queries, heads, levels, points).
-        sampling: which implementation. "rows" gathers rows of channels, the fastest on a CPU; "grid_sample" uses
-            ordinary operators alone, for any device and for export. "auto" takes rows on a CPU.
+        sampling: which implementation. "rows" gathers rows of channels; "grid_sample" uses ordinary operators alone,
+            for any device and for export. "auto" takes rows on a CPU where nothing learns: a third of the time there,
+            but with gradients a fifth more.
 
     Returns:
         (B, queries, heads · channels) in the type of `value`.
@@ -54,7 +56,8 @@ def deformable_attention(
     exact = torch.promote_types(value.dtype, torch.float32)
     wide, locations, weights = value.to(exact), locations.to(exact), weights.to(exact)
     if sampling == "auto":
-        sampling = "rows" if value.device.type == "cpu" else "grid_sample"
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (value, locations, weights))
+        sampling = "rows" if value.device.type == "cpu" and not learns else "grid_sample"
     if sampling == "rows":
         return _from_rows(wide, sizes, locations, weights).to(value.dtype)
     if sampling == "grid_sample":
