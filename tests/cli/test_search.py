@@ -5,6 +5,7 @@ import pytest
 
 import convattn
 from convattn.ablation import widening
+from convattn.ablation.search import finals
 from convattn.cli.main import main
 from convattn.cli.options.search import limit_ms_of, read
 from tiny_masks import write_masked
@@ -26,6 +27,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.slow
 def test_a_search_from_the_words_to_a_model(pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(widening, "_WIDEST", 1.0)  # the others stay as they are
+    monkeypatch.setattr(finals, "FAMILIES", ("smt_nano",))
     output = tmp_path / "out"
     words = ["search", *TINY, "--data", pictures, "--output", str(output)]
     assert main(words) == 0
