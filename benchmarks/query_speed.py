@@ -7,7 +7,7 @@ lacks here and which neither time holds.
 
 Examples:
     python benchmarks/query_speed.py
-    python benchmarks/query_speed.py --layers 2 --repeats 3
+    python benchmarks/query_speed.py --layers 2 --repeats 3 --processor
 """
 
 import time
@@ -57,10 +57,13 @@ class Options:
     """Of each, of which the median counts."""
     threads: int = 2
     """That compute."""
+    processor: bool = False
+    """Count the time of the processor, on one thread, instead of what passes: where others use the machine."""
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1 if options.processor else options.threads)
+    clock = time.process_time if options.processor else time.perf_counter
     torch.manual_seed(0)
     image = _image(options)
     ours, theirs = _Ours(options), _Theirs(options)
@@ -71,7 +74,7 @@ def main(options: Options) -> None:
             "theirs": step(theirs, lambda: theirs(image)),
             **_parts(ours, image, step, options),
         }
-        times = _interleaved(runs, options.repeats)
+        times = _interleaved(runs, options.repeats, clock)
         shares = (f"{100 * times[part] / times['ours']:.0f} %" for part in ("reading", "products", "matching"))
         milliseconds = (f"{1000 * times[who]:,.0f} ms" for who in ("ours", "theirs"))
         table.add_row(what, *milliseconds, f"{times['ours'] / times['theirs']:.2f}", *shares)
@@ -240,15 +243,15 @@ def _to_match(options: Options) -> tuple[Truth, list[Tensor], list[Tensor]]:
     return truth, logits, [torch.rand(1, options.queries, 4) * 0.4 + 0.1 for _ in layers]
 
 
-def _interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def _interleaved(runs: dict[str, Callable[[], None]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Median seconds of each, in turns, behind one that does not count."""
     times: dict[str, list[float]] = {who: [] for who in runs}
     for repeat in range(repeats + 1):
         for who, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if repeat:
-                times[who].append(time.perf_counter() - started)
+                times[who].append(clock() - started)
     return {who: median(each) for who, each in times.items()}
 
 

@@ -47,12 +47,12 @@ def test_boxes_end_where_objects_are_found(name, options):
 def test_places_are_those_of_the_last_layer_in_pixels_of_the_picture():
     """Without offsets every point of every head lies in the middle of the box behind the layer before."""
     model = detector("dino")
-    model.size_multiple = 32  # what is seen is padded
+    model.size_multiple = 128  # of what is seen a half is padding
     looking = model.head.decoder.layers[-1].cross_attention
     nn.init.zeros_(looking.sampling_offsets.bias)
     nn.init.normal_(model.head.box_movers[0][-2].weight, std=0.1)
     said = told(model)
-    assert [each.size for each in said.readings] == [(8, 12), (4, 6), (2, 3), (1, 2)]
+    assert [each.size for each in said.readings] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     for each in said.readings:
         assert each.points_xy.shape == (20, 8 * 4, 2)
         wanted = np.broadcast_to(middles(said), each.points_xy.shape)
