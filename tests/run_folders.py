@@ -1,9 +1,10 @@
 """Run folders as training leaves them, written by hand: `config.json` and `log.jsonl`."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from convattn.training.config import OutputConfig, RunConfig, ScheduleConfig
+from convattn.training.config_json import config_to_json
 
 __all__ = ["write_run"]
 
@@ -29,7 +30,7 @@ def write_run(folder, top1s, **parts):
     config = replace(
         RunConfig(), **{"schedule": ScheduleConfig(epochs=4), "output": OutputConfig(str(folder)), **parts}
     )
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    (folder / "config.json").write_text(config_to_json(config))
     entries = [entry(number, top1) for number, top1 in enumerate(top1s, 1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in entries))
     return folder

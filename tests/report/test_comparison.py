@@ -1,9 +1,11 @@
 import pytest
 
+from convattn.classification.options import ClassificationOptions
 from convattn.report.charts import comparison_curves
-from convattn.report.comparison import comparison_report, differing_fields, find_runs, run_row
+from convattn.report.comparison import comparison_report, differing_fields, figures_table, find_runs, run_row
 from convattn.report.run import RunError, read_run
 from convattn.report.write import render
+from convattn.segmentation.options import SegmentationOptions
 from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig
 from html_page import Page
 from run_folders import write_run
@@ -26,6 +28,14 @@ def test_runs_are_found_however_deep_and_damaged_ones_named(tmp_path):
 def test_a_folder_that_is_missing_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"gone: no such folder"):
         find_runs(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("task", "heading"), [(SegmentationOptions(), "Best mIoU (epoch)"), (ClassificationOptions(), "Best top-1 (epoch)")]
+)
+def test_the_best_figure_is_called_as_it_is_written(tmp_path, task, heading):
+    run = read_run(write_run(tmp_path / "one", [1.0], task=task))
+    assert heading in figures_table({"one": run}).columns
 
 
 def test_only_fields_that_differ_are_told(tmp_path):

@@ -104,7 +104,7 @@ def figures_table(runs: dict[str, RunFolder], title: str = "Figures") -> Table:
         speed = "–" if row["images_per_second"] is None else f"{row['images_per_second']:,.0f}"
         length = f"{run.done:,} / {run.planned:,}{'' if unit else f' {run.unit}'}"
         rows.append((name, row["network"], length, best, *losses, speed, f"{row['hours']:.2f}"))
-    title_of_best = _common(run.metrics[0].title.lower() for run in runs.values())
+    title_of_best = _common(_inside_a_sentence(run.metrics[0].title) for run in runs.values())
     best_title = f"Best {title_of_best or ''}".rstrip() + f" ({axis or 'epoch or update'})"
     columns = (
         "Run",
@@ -117,6 +117,11 @@ def figures_table(runs: dict[str, RunFolder], title: str = "Figures") -> Table:
         "Hours",
     )
     return Table(title, columns, tuple(rows), numbers=frozenset(range(2, len(columns))))
+
+
+def _inside_a_sentence(title: str) -> str:
+    """A title as it stands behind other words: "top-1", and still "mIoU" and "AP"."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
 def _common(words: Iterable[str]) -> str | None:
