@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import convattn
-from convattn.bench import compare
+from convattn.bench import compare, runtimes
 from convattn.bench.latency import Interrupted
 from convattn.extras import MissingExtra
 from convattn.model_files import save_model
@@ -83,7 +83,7 @@ def test_a_failure_costs_its_own_row_only(monkeypatch):
     def write_file(model, runtime, setting, folder):
         raise MissingExtra('onnx is not installed; run: pip install "convattn[onnx]"')
 
-    monkeypatch.setattr(compare, "write_file", write_file)
+    monkeypatch.setattr(runtimes, "write_file", write_file)
     table = convattn.benchmark(["smt_nano"], runtimes=["fused", "onnxruntime", "prepacked"], **QUICK)
     assert [row.runtime for row in table.rows] == ["fused", "prepacked"]
     (gap,) = table.not_measured
@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch):
     def write_file(model, runtime, setting, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "write_file", write_file)
+    monkeypatch.setattr(runtimes, "write_file", write_file)
     with pytest.raises(Interrupted) as stopped:
         convattn.benchmark(["smt_nano"], runtimes=["fused", "onnxruntime"], **QUICK)
     table = stopped.value.measured
