@@ -87,16 +87,14 @@ def test_a_number_counts_for_nothing_and_others_are_no_class():
     with pytest.raises(UnknownLabel) as error:
         read(code_of(ClassTable("", NAMES), ignore_index=0), content(NUMBERS), "masks/a\n.png")
     assert str(error.value) == (
-        r"masks/a\n.png: label 255 in 2 pixels, and the 2 classes are 1 to 2; set task.labels.ignore_index 255 if it "
+        r"masks/a\n.png: label 255 in 2 pixels, and the 2 classes are 1 to 2; set labels.ignore_index 255 if it "
         "counts for nothing, or name its class in classes.txt"
     )
     with pytest.raises(UnknownLabel) as error:
         read(code_of(ignore_index=1), content(np.array([[3, 3, 4, 9, 0]], dtype=np.uint8)))
     assert str(error.value).startswith("mask.png: label 3 in 2 pixels (and 4, 9), and the 2 classes are 0, 2; set ")
-    assert "task.labels.reduce_zero_label" not in str(error.value)
-    with pytest.raises(
-        UnknownLabel, match=r"label 3 in .* task.labels.reduce_zero_label if 0 does and classes count f"
-    ):
+    assert "labels.reduce_zero_label" not in str(error.value)
+    with pytest.raises(UnknownLabel, match=r"label 3 in .* labels.reduce_zero_label if 0 does and classes count f"):
         read(code_of(), content(np.array([[3]], dtype=np.uint8)))
 
 
@@ -135,9 +133,7 @@ def test_reduce_zero_label_is_applied_once():
     for table in (PLAIN, counted_from_1, counted_from_0):
         code = mask_code(table, LabelOptions(reduce_zero_label=True))
         assert read(code, content(np.array([[0, 1, 2, 3, 255]], dtype=np.uint8))) == [[255, 0, 1, 2, 255]]
-    with pytest.raises(
-        UnknownLabel, match=r"label 0 in 1 pixels, .* 1 to 3; .* task.labels.reduce_zero_label if 0 does"
-    ):
+    with pytest.raises(UnknownLabel, match=r"label 0 in 1 pixels, .* 1 to 3; .* labels.reduce_zero_label if 0 does"):
         read(mask_code(counted_from_1, LabelOptions()), content(np.array([[0, 1]], dtype=np.uint8)))
 
 
@@ -169,7 +165,7 @@ def test_an_unknown_colour_is_named_with_its_pixels_and_the_nearest_class():
     assert labels.tolist() == [[0, 255, 255, 255]]
     assert problem == (
         "mask.png: colour 129 64 128 in 2 pixels is no class; the nearest is 'road', 128 64 128; 1 pixels have others; "
-        "name its class in classes.txt, and set its number as task.labels.ignore_index if it counts for nothing"
+        "name its class in classes.txt, and set its number as labels.ignore_index if it counts for nothing"
     )
     many = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert code_of(COLOURED).read_known(content(many), "m")[1].endswith("; masks must not be smoothed")
@@ -181,7 +177,7 @@ def test_colours_without_known_ones_are_refused_with_what_to_write():
         read(code_of(), file)
     assert str(error.value) == (
         "mask.png: an RGB mask (70 130 180, 0 120 0, 128 64 128), and no colours of classes are known; write a line "
-        "`NAME R G B` for each class into classes.txt, or name such a file with task.labels.classes"
+        "`NAME R G B` for each class into classes.txt, or name such a file with labels.classes"
     )
     grey = content(np.repeat(NUMBERS[..., None], 3, axis=2))
     with pytest.raises(
@@ -293,7 +289,7 @@ def test_numbers_that_occur_are_classes_which_is_told():
     assert str(error.value) == (
         "masks: masks hold 0 alone beside 255, which counts for nothing; there is nothing to tell apart. If 255 is a "
         "class, write classes.txt with a line `NAME R G B` for each, as `object 255 255 255`, or set another "
-        "task.labels.ignore_index"
+        "labels.ignore_index"
     )
 
 

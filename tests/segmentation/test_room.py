@@ -150,7 +150,7 @@ def test_masks_of_which_no_pixel_counts_are_refused(tmp_path):
     data = write_masks(tmp_path / "data")
     for file in (data / "masks" / "val").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(file)
-    with pytest.raises(DataError, match=r"masks/val: no pixel of any mask counts, as task.labels.ignore_index is 255"):
+    with pytest.raises(DataError, match=r"masks/val: no pixel of any mask counts, as labels.ignore_index is 255"):
         train(tiny_segmentation(data, tmp_path / "run"))
 
 

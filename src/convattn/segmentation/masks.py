@@ -162,9 +162,9 @@ class MaskCode:
         value, own = unknown[0], np.flatnonzero((self.meaning >= 0) & (self.meaning != IGNORED)).tolist()
         others = f" (and {_listed(unknown[1:])})" if len(unknown) > 1 else ""
         known = f"{own[0]} to {own[-1]}" if own == [*range(own[0], own[-1] + 1)] else _listed(own)
-        fixes = [f"set task.labels.ignore_index {value} if it counts for nothing"]
+        fixes = [f"set labels.ignore_index {value} if it counts for nothing"]
         if not self.options.reduce_zero_label and (value == 0 or len(own) in unknown):
-            fixes.append("task.labels.reduce_zero_label if 0 does and classes count from 1")
+            fixes.append("labels.reduce_zero_label if 0 does and classes count from 1")
         fixes.append(f"or name its class in {shown(self.where) or 'classes.txt'}")
         pixels = f"{counts[value]:,} pixels{others}"
         return f"label {value} in {pixels}, and the {len(own)} classes are {known}; {', '.join(fixes)}"
@@ -180,7 +180,7 @@ class MaskCode:
         name = self.classes[place] if place != IGNORED else "what counts for nothing"
         others = len(codes) - counts[most]
         hint = (
-            f"name its class in {shown(self.where) or 'classes.txt'}, and set its number as task.labels.ignore_index "
+            f"name its class in {shown(self.where) or 'classes.txt'}, and set its number as labels.ignore_index "
             "if it counts for nothing"
         )
         return (
@@ -246,7 +246,7 @@ def _without_palette(codes: np.ndarray, where: str) -> str:
     return (
         f"an RGB mask ({', '.join(map(_spaced, colours))}{more}), and no colours of classes "
         f"are known; write a line `NAME R G B` for each class into {shown(where) or 'classes.txt beside the data'}, or "
-        "name such a file with task.labels.classes"
+        "name such a file with labels.classes"
     )
 
 

@@ -82,7 +82,7 @@ def table_of_numbers(numbers: Collection[int], options: LabelOptions, where: obj
         raise DataError(
             f"{shown(where)}: masks hold {_listed(found) or 'nothing'} alone{beside}; there is nothing to tell apart. "
             "If 255 is a class, write classes.txt with a line `NAME R G B` for each, as `object 255 255 255`, or set "
-            "another task.labels.ignore_index"
+            "another labels.ignore_index"
         )
     _tell(
         f"{shown(where)}: nothing names the classes (classes.txt beside the data would), so they are the {len(found)} "

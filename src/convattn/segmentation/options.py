@@ -36,7 +36,7 @@ class LabelOptions:
     """In masks 0 is no class and counts for nothing, and class 0 is written as 1 (ADE20K)."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.ignore_index <= 255, f"task.ignore_index {self.ignore_index} must be between 0 and 255")
+        check(0 <= self.ignore_index <= 255, f"labels.ignore_index {self.ignore_index} must be between 0 and 255")
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def _check_counting(data: MaskedImages) -> None:
             read = True
     if read:
         raise DataError(
-            f"{shown(data.pairs.masks_at)}: no pixel of any mask counts, as task.labels.ignore_index is "
+            f"{shown(data.pairs.masks_at)}: no pixel of any mask counts, as labels.ignore_index is "
             f"{data.code.options.ignore_index}; there is nothing to learn or to judge by"
         )
 
