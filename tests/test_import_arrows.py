@@ -59,6 +59,7 @@ ARROWS["ablation"] = _ALL_BELOW | {"report"}
 ARROWS["cli"] = _ALL_BELOW | {"report", "ablation"}
 ARROWS["__main__"] = {"cli"}  # what `python -m convattn` runs
 ARROWS["public"] = _ALL_BELOW  # what `import convattn` offers
+ARROWS["saved"] = {"model_files"}  # its earlier name
 ARROWS["starting"] = set()
 ARROWS["timm"] = set()  # what `python -m convattn.timm` runs
 

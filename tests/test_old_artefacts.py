@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import convattn
+from convattn import model_files, saved
 from convattn.cli.main import main
 from convattn.model_files import load_model, read_metadata
 from convattn.training.output import stored_config
@@ -28,6 +29,11 @@ def old(tmp_path_factory):
         archive.extractall(folder, filter="data")
     write_pictures(folder / "pictures", train=6, val=2)
     return folder
+
+
+def test_the_earlier_name_of_model_files_is_importable():
+    assert {name: getattr(saved, name) for name in saved.__all__} == {n: getattr(model_files, n) for n in saved.__all__}
+    assert {"load_model", "save_model"} <= {*saved.__all__}
 
 
 def test_fields_of_an_old_configuration_are_found_where_they_are_now(old):
