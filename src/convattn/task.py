@@ -481,10 +481,7 @@ class TaskRoom(Protocol):
         return None
 
     def paired(self, got: Sequence[Tensor], want: Sequence[Tensor], exact: bool = True) -> Pairs | None:
-        """What two forms of a model found, each beside its partner; None, the default, compares it as it is.
-
-        Not `exact` are forms whose arithmetic has less than 32 bits.
-        """
+        """What two forms found, each beside its partner (`exact`: in 32 bits); by default None: as it is."""
         return None
 
     def describe(self, model: nn.Module) -> dict[str, Any]:
