@@ -1,7 +1,8 @@
 """Segmenters on a small backbone and on timm's ResNet-18, trained for the same time by the same recipe.
 
 Time is the processor time of one core: each model is first timed for a few updates, and then trains for as many updates
-as fit into its minutes. mIoU is that of the last model on the validation images, whole; they choose nothing.
+as fit into its minutes. mIoU is that of the last model on the validation images, whole; they choose nothing. The same
+words again go on with a benchmark that was stopped: what its folder holds is not trained anew.
 
 Examples:
     python benchmarks/segmentation.py --data camvid --ignore-index 11
@@ -20,12 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+from convattn.atomic import write_atomically
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,21 @@ class Options:
     """Processor time of one core for the training of each model; 40 are 20 minutes of two cores."""
     seeds: tuple[int, ...] = (0, 1)
     """One run for each."""
-    models: tuple[str, ...] = ("smt_nano", "timm:resnet18")
-    """Backbones, from scratch."""
+    models: tuple[Literal["smt_nano", "resnet18", "resnet18_quarter"], ...] = ("smt_nano", "resnet18_quarter")
+    """Backbones, from scratch: timm's ResNet-18 whole, or a quarter as wide, which costs about what smt_nano does."""
     heads: tuple[str, ...] = ("upernet", "semantic_fpn")
     """Heads, of 64 channels."""
     jobs: int = 2
     """Runs at a time, each on one core."""
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/segmentation")
+    """Keep the runs here, a folder for each number of minutes."""
+
+
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "smt_nano": ("smt_nano", {}),
+    "resnet18": ("timm:resnet18", {}),
+    "resnet18_quarter": ("timm:resnet18", {"channels": (16, 32, 64, 128)}),
+}
 
 
 @dataclass(frozen=True)
@@ -60,24 +72,35 @@ def main(options: Options) -> None:
     if options.data is None:
         print("no --data: nothing is trained; name a folder with images and masks in train and val")
         return
+    runs = options.output / f"{options.minutes:g}-minutes"
     cases = [*itertools.product(options.models, options.heads)]
-    with tempfile.TemporaryDirectory() as scratch, Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("training", total=len(cases) * (1 + len(options.seeds)))
-        with ThreadPoolExecutor(options.jobs) as pool:
+    with Progress(console=Console(stderr=True)) as progress, ThreadPoolExecutor(options.jobs) as pool:
+        bar = progress.add_task("training", total=len(cases) * (1 + len(options.seeds)))
 
-            def one(case: tuple[str, str]) -> Result:
-                words = [*case, str(options.data), str(options.ignore_index)]
-                found = _run(["--time", *words])
-                progress.advance(task)
-                updates = max(4, round(found["images_per_second"] * options.minutes * 60 / found["batch_size"]))
-                figures = []
-                for seed in options.seeds:
-                    folder = Path(scratch) / f"{case[0].replace(':', '_')}-{case[1]}-{seed}"
-                    figures.append(_run(["--train", *words, str(updates), str(seed), str(folder)])["miou"])
-                    progress.advance(task)
-                return Result(*case, found["parameters"], found["macs"], found["images_per_second"], tuple(figures))
+        def found(args: list[str], kept: Path) -> dict[str, Any]:
+            if not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(kept, json.dumps(_run(args)).encode())
+            progress.advance(bar)
+            return json.loads(kept.read_text())
 
-            results = list(pool.map(one, cases))
+        def timed(case: tuple[str, str]) -> dict[str, Any]:
+            words = [*case, str(options.data), str(options.ignore_index)]
+            return found(["--time", *words], runs / f"{'-'.join(case)}.json")
+
+        def trained(case: tuple[str, str], seed: int) -> float:
+            words = [*case, str(options.data), str(options.ignore_index)]
+            speed, folder = timings[case], runs / f"{'-'.join(case)}-{seed}"
+            updates = max(4, round(speed["images_per_second"] * options.minutes * 60 / speed["batch_size"]))
+            kept = folder.with_suffix(".json")
+            return found(["--train", *words, str(updates), str(seed), str(folder)], kept)["miou"]
+
+        timings = dict(zip(cases, pool.map(timed, cases), strict=True))
+        by_seed = [[*pool.map(trained, cases, itertools.repeat(seed))] for seed in options.seeds]
+    results = []
+    for case, *miou in zip(cases, *by_seed, strict=True):
+        speed = timings[case]
+        results.append(Result(*case, speed["parameters"], speed["macs"], speed["images_per_second"], tuple(miou)))
     seeds = (f"mIoU, seed {seed}" for seed in options.seeds)
     table = Table("backbone", "head", "parameters", "MACs", "images/s", *seeds, "mean")
     for result in results:
@@ -103,9 +126,10 @@ def _config(model: str, head: str, data: str, ignore_index: str, folder: str, se
 
     config = RECIPES["segment_finetune"]()
     task: Any = config.task
+    name, arguments = BACKBONES[model]
     return replace(
         config,
-        model=replace(config.model, name=model, pretrained=False, drop_path_rate=0.0),
+        model=replace(config.model, name=name, options=arguments, pretrained=False, drop_path_rate=0.0),
         data=replace(config.data, source=data, image_size=256, workers=0),
         optimizer=replace(config.optimizer, lr=1e-3),
         schedule=replace(config.schedule, updates=updates, warmup_epochs=0, warmup_updates=max(1, updates // 20)),
@@ -154,7 +178,8 @@ def train_for(
     from convattn.segmentation.sources import open_evaluation
     from convattn.training.loop import train
 
-    train(_config(model, head, data, ignore_index, folder, int(seed), int(updates)))
+    config = _config(model, head, data, ignore_index, folder, int(seed), int(updates))
+    train(config, resume=Path(folder).exists())
     found, task = load_model(Path(folder) / "last.safetensors"), room("segmentation")
     options = task.words.evaluation()
     labels = LabelOptions(ignore_index=int(ignore_index))
