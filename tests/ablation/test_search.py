@@ -347,8 +347,8 @@ def test_what_a_search_came_to_in_words_tables_and_json():
 def test_the_page_of_a_search_shows_front_comparison_and_networks(tmp_path):
     write_search_page(tmp_path / "report.html", found())
     page = (tmp_path / "report.html").read_text()
-    assert page.count('<b class="point') == 3
-    assert page.count('<b class="point best') == 2
+    assert page.count('<b class="mark') == 3
+    assert page.count('<b class="mark filled') == 2
     assert "convattn search" in page
     assert "Networks trained in the search" in page
     assert page.count('class="dot"') == 6
@@ -357,4 +357,4 @@ def test_the_page_of_a_search_shows_front_comparison_and_networks(tmp_path):
     write_search_page(
         tmp_path / "empty.html", replace(empty, retrained=replace(empty.retrained, rows={"epochs": rows}))
     )
-    assert '<b class="point' not in (tmp_path / "empty.html").read_text()
+    assert '<b class="mark' not in (tmp_path / "empty.html").read_text()

@@ -147,6 +147,7 @@ def test_results_are_of_the_last_epoch_and_paired(tmp_path, monkeypatch):
     write_page(tmp_path / "report.html", results)
     page = (tmp_path / "report.html").read_text()
     assert page.count('class="dot"') == 2 * (3 + 2 + 2)
+    assert page.count("Top-1 over latency") == 2 and page.count('<b class="mark') == 2 * 2
     assert "no multiple" in page
     wide = Design("wide", "timm:resnet18", role="control", control_of="das")
     comparison = replace(one.comparison, designs=(*one.comparison.designs, wide))

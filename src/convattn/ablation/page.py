@@ -1,18 +1,19 @@
 """The comparison as a page: every seed a dot, intervals, costs, and what it means in a sentence."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from convattn.ablation.results import Results, Row
+from convattn.ablation.scatter import Scatter, axis, scatter
 from convattn.ablation.tables import BUDGETS, missing_table, results_tables
 from convattn.atomic import write_atomically
-from convattn.report.charts import run_style, ticks
+from convattn.report.charts import run_style
 from convattn.report.templates import render_page
 
-__all__ = ["Panel", "Track", "axis", "page_values", "panels_of", "write_page"]
+__all__ = ["Panel", "Track", "page_values", "panels_of", "write_page"]
 
 CAUTION = "Small images and small budgets say nothing of ImageNet."
 
@@ -45,7 +46,8 @@ def write_page(path: Path, results: Results) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    write_atomically(path, render_page("ablation.html", **page_values(results)).encode())
+    plots = {BUDGETS[budget]: _over_latency(results, rows) for budget, rows in results.rows.items()}
+    write_atomically(path, render_page("ablation.html", **page_values(results), plots=plots).encode())
 
 
 def page_values(results: Results) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     figures = [value for row in rows for value in row.figures.values()]
     if not figures:
         return
-    across, marks = axis(min(figures), max(figures), metric.unit)
+    across, marks = axis(figures, metric.unit)
     yield Panel(
         metric.title,
         marks,
@@ -97,7 +99,7 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     }
     ends = [end for _, row in compared if (one := row.interval) is not None for end in (one.low, one.high)]
     values = [value for those in paired.values() for value in those.values()]
-    across, marks = axis(min([0.0, *ends, *values]), max([0.0, *ends, *values]), "")
+    across, marks = axis([0.0, *ends, *values], "")
     tracks = []
     for at, row in compared:
         assert row.interval is not None
@@ -117,15 +119,10 @@ def panels_of(results: Results, rows: Sequence[Row]) -> Iterator[Panel]:
     yield Panel(f"Difference to {base.design.name}, {unit}", marks, tuple(tracks), across(0.0))
 
 
-def axis(low: float, high: float, unit: str) -> tuple[Callable[[float], float], tuple[tuple[float, str], ...]]:
-    """Where values lie between round ends around them, in percent, and the marks there."""
-    marks = ticks(low, high)
-    first, last = marks[0], marks[-1]
-
-    def across(value: float) -> float:
-        return round(100 * (value - first) / (last - first), 2)
-
-    return across, tuple((across(mark), f"{mark:g}{f' {unit}' if unit else ''}") for mark in marks)
+def _over_latency(results: Results, rows: Sequence[Row]) -> Scatter | None:
+    """What each design reaches over what an image costs, with the colours of the panels; None before one is known."""
+    designs = [(row.design.name, row.costs.median_ms, row.mean) for row in rows]
+    return scatter(designs, results.metric, "Means of all seeds; latency as in the table of costs.")
 
 
 def _of(source: str) -> str:
