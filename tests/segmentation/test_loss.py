@@ -52,6 +52,12 @@ def test_logits_are_resized_to_the_labels():
     )
 
 
+def test_the_guard_against_no_pixels_is_exact_where_few_count():
+    labels = torch.tensor([[[0, 0, 0, 255]]])  # in float32, 3 and the guard are 3
+    got = pixel_accuracy(logits_of(0.8, (1, 2, 1, 4)) * torch.tensor([1.0, 1.0, -1.0, 1.0]), labels)
+    assert got.item() == pytest.approx(100 * (2 + 2**-23) / (3 + 2**-23), rel=1e-12)
+
+
 def test_all_is_computed_in_float32_under_autocast():
     logits, labels = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 8, 8))
     narrow = logits.bfloat16()

@@ -59,7 +59,8 @@ def pixel_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits, valid = _at(logits, labels), labels != IGNORED
     right = (logits.argmax(1) == labels) & valid
-    return 100 * (right.sum().to(logits.dtype) + _TINY) / (valid.sum() + _TINY)
+    right, counted = (each.sum().to(logits.dtype) for each in (right, valid))
+    return 100 * (right + _TINY) / (counted + _TINY)
 
 
 def _summed(logits: Tensor, labels: Tensor) -> Tensor:

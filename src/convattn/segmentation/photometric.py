@@ -4,7 +4,7 @@ Each step is arithmetic in float32, clipped to 0..255 and cut off to 8 bits. Hue
 hue in half degrees (0 to 179), and quantise to it each time.
 
 Source: `PhotoMetricDistortion` of mmsegmentation, after SSD (Liu et al., arXiv 1512.02325, data augmentation); HSV
-after OpenCV's documentation of its colour conversions.
+after OpenCV's conversion of 8-bit colours, whose quotients are products with numbers in a table.
 """
 
 import torch
@@ -18,6 +18,7 @@ _BRIGHTNESS = 32.0
 _CONTRAST = _SATURATION = (0.5, 1.5)
 _HUE = (-18, 18)  # the end is never drawn
 _HUES = 180
+_FIXED = 2**12  # what the numbers of OpenCV's tables are whole multiples of one over
 
 
 def distorted(image: Tensor) -> Tensor:
@@ -76,9 +77,9 @@ def to_hsv(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # `lerp` between whole numbers is exact, and does not branch at each pixel as `where` does: a fifth of its time.
     sector = (red - green + 4 * spread).lerp_(blue - red + 2 * spread, (value == green).float())
     along = sector.lerp_(green - blue, (value == red).float())
-    hue = _rounded(along.mul_(_HUES / 6).div_(spread.clamp(min=1)))
+    hue = _rounded(along.mul_(_shares(_HUES / 6, spread)))
     hue += (hue < 0).float().mul_(_HUES)
-    saturation = _rounded(spread.mul_(255).div_(value.clamp(min=1)))
+    saturation = _rounded(spread.mul_(_shares(255, value)))
     return hue.to(torch.uint8), saturation.to(torch.uint8), value.to(torch.uint8)
 
 
@@ -95,6 +96,11 @@ def rgb_from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
         (place - 4).abs_().sub_(1),
     )
     return torch.stack([_rounded(value - each.clamp_(0, 1).mul_(chroma)).to(torch.uint8) for each in away])
+
+
+def _shares(number: float, of: Tensor) -> Tensor:
+    """`number` over each of 1 to 255, as OpenCV's tables have it; products with whole numbers are exact then."""
+    return (number * _FIXED / of.clamp(min=1)).round_().div_(_FIXED)
 
 
 def _rounded(values: Tensor) -> Tensor:
