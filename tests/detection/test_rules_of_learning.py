@@ -72,6 +72,18 @@ def test_regions_of_mask_rcnn_may_be_taken_by_an_object_that_has_no_better_one()
     assert assigners("mask_rcnn", "detectron2")[1](BOX, both).tolist() == [1]
 
 
+@pytest.mark.parametrize(("style", "labels"), [("mmdet", [1, 2, 1]), ("detectron2", [1, 1, 1])])
+def test_true_boxes_stand_for_their_own_object_and_in_detectron2_for_the_first_of_their_box(style, labels):
+    head = detector("faster_rcnn", style).roi_head
+    truth, proposal = Truth(BOX.expand(2, 4), torch.tensor([1, 2]), (20, 20)), objects([0, 0, 10, 9])
+    regions = head._sampled([proposal], [truth], head.stages[0].assign)
+    assert regions.labels[0].tolist() == labels
+    true, own = torch.tensor([True, True, False]), torch.cat([BOX, BOX, proposal])
+    in_order = slice(None) if style == "mmdet" else [2, 0, 1]
+    assert torch.equal(regions.are_objects[0], true[in_order])
+    assert torch.equal(regions.boxes_xyxy[0], own[in_order])
+
+
 @pytest.mark.parametrize("style", ["mmdet", "detectron2"])
 def test_regions_stand_for_an_object_from_a_half_then_six_then_seven_tenths(style):
     stages = assigners("cascade_rcnn", style)[1:]
@@ -268,9 +280,15 @@ def test_outlines_are_stretched_by_a_tenth_of_a_pixel_at_least():
     assert drawn.sum(1).tolist() == [14.0] * 28  # half as wide as the box that it fills
 
 
-def test_anchors_of_every_style_are_the_same():
-    ours = detector("faster_rcnn").rpn_head.anchors
-    assert ours == detector("mask_rcnn", "detectron2").rpn_head.anchors == Anchors((4, 8, 16, 32, 64), (8.0,))
+def test_anchors_of_every_style_are_the_same_but_for_their_last_bits():
+    ours, theirs = detector("faster_rcnn").rpn_head.anchors, detector("mask_rcnn", "detectron2").rpn_head.anchors
+    assert ours == Anchors((4, 8, 16, 32, 64), (8.0,))
+    for level, side in enumerate((32, 64, 128, 256, 512)):
+        torch.testing.assert_close(theirs.base(level), ours.base(level), rtol=1e-15, atol=0)
+        widths = [math.sqrt(side**2 / ratio) for ratio in (0.5, 1.0, 2.0)]
+        assert (2 * theirs.base(level)[:, 2]).tolist() == widths
+        assert (2 * theirs.base(level)[:, 3]).tolist() == [widths[0] * 0.5, widths[1], widths[2] * 2]
+    assert not torch.equal(theirs.base(0), ours.base(0))
     widths = ours.base(0).view(3, 2, 2).diff(dim=1)[:, 0]
     assert widths[:, 0].tolist() == pytest.approx([32 * math.sqrt(2), 32, 32 / math.sqrt(2)])
     assert (widths[:, 1] / widths[:, 0]).tolist() == pytest.approx([0.5, 1, 2])

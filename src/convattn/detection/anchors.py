@@ -19,11 +19,15 @@ class Anchors:
 
     A base anchor of a level with stride s has height s · scale · √ratio and width s · scale / √ratio, around the upper
     left corner of the level's pixel; ratios are the outer order, scales the inner one.
+
+    detectron2 computes the height from the width. That rounds otherwise, and which of several anchors overlap an object
+    exactly alike hangs on it.
     """
 
     strides: tuple[int, ...]
     scales: tuple[float, ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height over width
+    heights_by_widths: bool = False  # as in detectron2
 
     @property
     def count(self) -> int:
@@ -32,13 +36,14 @@ class Anchors:
 
     def base(self, level: int) -> Tensor:
         """Those of one pixel around (0, 0), (count, 4) xyxy float64."""
-        stride = self.strides[level]
-        halves = [
-            (stride / math.sqrt(ratio) * scale / 2, stride * math.sqrt(ratio) * scale / 2)
-            for ratio in self.ratios
-            for scale in self.scales
-        ]
-        return torch.tensor([(-w, -h, w, h) for w, h in halves], dtype=torch.float64)
+        sides = [self._sides(self.strides[level], scale, ratio) for ratio in self.ratios for scale in self.scales]
+        return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in sides], dtype=torch.float64)
+
+    def _sides(self, stride: int, scale: float, ratio: float) -> tuple[float, float]:
+        if self.heights_by_widths:
+            width = math.sqrt((stride * scale) ** 2 / ratio)
+            return width, width * ratio
+        return stride / math.sqrt(ratio) * scale, stride * math.sqrt(ratio) * scale
 
     def boxes(self, level: int, size: tuple[int, int], like: Tensor) -> Tensor:
         """All of a level of that height and width, (h · w · count, 4) xyxy, of the type and place of `like`."""

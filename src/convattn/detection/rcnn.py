@@ -1,6 +1,6 @@
 """The two stages of Faster, Mask and Cascade R-CNN as mmdetection puts them together, and as detectron2 does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from convattn.detection.anchors import Anchors
@@ -16,6 +16,7 @@ __all__ = ["BoxHeads", "Plan", "Widths", "detectron2_stages", "mmdet_stages"]
 BoxHeads = Literal["2fc", "4conv1fc"]
 
 _ANCHORS = Anchors((4, 8, 16, 32, 64), (8.0,))
+_ANCHORS_OF_DETECTRON2 = replace(_ANCHORS, heights_by_widths=True)
 _FIRST = (256, 0.5)  # anchors of an image that are learnt from, and the largest share of objects
 _SECOND = (512, 0.25)  # the same of regions
 _MOST = {False: (2000, 1000), True: (2000, 2000)}  # proposals of a level and of an image in training; of a cascade
@@ -117,7 +118,7 @@ def detectron2_stages(plan: Plan) -> tuple[RegionProposals, RegionStages]:
     """Both stages as detectron2 has them; cascades have boxes of any class, and one head for masks."""
     first = RegionProposals(
         plan.widths.neck,
-        _ANCHORS,
+        _ANCHORS_OF_DETECTRON2,
         training=_MOST[plan.cascade],
         assign=MaxIoU(0.7, 0.3, "own"),
         sampler=Sampler(*_FIRST, plan.choose),

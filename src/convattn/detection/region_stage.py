@@ -194,17 +194,15 @@ class RegionStages(nn.Module):
         found = Regions([], [], [], [])
         for own, truth in zip(boxes, truths, strict=True):
             objects, count = truth.boxes_xyxy.to(own), len(truth.labels)
-            assigned = assign(own, objects, truth.ignored_xyxy)
-            themselves = torch.arange(1, count + 1, device=own.device)
-            is_object = torch.arange(len(own) + count, device=own.device) < count
             if self.rules.objects_first:
-                own, assigned = torch.cat([objects, own]), torch.cat([themselves, assigned])
-            else:
-                own, assigned, is_object = (
-                    torch.cat([own, objects]),
-                    torch.cat([assigned, themselves]),
-                    is_object.flip(0),
-                )
+                themselves = torch.arange(1, count + 1, device=own.device)
+                assigned = torch.cat([themselves, assign(own, objects, truth.ignored_xyxy)])
+                own = torch.cat([objects, own])
+                is_object = torch.arange(len(own), device=own.device) < count
+            else:  # matched like any proposal: of two objects with one box both stand for the first
+                own = torch.cat([own, objects])
+                is_object = torch.arange(len(own), device=own.device) >= len(own) - count
+                assigned = assign(own, objects, truth.ignored_xyxy)
             sample = self.sampler(assigned)
             index = torch.cat([sample.positive, sample.negative])
             self._add(found, own[index], assigned[index], truth, is_object[index])
