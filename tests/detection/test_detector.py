@@ -85,6 +85,12 @@ def test_batches_are_padded_at_right_and_bottom_to_multiples_of_32():
     assert batched(ready[..., :90], weight).pixels.shape == (2, 3, 64, 96)
 
 
+def test_gradients_reach_images_of_any_sizes():
+    own = [image.requires_grad_() for image in images((61, 90), (33, 40))]
+    batched(own, torch.zeros(1)).pixels.square().sum().backward()
+    assert all(torch.equal(image.grad, 2 * image) for image in own)
+
+
 @pytest.mark.parametrize("name", ["mask_rcnn", "retinanet"])
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
 def test_images_of_odd_shapes_are_images(name, size):

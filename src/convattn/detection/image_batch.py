@@ -61,8 +61,8 @@ def batched(images: Sequence[Tensor] | Tensor, like: Tensor, channels: int = 3, 
     if isinstance(images, Tensor) and images.shape[2:] == (height, width):
         return ImageBatch(images, sizes, padded)
     pixels = images[0].new_zeros(len(images), channels, height, width)
-    for row, image in zip(pixels, images, strict=True):
-        row[:, : image.shape[1], : image.shape[2]].copy_(image)
+    for number, image in enumerate(images):  # rows of an iteration would take no image that has a gradient
+        pixels[number, :, : image.shape[1], : image.shape[2]] = image
     return ImageBatch(pixels, sizes, padded)
 
 
