@@ -1,11 +1,12 @@
 """What every data set of labelled images offers, wherever they come from."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
 from convattn.task import Dataset
 
-__all__ = ["DataError", "DataWarning", "ImageDataset", "Labelled"]
+__all__ = ["DataError", "DataWarning", "ImageDataset", "Labelled", "tell"]
 
 
 class DataError(ValueError):
@@ -14,6 +15,11 @@ class DataError(ValueError):
 
 class DataWarning(UserWarning):
     """What was chosen, mapped or passed over in a data set, in one line."""
+
+
+def tell(line: str) -> None:
+    """Warn, in one line, of what was chosen, mapped or passed over."""
+    warnings.warn(line, DataWarning, stacklevel=2)
 
 
 class ImageDataset(Dataset, Protocol):

@@ -1,14 +1,13 @@
 """Which files of a folder or an archive count, by their names alone."""
 
 import mimetypes
-import warnings
 from collections import Counter
 from collections.abc import Collection
 from functools import cache
 
 from PIL import Image
 
-from convattn.data.dataset import DataWarning
+from convattn.data.dataset import tell
 from convattn.data.images import FORMATS
 
 __all__ = [
@@ -74,15 +73,8 @@ def is_service_path(path: str) -> bool:
 def tell_unread(where: object, names: Collection[str]) -> None:
     """Say how many files of a place are images that are not read here, by their suffixes."""
     if names:
-        warnings.warn(
-            f"{where}: passed over, because Pillow reads no such format here: {_counted(names)}",
-            DataWarning,
-            stacklevel=2,
-        )
-
-
-def _counted(names: Collection[str]) -> str:
-    return ", ".join(f"{count:,} .{suffix}" for suffix, count in Counter(map(_suffix, names)).most_common())
+        counted = ", ".join(f"{count:,} .{suffix}" for suffix, count in Counter(map(_suffix, names)).most_common())
+        tell(f"{where}: passed over, because Pillow reads no such format here: {counted}")
 
 
 def _suffix(name: str) -> str:

@@ -1,13 +1,12 @@
 """Image files wherever they lie, and the data set of those that have labels."""
 
-import warnings
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from PIL import Image
 
-from convattn.data.dataset import DataError, DataWarning, Labelled
+from convattn.data.dataset import DataError, Labelled, tell
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
 from convattn.data.stated_labels import StatedLabels, places_of
@@ -116,8 +115,4 @@ def listing(names: Iterable[str], most: int = 6) -> str:
 def tell_loose(where: object, names: Collection[str]) -> None:
     """Say which images lie beside the class folders of a place and not in one."""
     if names:
-        warnings.warn(
-            f"{where}: passed over beside the class folders: {listing(names, 3)}; only what lies in one has a class",
-            DataWarning,
-            stacklevel=2,
-        )
+        tell(f"{where}: passed over beside the class folders: {listing(names, 3)}; only what lies in one has a class")

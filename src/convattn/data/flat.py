@@ -2,11 +2,10 @@
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.files import Files, LabelledFiles, label_as_stated, label_by_name
 from convattn.data.label_rows import LabelRow, LabelRows, read_label_rows
 from convattn.data.lists import row_word
@@ -120,7 +119,7 @@ def _rows_of_images(
     strange = strange if read.heading else [row for row in strange if row is not read.rows[0]]
     for rows, what in ((twice, "say again what others do"), (strange, "name no image that is there")):
         if rows:
-            _tell(f"{label_file}: {len(rows):,} rows {what}, such as {word} {rows[0].number}, {rows[0].image!r}")
+            tell(f"{label_file}: {len(rows):,} rows {what}, such as {word} {rows[0].number}, {rows[0].image!r}")
     return [found[at][0] for at in range(len(inside))]
 
 
@@ -138,7 +137,7 @@ def _in_order(rows: Sequence[LabelRow], inside: Sequence[str], label_file: Path)
     natural = sorted(names, key=_natural)
     if natural != names:
         at = next(at for at, name in enumerate(names) if name != natural[at])
-        _tell(
+        tell(
             f"{label_file}: a label a line, in the order of characters: {names[at]} is number {at + 1}, which by its "
             f"numbers {natural[at]} would be; lines IMAGE CLASS leave no doubt"
         )
@@ -158,10 +157,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [
         (int(part), "") if part.isdecimal() and len(part) < 4000 else (-1, part) for part in re.split(r"(\d+)", name)
     ]
-
-
-def _tell(line: str) -> None:
-    warnings.warn(line, DataWarning, stacklevel=2)
 
 
 def _from_devkit(labels: Sequence[str], label_file: Path) -> list[str]:

@@ -2,13 +2,12 @@
 
 import hashlib
 import random
-import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.images import ImageError
 from convattn.data.names import Names
@@ -68,8 +67,7 @@ def hold_out(data: LabelledFiles, share: float, seed: int) -> tuple[LabelledFile
     if not held:
         raise DataError("no class has two different pictures, of which one could be held out for validation")
     if alone:
-        told = f"{len(alone)} classes of one picture are not validated: {listing(alone)}"
-        warnings.warn(told, DataWarning, stacklevel=2)
+        tell(f"{len(alone)} classes of one picture are not validated: {listing(alone)}")
     return _part(data, [at for at in range(len(data)) if at not in held]), _part(data, sorted(held))
 
 

@@ -6,7 +6,6 @@ Where each image has a mask, the columns are `image` and `mask`, and perhaps `sp
 import csv
 import os
 import re
-import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.file_names import is_image_name
 from convattn.data.files import LabelledFiles, PlainFiles, label_as_stated
 from convattn.data.known_classes import LabelError, number_in
@@ -110,11 +109,9 @@ def open_list(file: Path, classes: Sequence[str] | None = None) -> LabelledFiles
             labels = (f"{data.classes[data.labels[at]]!r} ({word} {numbers[at]})" for at in (first, second))
             raise DataError(f"{file}: {data.paths[first]} has two labels, {' and '.join(labels)}; leave one")
     first, second = doubles[0]
-    warnings.warn(
+    tell(
         f"{file}: {len(doubles):,} rows say again what others do, such as {word} {numbers[second]} and "
-        f"{word} {numbers[first]}; each image counts once",
-        DataWarning,
-        stacklevel=2,
+        f"{word} {numbers[first]}; each image counts once"
     )
     again = {second for _, second in doubles}
     kept = [at for at in range(len(data)) if at not in again]

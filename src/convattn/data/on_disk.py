@@ -2,10 +2,9 @@
 
 import os
 import unicodedata
-import warnings
 from pathlib import Path, PureWindowsPath
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.spelling import spelled
 
 __all__ = ["OnDisk"]
@@ -58,7 +57,7 @@ class OnDisk:
             self._spelled(self._prefix + stated)
         ):
             self._prefix = within
-            warnings.warn(f"{self._file}: its paths are those within {within}", DataWarning, stacklevel=2)
+            tell(f"{self._file}: its paths are those within {within}")
 
     def _without_backslashes(self, stated: str, place: str) -> str:
         turned = stated.replace("\\", "/")
@@ -73,9 +72,7 @@ class OnDisk:
             if as_it_is:
                 return stated
             if not self._turned:
-                warnings.warn(
-                    f"{self._file}: backslashes in paths are read as /, as in {turned!r}", DataWarning, stacklevel=2
-                )
+                tell(f"{self._file}: backslashes in paths are read as /, as in {turned!r}")
             self._turned += 1
         return turned
 

@@ -7,13 +7,12 @@ import itertools
 import json
 import os
 import posixpath
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.file_names import LABEL_SUFFIXES, is_image_name
 from convattn.data.files import LabelledFiles, label_as_stated
 from convattn.data.known_classes import LabelError, impossible, is_code, number_in
@@ -132,11 +131,7 @@ def open_shards(
     if images and fallback is None:
         raise DataError(f"{where}: no sample is to be used: {images[0].name}: {images[0].problem}")
     for name, others in several.items():
-        warnings.warn(
-            f"{where}: samples have several images ({others}); the first is taken, such as {name}",
-            DataWarning,
-            stacklevel=2,
-        )
+        tell(f"{where}: samples have several images ({others}); the first is taken, such as {name}")
     stated = StatedLabels(where, lambda at: images[at].name)
     for label in labels:
         stated.add(fallback or "" if label is None else label)

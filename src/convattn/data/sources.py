@@ -1,10 +1,9 @@
 """A data set by its name on the command line: `digits`, or where its files are; the layout is recognised."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from convattn.data.dataset import DataError, DataWarning, ImageDataset
+from convattn.data.dataset import DataError, ImageDataset, tell
 from convattn.data.digits import open_digits
 from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path, is_unread_name, tell_unread
 from convattn.data.files import Files, LabelledFiles, PlainFiles, listing
@@ -140,7 +139,7 @@ def _whole(source: str | Path) -> LabelledFiles:
         return _open(place)
     train, others = find_split(place.path, "train"), find_split(place.path, "val")
     if train is not None and others is not None:
-        _tell(f"{others}: not read; data.validation holds images out of {train} instead")
+        tell(f"{others}: not read; data.validation holds images out of {train} instead")
     return _open(train or place)
 
 
@@ -227,7 +226,7 @@ def _open(place: Place, labels: str | Path | None = None, classes: Sequence[str]
     lists = [name for name in content.others if is_list_name(name)]
     if content.folders:
         if lists:
-            _tell(f"{place}: class folders state the labels; {lists[0]} beside them is not read")
+            tell(f"{place}: class folders state the labels; {lists[0]} beside them is not read")
         return open_class_folders(place.path, classes)
     tars = [place.path / name for name in content.others if name.lower().endswith(".tar")]
     if tars:
@@ -243,7 +242,7 @@ def _open_flat(folder: Path, content: Content, classes: Sequence[str] | None) ->
     if len(lists) > 1:
         raise DataError(f"{folder}: {lists[0].name} and {lists[1].name} could both state the labels; leave one")
     if lists:
-        _tell(f"{lists[0]}: states the labels of the images beside it")
+        tell(f"{lists[0]}: states the labels of the images beside it")
         return _open_with_labels(folder, lists[0], classes)
     tell_unread(folder, content.unread)
     return open_by_synset(PlainFiles(Names(content.images, f"{folder}/")), folder, classes)
@@ -309,7 +308,7 @@ def _split_of(source: str | Path, split: str) -> Place:
     if found is None and split in _OTHERWISE:
         found = find_split(place.path, _OTHERWISE[split])
         if found is not None and split == "val":
-            _tell(
+            tell(
                 f"{place}: no {split_words('val')}; {found.path.name} serves, so the best epoch is chosen by the test "
                 f"images: hold some training images out to report a fair figure{_beside(place.path)}"
             )
@@ -356,7 +355,3 @@ def _archives(place: Place) -> Sequence[Path]:
         if tar.suffix.lower() != ".tar":
             raise DataError(f"{tar}: neither a .tar file nor a list ({', '.join(LIST_SUFFIXES)})")
     return tars
-
-
-def _tell(line: str) -> None:
-    warnings.warn(line, DataWarning, stacklevel=2)

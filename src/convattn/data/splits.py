@@ -7,12 +7,11 @@ things that could both be the split are refused.
 """
 
 import re
-import warnings
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.folder import Content, content_of, images_below
 from convattn.data.lists import LIST_SUFFIXES, is_list_name
 from convattn.data.split_words import SPLITS
@@ -26,11 +25,9 @@ def split_to_validate(splits: Container[str], source: object) -> str:
     if "val" in splits:
         return "val"
     if "test" in splits:
-        warnings.warn(
+        tell(
             f"{shown(source)}: no {split_words('val')}; test serves, so the best epoch is chosen by the test images: "
-            "hold some training images out to report a fair figure",
-            DataWarning,
-            stacklevel=3,
+            "hold some training images out to report a fair figure"
         )
         return "test"
     raise DataError(
@@ -74,14 +71,14 @@ def find_split(folder: Path, split: str) -> Place | None:
             raise DataError(_ambiguous(folder, split, [*exact, *further]))
         found = _exact(folder, split, folders, lists, tars)
         if further:
-            _tell(f"{found}: holds the {split} images; {further[0].name} beside it is not read")
+            tell(f"{found}: holds the {split} images; {further[0].name} beside it is not read")
     elif archives:
         found = _archives(folder, split, archives)
     else:
         return None
     taken = found.path.name if len(found.tars) < 2 else f"{found.path.name} …"
     if split not in _words(found.path.name, exactly=True):
-        _tell(f"{folder}: the {split} images are those of {taken}")
+        tell(f"{folder}: the {split} images are those of {taken}")
     return found
 
 
@@ -116,7 +113,7 @@ def _exact(folder: Path, split: str, folders: list[Path], lists: list[Path], tar
             if _holds_archives(content_of(folders[0])):
                 raise DataError(_ambiguous(folder, split, found))
             return Place(lists[0])
-        _tell(f"{lists[0]}: states the labels of the images in {folders[0].name}/")
+        tell(f"{lists[0]}: states the labels of the images in {folders[0].name}/")
         return Place(folders[0], labels=lists[0])
     raise DataError(_ambiguous(folder, split, found))
 
@@ -156,7 +153,3 @@ def _holds_images_alone(content: Content) -> bool:
 
 def _holds_archives(content: Content) -> bool:
     return any(name.lower().endswith(".tar") for name in content.others)
-
-
-def _tell(line: str) -> None:
-    warnings.warn(line, DataWarning, stacklevel=2)

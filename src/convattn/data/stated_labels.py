@@ -6,11 +6,10 @@ decides; otherwise the numbers that occur are the classes, and keep their names.
 """
 
 import re
-import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.known_classes import KnownClasses, LabelError, impossible, is_code, number_or_none
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
@@ -128,7 +127,7 @@ class StatedLabels:
             named = [meant[code] for code in unknown]
             raise DataError(f"{_unknown(self.where, named, among)} ({self._at(unknown[0])})")
         if given and not mixed and min(given) > 0 and any(classes.named(text) is None for text in meant):
-            _tell(
+            tell(
                 f"{self.where}: no label is 0, and numbers are places in the order of the classes, counted from 0: "
                 f"{meant[0]} is {known[given[0]]!r}; subtract 1 if these count from 1"
             )
@@ -138,7 +137,7 @@ class StatedLabels:
         self._check_single()
         empty = next((code for code, text in enumerate(self.texts) if text.lower() in _NOTHING), None)
         if empty is not None:
-            _tell(f"{self.where}: {self.texts[empty]!r} is taken for a class ({self._at(empty)})")
+            tell(f"{self.where}: {self.texts[empty]!r} is taken for a class ({self._at(empty)})")
         ordered = sorted(self.texts)
         position = {name: at for at, name in enumerate(ordered)}
         return [position[text] for text in self.texts], ordered
@@ -158,7 +157,7 @@ class StatedLabels:
         names = [called[number] for number in ordered]
         if names != [str(number) for number in range(len(names))]:
             shown = ", ".join(names[:5]) + (f", …, {names[-1]}" if len(names) > 5 else "")
-            _tell(
+            tell(
                 f"{self.where}: labels are the numbers {shown}, not 0 to {len(names) - 1}: {len(names)} classes, one "
                 "for each number that occurs, called by it"
             )
@@ -181,7 +180,7 @@ class StatedLabels:
             other = next((part for part in (*parts, *words) if part in alone and part != text), None)
             if other is not None and not told:
                 told = True
-                _tell(
+                tell(
                     f"{self.where}: {text!r} is taken for one class, though {other!r} is another; labels are single, "
                     f"one an image ({self._at(code)})"
                 )
@@ -196,7 +195,7 @@ def told_apart(names: Sequence[str], numbers: Sequence[int], where: object) -> l
     if not alike:
         return list(names)
     shown = ", ".join(map(repr, alike[:5])) + (" and others" if len(alike) > 5 else "")
-    _tell(f"{where}: more than one class is called {shown}; their numbers are added: '{alike[0]} (NUMBER)'")
+    tell(f"{where}: more than one class is called {shown}; their numbers are added: '{alike[0]} (NUMBER)'")
     return [
         f"{name} ({number})" if count[spelled(name)] > 1 else name for name, number in zip(names, numbers, strict=True)
     ]
@@ -233,7 +232,3 @@ def _unknown(where: object, unknown: Sequence[str], among: str) -> str:
 
 def _is_number(text: str) -> bool:
     return number_or_none(text) is not None or is_code(text)
-
-
-def _tell(line: str) -> None:
-    warnings.warn(line, DataWarning, stacklevel=2)

@@ -5,7 +5,6 @@ import posixpath
 import re
 import tarfile
 import time
-import warnings
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from convattn.data.dataset import DataError, DataWarning
+from convattn.data.dataset import DataError, tell
 from convattn.data.file_names import is_service_path, is_shard_name, is_unread_name
 from convattn.data.files import LabelledFiles, label_by_name, tell_loose
 from convattn.data.flat import open_by_synset
@@ -94,11 +93,9 @@ def last_of_each(members: Sequence[Member], where: object) -> Sequence[Member]:
     last = {_key(member): at for at, member in enumerate(members)}
     if len(last) < len(members):
         again = next(member for at, member in enumerate(members) if last[_key(member)] != at)
-        warnings.warn(
+        tell(
             f"{where}: {len(members) - len(last):,} files are followed by others of the same name, which count instead "
-            f"as when the archive is unpacked, such as {again.name}",
-            DataWarning,
-            stacklevel=2,
+            f"as when the archive is unpacked, such as {again.name}"
         )
     return [members[at] for at in sorted(last.values())]
 
