@@ -10,8 +10,9 @@ from typing import Any
 import timm
 from torch import nn
 
+from convattn.shown import brief
 from convattn.weights.errors import CheckpointError, WeightsNote
-from convattn.weights.find import brief, find_weights
+from convattn.weights.find import find_weights
 from convattn.weights.load import HeadRows, load_pretrained, not_finite
 from convattn.weights.official import is_behind, shapes_by_name, unwrap_model
 from convattn.weights.read import read_checkpoint
@@ -73,8 +74,8 @@ def _translated(
         for key, tensor in model.state_dict().items()
         if key in shapes and shapes[key] != tensor.shape and not key.startswith(head)
     ]
-    notes = [f"{word} {brief(names)}" for word, names in (("resized", resized), ("left aside", unexpected)) if names]
-    notes += [f"fresh {brief(missing)}"] if missing else []
+    notes = [f"{word} {brief(names, 3)}" for word, names in (("resized", resized), ("left aside", unexpected)) if names]
+    notes += [f"fresh {brief(missing, 3)}"] if missing else []
     notes += not_finite(model, model.state_dict())
     warnings.warn("; ".join([f"{source}: loaded by timm's rules for {name}", *notes]), WeightsNote, stacklevel=3)
     return model

@@ -11,6 +11,7 @@ from convattn.data.dataset import DataError, ImageDataset, Labelled
 from convattn.data.known_classes import KnownClasses, LabelError
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
+from convattn.shown import brief
 
 __all__ = ["RelabelledDataset", "in_model_order"]
 
@@ -46,8 +47,7 @@ def in_model_order(dataset: ImageDataset, model: nn.Module) -> ImageDataset:
             places.append(place)
     if unknown:
         raise DataError(
-            f"class {', '.join(map(repr, unknown[:5]))} of the data is unknown to the model, which knows "
-            f"{', '.join(list(names)[:5])}{', …' if len(names) > 5 else ''}"
+            f"class {brief(map(repr, unknown))} of the data is unknown to the model, which knows {brief(names)}"
         )
     return RelabelledDataset(dataset, names, places)
 

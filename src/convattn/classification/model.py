@@ -8,6 +8,8 @@ from torch import nn
 
 from convattn.backbones.registry import create_model, image_size_of
 from convattn.config_errors import ConfigError
+from convattn.evaluation import evaluating
+from convattn.shown import reason
 from convattn.sizes import Size, image_shape
 from convattn.weights.head_rows import FRESH, STAND_INS, read_head_rows
 
@@ -65,27 +67,19 @@ def check_size(model: nn.Module, config: Any, size: Size | None) -> None:
     Raises:
         ConfigError: naming data.image_size.
     """
-    own = _own_size(config)
+    given = config.options.get("img_size")
+    own = image_size_of(config.name) if given is None else given
     if size is None or image_shape(size) == image_shape(own):
         return
     device = next(model.parameters()).device
-    was_training = model.training
     try:
-        model.eval()(torch.zeros(1, *image_shape(size), device=device))
+        with evaluating(model):
+            model(torch.zeros(1, *image_shape(size), device=device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"data.image_size {size}: {config.name} does not take such images ({reason}); its own size is {own}: "
-            f"set data.image_size {own}"
+            f"data.image_size {size}: {config.name} does not take such images ({reason(error, 200)}); its own size is "
+            f"{own}: set data.image_size {own}"
         ) from None
-    finally:
-        model.train(was_training)
-
-
-def _own_size(config: Any) -> Size:
-    """Of the images that a model is made for."""
-    given = config.options.get("img_size")
-    return image_size_of(config.name) if given is None else given
 
 
 def _head_rows(config: Any, num_classes: int, classes: Sequence[str], names: Sequence[str]) -> list[int] | str | None:

@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo, resolve_data_config
 from torch import Tensor, nn
 
 from convattn.data.class_names import own_names
+from convattn.shown import brief
 
 __all__ = ["Student", "Teacher", "fit_teacher"]
 
@@ -120,8 +121,8 @@ def _columns(model: nn.Module, student: Student, differs: list[tuple[str, str]])
     unknown = [name for name in student.names if name not in position]
     if unknown:
         raise ValueError(
-            f"class {', '.join(map(repr, unknown[:5]))} of the data is unknown to the teacher, which knows "
-            f"{', '.join(list(names)[:5])}{', …' if len(names) > 5 else ''}; take a teacher trained on the same classes"
+            f"class {brief(map(repr, unknown))} of the data is unknown to the teacher, which knows {brief(names)}; "
+            "take a teacher trained on the same classes"
         )
     if list(names) == list(student.names):
         return None

@@ -17,6 +17,7 @@ from convattn.data.images import ImageError
 from convattn.data.sources import is_stream, open_training
 from convattn.recipes import RECIPES
 from convattn.rooms import DEFAULT, kind_of_data, words_of
+from convattn.shown import reason
 from convattn.training.config import RunConfig
 
 __all__ = ["SMALL_IMAGES", "choose_recipe", "choose_rest", "recipe_of_data", "tell", "value_of", "with_scaled_warmup"]
@@ -157,8 +158,7 @@ def _with_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
 
         if isinstance(error, ValueError) and not isinstance(error, CheckpointError):
             raise  # an unknown name, or an option of another model
-        reason = " ".join(str(error).split())
-        tell(f"{model.name} is trained from scratch, which takes more images and epochs: {reason}")
+        tell(f"{model.name} is trained from scratch, which takes more images and epochs: {reason(error)}")
     else:
         return config
     fresh: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from convattn.deploy.load import describe_exported, exported_suffixes
 from convattn.deploy.metadata import Metadata
 from convattn.json_text import json_text
 from convattn.model_files import open_model, read_metadata
-from convattn.shown import shown
+from convattn.shown import brief, shown
 from convattn.sizes import Size, input_shape
 from convattn.weights.fetch import weights_folder
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
@@ -160,8 +160,7 @@ def _input(size: Sequence[int], cfg: Mapping[str, Any] | None) -> str:
 
 def _classes(names: Sequence[str]) -> list[str]:
     """A line where the classes have names, or none."""
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return [f"classes {', '.join(names[:_MOST_NAMES])}{more}"] if names else []
+    return [f"classes {brief(names, _MOST_NAMES)}"] if names else []
 
 
 def _levels(model: nn.Module) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from convattn.cli.console import console, notes, say, warn
 from convattn.cli.options.models import Limits, Options, is_pattern
 from convattn.json_text import json_text
 from convattn.nearest import nearest
+from convattn.shown import reason
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = ["Row", "print_list", "rows_of"]
@@ -183,7 +184,7 @@ def _for_each(what: str, rows: Sequence[Row], figure: Callable[[Row], _Figure]) 
         try:
             figures[built] = figure(row)
         except Exception as error:  # whatever a model of timm's or a runtime raises: the others go on
-            warn(f"{row.full_name}: no {what.partition(',')[0]}: {' '.join(str(error).split())}")
+            warn(f"{row.full_name}: no {what.partition(',')[0]}: {reason(error)}")
     return figures
 
 

@@ -10,6 +10,7 @@ from convattn.data.dataset import DataError, Labelled, tell
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
 from convattn.data.stated_labels import StatedLabels, places_of
+from convattn.shown import brief
 
 __all__ = ["Files", "LabelledFiles", "PlainFiles", "label_as_stated", "label_by_name", "listing", "tell_loose"]
 
@@ -105,11 +106,8 @@ def label_as_stated(
 
 
 def listing(names: Iterable[str], most: int = 6) -> str:
-    """What was found, shortened, for errors."""
-    found = sorted(names)
-    if not found:
-        return "an empty folder"
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+    """What was found, in order and shortened, for errors."""
+    return brief(sorted(names), most)
 
 
 def tell_loose(where: object, names: Collection[str]) -> None:

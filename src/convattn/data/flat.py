@@ -12,6 +12,7 @@ from convattn.data.lists import row_word
 from convattn.data.matching import ImagePaths
 from convattn.data.stated_labels import StatedLabels
 from convattn.extras import require
+from convattn.shown import reason
 
 __all__ = ["open_by_label_file", "open_by_synset"]
 
@@ -182,8 +183,7 @@ def _devkit_synsets(folder: Path) -> dict[str, str]:
         table = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
         return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in table if not int(row["num_children"])}
     except Exception as error:  # SciPy raises whatever it stumbles on
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{meta}: could not be read as the devkit's table of classes ({reason})") from None
+        raise DataError(f"{meta}: could not be read as the devkit's table of classes ({reason(error, 200)})") from None
 
 
 def _base(path: str) -> str:

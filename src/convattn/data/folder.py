@@ -12,6 +12,7 @@ from convattn.data.files import LabelledFiles, PlainFiles, listing, tell_loose
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
 from convattn.data.stated_labels import places_of
+from convattn.shown import brief
 
 __all__ = ["Content", "class_folders", "content_of", "images_below", "list_folder", "open_class_folders"]
 
@@ -89,10 +90,7 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
     present = set(labels)
     empty = [name for name, label in zip(found, places, strict=True) if label not in present]
     if empty:
-        raise DataError(
-            f"{folder}: no image in class {', '.join(map(repr, empty[:5]))}{' and others' if len(empty) > 5 else ''}; "
-            f"{WHAT_COUNTS}"
-        )
+        raise DataError(f"{folder}: no image in class {brief(map(repr, empty))}; {WHAT_COUNTS}")
     tell_loose(folder, content.images)
     return LabelledFiles(PlainFiles(Names(names, f"{folder}/")), labels, known)
 
@@ -131,7 +129,8 @@ def images_below(folder: Path, unread: list[str] | None = None) -> Iterator[str]
 def list_folder(folder: Path) -> str:
     """What is in a folder, shortened, for errors."""
     content = content_of(folder)
-    return listing([*(f"{name}/" for name in content.folders), *content.images, *content.unread, *content.others])
+    folders = [f"{name}/" for name in content.folders]
+    return listing([*folders, *content.images, *content.unread, *content.others]) or "an empty folder"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from convattn.data.png_chunks import without_texts
 from convattn.data.silent_decoders import silence_decoders
-from convattn.shown import shown
+from convattn.shown import reason, shown
 
 __all__ = [
     "FORMATS",
@@ -178,8 +178,7 @@ def _guarded(decode: Callable[[bytes, str], _Decoded], content: bytes, name: str
     except MemoryError:
         raise ImageError(f"{name}: not enough memory to decode it; make a smaller copy") from None
     except Exception as error:  # decoders of damaged files raise whatever they stumbled on
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{name}: damaged or cut short ({shown(reason)})") from None
+        raise ImageError(f"{name}: damaged or cut short ({shown(reason(error, 200))})") from None
 
 
 def _without_long_texts(decode: Callable[[bytes, str], _Decoded], content: bytes, name: str) -> _Decoded:

@@ -8,6 +8,7 @@ from typing import Any
 from convattn.data.dataset import DataError
 from convattn.data.text_files import check_regular
 from convattn.extras import require
+from convattn.shown import reason
 
 __all__ = ["parquet_rows"]
 
@@ -47,8 +48,7 @@ def parquet_rows(file: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -
     except DataError:
         raise
     except Exception as error:  # of a damaged file pyarrow raises whatever it stumbled on
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{file}: could not be read as Parquet ({reason})") from None
+        raise DataError(f"{file}: could not be read as Parquet ({reason(error, 200)})") from None
 
 
 def _check_size(file: Path, metadata: Any) -> None:

@@ -15,7 +15,7 @@ from convattn.data.dataset import DataError, tell
 from convattn.data.folder import Content, content_of, images_below
 from convattn.data.lists import LIST_SUFFIXES, is_list_name
 from convattn.data.split_words import SPLITS
-from convattn.shown import shown
+from convattn.shown import brief, shown
 
 __all__ = ["Place", "find_split", "holds_classes", "split_to_validate", "split_words"]
 
@@ -133,8 +133,10 @@ def _archives(folder: Path, split: str, archives: list[Path]) -> Place:
 
 def _ambiguous(folder: Path, split: str, found: list[Path]) -> str:
     names = [path.name + ("/" if path.is_dir() else "") for path in found]
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"{folder}: {shown} could all be the {split} images; leave one, or put what belongs together into {split}/"
+    return (
+        f"{folder}: {brief(names, 4)} could all be the {split} images; leave one, or put what belongs together into "
+        f"{split}/"
+    )
 
 
 def _words(name: str, exactly: bool = False) -> set[str]:

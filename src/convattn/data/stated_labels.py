@@ -13,6 +13,7 @@ from convattn.data.dataset import DataError, tell
 from convattn.data.known_classes import KnownClasses, LabelError, impossible, is_code, number_or_none
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
+from convattn.shown import brief
 
 __all__ = ["StatedLabels", "places_of", "told_apart"]
 
@@ -194,8 +195,8 @@ def told_apart(names: Sequence[str], numbers: Sequence[int], where: object) -> l
     alike = [name for name, times in count.items() if times > 1]
     if not alike:
         return list(names)
-    shown = ", ".join(map(repr, alike[:5])) + (" and others" if len(alike) > 5 else "")
-    tell(f"{where}: more than one class is called {shown}; their numbers are added: '{alike[0]} (NUMBER)'")
+    called = brief(map(repr, alike))
+    tell(f"{where}: more than one class is called {called}; their numbers are added: '{alike[0]} (NUMBER)'")
     return [
         f"{name} ({number})" if count[spelled(name)] > 1 else name for name, number in zip(names, numbers, strict=True)
     ]
@@ -226,8 +227,7 @@ def places_of(found: Sequence[str], known: Sequence[str], where: object) -> list
 
 
 def _unknown(where: object, unknown: Sequence[str], among: str) -> str:
-    shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return f"{where}: class {shown} is here but not among {among}; add it there or remove it here"
+    return f"{where}: class {brief(map(repr, unknown))} is here but not among {among}; add it there or remove it here"
 
 
 def _is_number(text: str) -> bool:

@@ -13,6 +13,7 @@ from convattn.report.environment import describe_environment
 from convattn.report.templates import short_count
 from convattn.report.write import write_report
 from convattn.rooms import DEFAULT, words_of
+from convattn.shown import brief
 from convattn.task import Findings, Metric
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json, flat, read_json
@@ -284,8 +285,7 @@ def _skipped_table(lines: list[str], path: Path) -> Table:
             step, reason, paths = str(int(entry["step"])), str(entry["reason"]), [str(path) for path in entry["paths"]]
         except (ValueError, KeyError, TypeError):
             raise RunError(f"{path}, line {number}: not a skipped update; remove the line") from None
-        more = f" and {len(paths) - _MOST_PATHS} more" if len(paths) > _MOST_PATHS else ""
-        rows.append((step, reason, ", ".join(paths[:_MOST_PATHS]) + more))
+        rows.append((step, reason, brief(paths, _MOST_PATHS)))
     columns = ("Update", "Why", "Images of its batch")
     return Table("Skipped updates", columns, tuple(rows[:_MOST_ROWS]), note=_note(rows, path.name))
 

@@ -28,7 +28,7 @@ from convattn.atomic import unfinished, write_atomically, write_folder_atomicall
 from convattn.config_errors import RunFolderError
 from convattn.model_files import save_model
 from convattn.ops.linear import is_of_linear
-from convattn.shown import shown
+from convattn.shown import reason, shown
 from convattn.training.sharded import check_shards
 from convattn.weights.read import CheckpointError
 
@@ -221,7 +221,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged file makes its reader stumble on
-        raise CheckpointError(f"{folder}: damaged ({' '.join(str(error).split()) or type(error).__name__})") from None
+        raise CheckpointError(f"{folder}: damaged ({reason(error)})") from None
 
 
 def _read(folder: Path) -> Checkpoint:

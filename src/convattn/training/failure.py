@@ -14,7 +14,7 @@ import torch
 from torch.distributed import DistError, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _get_default_store
 
-from convattn.shown import shown
+from convattn.shown import reason, shown
 
 __all__ = ["EndTogether", "telling"]
 
@@ -60,7 +60,7 @@ class EndTogether:
             if isinstance(error, RuntimeError) and self._store.check([_FAILED]):  # of an exchange that another one left
                 first = self._store.get(_FAILED).decode(errors="replace")
             else:
-                self._tell(" ".join(str(error).split()) or type(error).__name__)
+                self._tell(reason(error))
         except DistError:  # the process with the store has gone before
             return
         if first is not None:

@@ -21,6 +21,7 @@ from convattn.data.workers import starting_workers
 from convattn.evaluation import measure
 from convattn.model_files import save_model
 from convattn.seeding import random_state
+from convattn.shown import brief
 from convattn.task import Batch, Meter
 from convattn.training.checkpoint import checkpoint_folders, remove_unfinished
 from convattn.training.config import RunConfig
@@ -401,12 +402,11 @@ class _Loop:
         raise Interrupted(message, self.stop.number or signal.SIGTERM)
 
     def _too_many_skipped(self, skipped: Skipped) -> str:
-        counters, named = self.run.counters, ", ".join(skipped.paths[:_NAMED])
-        more = f" and {len(skipped.paths) - _NAMED} more" if len(skipped.paths) > _NAMED else ""
+        counters = self.run.counters
         return (
             f"{counters.skipped_in_a_row} updates in a row were skipped (loop.max_skipped), the last is "
             f"{counters.step}: {skipped.reason}; {self._advice()}; replay it from {skipped.file}; "
-            f"its images: {named}{more}"
+            f"its images: {brief(skipped.paths, _NAMED)}"
         )
 
     def _advice(self) -> str:

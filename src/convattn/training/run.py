@@ -15,7 +15,7 @@ from convattn.data.sources import is_stream
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
-from convattn.shown import shown
+from convattn.shown import reason, shown
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (
@@ -309,8 +309,7 @@ class Run:
         except ConfigError:  # of this run, not of the checkpoint
             raise
         except Exception as error:  # whatever a state of another shape makes its reader stumble on
-            found = " ".join(str(error).split())[:200]
-            problem = f"{folder}: damaged: it does not fit the run ({type(error).__name__}: {found})"
+            problem = f"{folder}: damaged: it does not fit the run ({type(error).__name__}: {reason(error, 200)})"
         problem = self._found_by_any(problem)
         if problem is None and not all(self.processes.gather([whole])):
             note("resumed on another kind of device: the same images, other random numbers on it")

@@ -17,6 +17,7 @@ from convattn.atomic import append_line, write_atomically
 from convattn.model_files import build_within
 from convattn.rooms import room
 from convattn.seeding import restore_random_state
+from convattn.shown import reason
 from convattn.task import Batch
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_from_json, config_to_json
@@ -51,11 +52,11 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     """
     step, processes = run.counters.step, run.processes
     found = processes.gather([(problem, [path for batch in group for path in batch.paths])])
-    seen = [rank for rank, (reason, _) in enumerate(found) if reason is not None]
+    seen = [rank for rank, (problem, _) in enumerate(found) if problem is not None]
     ranks = [rank for rank in seen if not found[rank][0].startswith(GRADIENT)] or seen
-    reason, paths = found[ranks[0]][0], [path for rank in ranks for path in found[rank][1]]
+    why, paths = found[ranks[0]][0], [path for rank in ranks for path in found[rank][1]]
     if processes.is_main:
-        append_line(run.folder / _LOG, json.dumps({"step": step, "reason": reason, "ranks": ranks, "paths": paths}))
+        append_line(run.folder / _LOG, json.dumps({"step": step, "reason": why, "ranks": ranks, "paths": paths}))
     content = {
         "config": config_to_json(run.config),
         "built_as": json.dumps(run.bare_model.built_as),
@@ -70,7 +71,7 @@ def record_skipped(run: Run, group: list[Batch], random: dict[str, Any], problem
     write_atomically(_file(run, processes.rank), buffer.getvalue())
     for old in sorted((run.folder / _FOLDER).glob(f"step_*.rank{processes.rank}.pt"))[:-_KEEP]:
         old.unlink()
-    return Skipped(reason, paths, _file(run, ranks[0]))
+    return Skipped(why, paths, _file(run, ranks[0]))
 
 
 def _file(run: Run, rank: int) -> Path:
@@ -105,8 +106,7 @@ def replay_skipped(path: Path) -> Iterator[str]:
         ]
         restore_random_state({**content["random"], "cuda": []})
     except Exception as error:  # anything at all may stand in a file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path}: cannot be replayed: {reason}") from None
+        raise CheckpointError(f"{path}: cannot be replayed: {reason(error)}") from None
     first = _watch(model)
     for batch in batches:
         if not len(batch):

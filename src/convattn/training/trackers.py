@@ -9,6 +9,7 @@ from typing import Any
 from convattn.config_errors import ConfigError
 from convattn.extras import MissingExtra, require
 from convattn.nearest import nearest
+from convattn.shown import reason
 
 __all__ = ["Trackers", "check_trackers"]
 
@@ -74,5 +75,4 @@ class Trackers:
                 do()
         except Exception as error:  # whatever a tracker's service raises
             self._open.pop(name, None)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            self._note(f"warning: tracker {name} gets no more figures: {reason}")
+            self._note(f"warning: tracker {name} gets no more figures: {reason(error, 200)}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from convattn.atomic import append_line
 from convattn.data.check import UNREADABLE_LIMIT
-from convattn.shown import shown
+from convattn.shown import brief, shown
 
 __all__ = ["UnreadableError", "UnreadableImages", "check_unreadable"]
 
@@ -28,11 +28,9 @@ def check_unreadable(unreadable: Mapping[str, str], images: int, told: str) -> N
         UnreadableError: when more than 1 % are unreadable, naming the first.
     """
     if len(unreadable) > UNREADABLE_LIMIT * images:
-        named = "; ".join([*unreadable.values()][:_NAMED])
-        more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
         raise UnreadableError(
             f"{len(unreadable)} of {images} {told} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
-            f"repair or remove them: {named}{more}"
+            f"repair or remove them: {brief(unreadable.values(), _NAMED, '; ')}"
         )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from torch import Size, Tensor
 
 from convattn.ops.linear import is_of_linear
+from convattn.shown import brief
 from convattn.weights.read import dictionaries, is_averaged, is_state, unwrap_state_dict
 
-__all__ = ["Part", "brief", "find_weights"]
+__all__ = ["Part", "find_weights"]
 
 _LEAST = 0.2  # of the names of the model or of the file, for a part to be the model's
 _COUNTER = "num_batches_tracked"  # of a batch norm: missing in old and in converted files, and read by nothing
@@ -39,7 +40,7 @@ class Part:
             said.append(f"{kind}{place} taken, left {', '.join(map(_named, self.others))}")
         if self.beside:
             parts = Counter(name.partition(".")[0] for name in self.beside)
-            left = brief([f"{part} ({count})" for part, count in parts.items()])
+            left = brief((f"{part} ({count})" for part, count in parts.items()), 3)
             said.append(f"{place} taken, left what is beside it: {left}")
         return said
 
@@ -72,11 +73,6 @@ def find_weights(content: Any, shapes: Mapping[str, Size], name: str = "checkpoi
     taken = (prefix, *(other[6] for other in alike if other[5] is tensors and other[6]))
     beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(taken) and not _is_counter(tensor)}
     return Part(state, ".".join(words), [".".join(other[4]) for other in alike], beside)
-
-
-def brief(names: list[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _prefixes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> tuple[Counter[str], Counter[str]]:

@@ -13,8 +13,9 @@ from timm.models import adapt_input_conv
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from convattn.shown import brief
 from convattn.weights.errors import CheckpointError, WeightsNote
-from convattn.weights.find import Part, brief, find_weights
+from convattn.weights.find import Part, find_weights
 from convattn.weights.head_rows import (
     FRESH,
     IMAGENET_22K,
@@ -77,7 +78,7 @@ def load_official(
     if problems:
         of_other = _other_form(conversion, core)
         notes += [f"not of {describe(core)}{of_other}"] if of_other else []
-        notes.append(f"left out of {describe(core)}: {_listed(problems)}")
+        notes.append(f"left out of {describe(core)}: {brief(problems, 12, '; ')}")
     core.load_state_dict(conversion.fits, strict=False)
     _say(source, notes + not_finite(core, conversion.fits))
     return model
@@ -128,7 +129,7 @@ def not_finite(model: nn.Module, names: Iterable[str]) -> list[str]:
     """One phrase for the entries of a model, among these, that are not finite in its type: with them no output is."""
     own = model.state_dict()
     wrong = [name for name in names if own[name].is_floating_point() and not own[name].float().isfinite().all()]
-    return [f"not all numbers of {brief(wrong)} are finite"] if wrong else []
+    return [f"not all numbers of {brief(wrong, 3)} are finite"] if wrong else []
 
 
 def _convert(
@@ -150,7 +151,7 @@ def _convert(
     copies = stand_twice(state, model)
     if copies:
         state = {name: tensor for name, tensor in state.items() if name not in copies}
-        notes.append(f"there a second time, with the same numbers: {brief(copies)}")
+        notes.append(f"there a second time, with the same numbers: {brief(copies, 3)}")
     outputs = next((len(state[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in state), 0)
     rows = None
     if head_rows == FRESH:
@@ -314,7 +315,7 @@ def _is_of(name: str, layers: Sequence[str]) -> bool:
 
 
 def _aside(names: Sequence[str]) -> str:
-    return f"the model ends before {brief(list(names))}, left aside"
+    return f"the model ends before {brief(names, 3)}, left aside"
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
@@ -337,7 +338,7 @@ def _misfit(source: str, model: nn.Module, conversion: Conversion, way_out: str 
     said = conversion.problems(model)
     if isinstance(names, JoinedNames):
         said = _lacking_parts(conversion, names) or _other_classes(conversion, model) or said
-    return f"{source}: does not fit {describe(model)}: {_listed(said)}{way_out}"
+    return f"{source}: does not fit {describe(model)}: {brief(said, 12, '; ')}{way_out}"
 
 
 def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:
@@ -347,7 +348,7 @@ def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:
     if not fresh:
         return []
     instead = {".".join(name.split(".")[:2]) for name in conversion.unexpected}
-    has = f", which has {brief(sorted(instead), most=6)}" if instead else ""
+    has = f", which has {brief(sorted(instead), 6)}" if instead else ""
     return [f"nothing of {' and '.join(fresh)} is in the file{has}"]
 
 
@@ -359,11 +360,6 @@ def _other_classes(conversion: Conversion, model: nn.Module) -> list[str]:
     if rest or weight is None:
         return []
     return [f"the file has {len(weight):,} classes; build the model with num_classes={len(weight)}"]
-
-
-def _listed(problems: list[str], most: int = 12) -> str:
-    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more
 
 
 def _say(source: str, notes: list[str]) -> None:
