@@ -8,7 +8,6 @@ from convattn.bench.runtimes import (
     PYTORCH,
     Setting,
     Unavailable,
-    check_precision,
     check_runtime,
     file_call,
     pytorch_calls,
@@ -58,4 +57,4 @@ def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match="runtime 'onnxruntme' is unknown; nearest: onnxruntime"):
         check_runtime("onnxruntme")
     with pytest.raises(ValueError, match="precision 'fp8' is unknown; choose among fp32, bf16, fp16, int8"):
-        check_precision("fp8")
+        Setting("fp8")

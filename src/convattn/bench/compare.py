@@ -1,27 +1,24 @@
 """Several models in several runtimes, timed side by side in one run."""
 
-import os
-import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import timm
 import torch
 
 from convattn.backbones.registry import create_model, published_accuracy
 from convattn.bench.count import Count, count
-from convattn.bench.latency import Interrupted, Latency, measure_latency
+from convattn.bench.latency import Interrupted, Latency, check_calls, measure_latency
+from convattn.bench.machine import check_threads, describe_machine, pytorch_threads
 from convattn.bench.memory import MemoryMeter, cuda_peak_bytes
 from convattn.bench.runtimes import (
     PYTORCH,
     Call,
     Setting,
     calls_of,
-    check_precision,
     check_runtime,
     exported_call,
     run_by,
@@ -34,7 +31,7 @@ from convattn.model_configuration import is_configuration
 from convattn.model_files import open_model
 from convattn.sizes import Size, input_shape
 
-__all__ = ["benchmark", "check_threads", "describe_machine", "measure_settings", "pytorch_threads", "usual_size"]
+__all__ = ["benchmark", "measure_settings", "usual_size"]
 
 _REST = 0.02  # seconds: the idle threads of other candidates have stopped spinning then
 
@@ -162,18 +159,6 @@ def measure_settings(
     return table
 
 
-def describe_machine(device: str = "cpu") -> dict[str, str]:
-    """Versions, threads, processor, and the GPU if that is what is used."""
-    found = {
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "Python": platform.python_version(),
-        "threads": str(torch.get_num_threads()),
-        "CPU": _processor(),
-    }
-    return found | ({"GPU": torch.cuda.get_device_name()} if device == "cuda" else {})
-
-
 def _check(
     models: Sequence[str],
     settings: Sequence[Setting],
@@ -187,17 +172,10 @@ def _check(
         raise ValueError("nothing to measure: give at least one model, runtime, precision, batch and image size")
     for runtime in runtimes:
         check_runtime(runtime)
-    for setting in settings:
-        check_precision(setting.precision)
-        if setting.batch_size < 1:
-            raise ValueError(f"batch {setting.batch_size} must be 1 or more")
-        if setting.device not in ("cpu", "cuda"):
-            raise ValueError(f"device {setting.device!r} is unknown; choose cpu or cuda")
-        if setting.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda: PyTorch sees no GPU here; use cpu")
+    if any(setting.device == "cuda" for setting in settings) and not torch.cuda.is_available():
+        raise ValueError("device cuda: PyTorch sees no GPU here; use cpu")
     check_threads(threads)
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
+    check_calls(repeats, warmup)
     files = {}
     for name in models:
         if _is_place(name):
@@ -224,17 +202,6 @@ def _is_place(name: str) -> bool:
     return not name.startswith("timm:") and ("/" in name or Path(name).suffix in suffixes or Path(name).exists())
 
 
-def check_threads(number: int | None) -> None:
-    """Refuse more threads than the machine has cores: they would wait for one another.
-
-    Raises:
-        ValueError: naming how many there can be.
-    """
-    cores = os.cpu_count() or 1
-    if number is not None and not 1 <= number <= cores:
-        raise ValueError(f"threads {number} must be 1 to {cores}, the number of cores of this machine")
-
-
 def _groups(runtimes: Sequence[str]) -> list[list[str]]:
     """What is timed in turns: PyTorch's runtimes together, each other one by itself."""
     own = [runtime for runtime in runtimes if runtime in PYTORCH]
@@ -259,7 +226,7 @@ def _measure_group(wanted: Sequence[tuple[str, str]], found: _Measurements) -> N
             try:
                 candidates.append(_prepare(name, runtime, found.setting, own))
             except Exception as error:  # whatever a model, a converter or a runtime raises: the others are measured
-                found.gaps.append(NotMeasured(name, runtime, found.setting, _one_line(error)))
+                found.gaps.append(NotMeasured(name, runtime, found.setting, _first_line(error)))
         if candidates:
             _time(candidates, found)
             _weigh(candidates, found)
@@ -339,33 +306,7 @@ def _peak_bytes(candidate: _Candidate, layout: str, setting: Setting, meter: Mem
     return meter.peak_bytes(candidate.model, candidate.runtime, setting, layout=layout, path=candidate.path)
 
 
-@contextmanager
-def pytorch_threads(number: int | None) -> Iterator[None]:
-    """PyTorch with so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
-    return (
-        text
-        if isinstance(error, ValueError | RuntimeError | ImportError) and text
-        else f"{type(error).__name__}: {text}"
-    )
-
-
-def _processor() -> str:
-    """The processor's name and number of cores, as well as the system tells it."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-        name = names[0] if names else name
-    except OSError:
-        pass
-    return f"{name} ({os.cpu_count()} cores)"
+    is_said = text and isinstance(error, ValueError | RuntimeError | ImportError)
+    return text if is_said else f"{type(error).__name__}: {text}"

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from convattn.bench.runtimes import Setting
 from convattn.bench.table import BenchmarkRow, BenchmarkTable
 from convattn.sizes import Size
@@ -60,12 +62,8 @@ def fit_exponent(xs: Sequence[float], ys: Sequence[float]) -> Exponent:
         raise ValueError(f"{len(xs)} points; an exponent with an error needs {_FEWEST} or more at different places")
     if min(*xs, *ys) <= 0:
         raise ValueError(f"{min(*xs, *ys)} has no logarithm; a power law takes numbers above 0")
-    us, vs = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    u_mean, v_mean = sum(us) / len(us), sum(vs) / len(vs)
-    spread = sum((u - u_mean) ** 2 for u in us)
-    slope = sum((u - u_mean) * (v - v_mean) for u, v in zip(us, vs, strict=True)) / spread
-    residues = sum((v - v_mean - slope * (u - u_mean)) ** 2 for u, v in zip(us, vs, strict=True))
-    return Exponent(slope, math.sqrt(residues / (len(us) - 2) / spread))
+    (slope, _), covariance = np.polyfit(np.log(xs), np.log(ys), 1, cov=True)
+    return Exponent(float(slope), math.sqrt(covariance[0, 0]))
 
 
 def growth_of(table: BenchmarkTable) -> list[Growth]:

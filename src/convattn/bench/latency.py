@@ -13,7 +13,7 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Interrupted", "Latency", "measure_latency"]
+__all__ = ["Interrupted", "Latency", "check_calls", "measure_latency"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,8 +57,7 @@ def measure_latency(
         ValueError: for a number of calls out of range.
         Interrupted: at Ctrl-C, with the rows of the candidates that were timed at least once.
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
+    check_calls(repeats, warmup)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     faults: dict[str, list[int]] = {name: [] for name in candidates}
     try:
@@ -74,6 +73,12 @@ def measure_latency(
     except KeyboardInterrupt:
         raise Interrupted([_summary(name, times[name], faults[name]) for name in times if times[name]]) from None
     return [_summary(name, measured, faults[name]) for name, measured in times.items()]
+
+
+def check_calls(repeats: int, warmup: int) -> None:
+    """Raise ValueError for a number of calls out of range."""
+    if repeats < 1 or warmup < 0:
+        raise ValueError(f"repeats {repeats} must be 1 or more and warmup {warmup} not negative")
 
 
 def _time(call: Callable[[], object]) -> tuple[float, int]:

@@ -31,7 +31,6 @@ __all__ = [
     "Setting",
     "Unavailable",
     "calls_of",
-    "check_precision",
     "check_runtime",
     "exported_call",
     "file_call",
@@ -60,7 +59,7 @@ class Unavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a comparison have in common."""
+    """What all rows of a comparison have in common; ValueError for what there is not."""
 
     precision: str = "fp32"
     batch_size: int = 1
@@ -68,6 +67,12 @@ class Setting:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is unknown; choose among {', '.join(PRECISIONS)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch {self.batch_size} must be 1 or more")
+        if self.device not in _OF_PYTORCH:
+            raise ValueError(f"device {self.device!r} is unknown; choose {' or '.join(_OF_PYTORCH)}")
         channels, height, width = shape = image_shape(self.image_size, called="image size")
         object.__setattr__(self, "image_size", height if channels == 3 and height == width else shape)
 
@@ -101,12 +106,6 @@ def check_runtime(name: str) -> None:
     """Raises ValueError for a name that is not in `runtime_names()`."""
     if name not in runtime_names():
         raise ValueError(f"runtime {name!r} is unknown; {nearest(name, runtime_names())}")
-
-
-def check_precision(name: str) -> None:
-    """Raises ValueError for a name that is not in `PRECISIONS`."""
-    if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r} is unknown; choose among {', '.join(PRECISIONS)}")
 
 
 def calls_of(model: nn.Module, runtime: str, setting: Setting, folder: Path) -> tuple[dict[str, Call], Path | None]:

@@ -18,7 +18,7 @@ from convattn.ablation.sentence import time_in_words
 from convattn.ablation.tables import missing_table, plan_table, results_tables
 from convattn.ablation.tuning import tuned
 from convattn.atomic import check_writable, write_atomically
-from convattn.cli.arguments import UsageError
+from convattn.cli.arguments import UsageError, words_of
 from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep
 from convattn.cli.console import notes, plain, print_table, say, warn
 from convattn.cli.options.ablate import (
@@ -28,7 +28,6 @@ from convattn.cli.options.ablate import (
     factors_of,
     key_and_values,
     options_of,
-    words_of,
 )
 from convattn.config_errors import RunFolderError
 from convattn.json_text import json_text

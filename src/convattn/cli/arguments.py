@@ -14,7 +14,7 @@ from convattn.atomic import check_writable
 from convattn.cli.help import HELP_WORDS, help_page, texts_shown
 from convattn.library_words import trusted
 
-__all__ = ["UsageError", "check_page", "parse"]
+__all__ = ["UsageError", "check_at_least", "check_page", "parse", "words_of"]
 
 _Options = TypeVar("_Options")
 
@@ -60,6 +60,19 @@ def parse(
     if options is None:
         raise UsageError(f"{_one_line(said)}; see {prog} --help")
     return options
+
+
+def words_of(text: str) -> list[str]:
+    """What stands between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def check_at_least(least: int, options: Any, *names: str) -> None:
+    """Raise UsageError for an option of these names that is given and below `least`."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value >= least:  # nor NaN
+            raise UsageError(f"--{name.replace('_', '-')} {value:g} must be {least} or more")
 
 
 def check_page(path: Path | None) -> None:

@@ -1,31 +1,30 @@
 """`convattn bench`: models side by side, in the runtimes people use."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from convattn.bench.allocator import restart_with_steady_allocator
-from convattn.bench.compare import check_threads, measure_settings, pytorch_threads, usual_size
+from convattn.bench.compare import measure_settings, usual_size
 from convattn.bench.growth import BATCHES, SIZES, Growth, growth_of, growth_settings
 from convattn.bench.latency import Interrupted
 from convattn.bench.limits import probe_limits
+from convattn.bench.machine import check_threads, pytorch_threads
 from convattn.bench.profile import Profile, profile
-from convattn.bench.runtimes import Setting, check_precision, check_runtime, pytorch_form
+from convattn.bench.runtimes import Setting, check_runtime, pytorch_form
 from convattn.bench.table import BenchmarkTable
-from convattn.cli.arguments import UsageError
-from convattn.cli.console import console, notes, plain, say
+from convattn.cli.arguments import UsageError, words_of
+from convattn.cli.console import console, notes, plain, print_table, say
 from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
 from convattn.json_text import json_text
 from convattn.model_files import open_model
 from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
 from convattn.sizes import Size, size_of_words
-from convattn.task import Table as Figures
+from convattn.task import Table
 
 __all__ = ["command"]
 
@@ -88,10 +87,7 @@ def _settings(options: Options, usual: Size) -> list[Setting]:
     sizes = _sizes(options.size) if options.size is not None else list(SIZES) if options.growth else [usual]
     batches = _numbers("batch", options.batch, list(BATCHES) if options.growth else [1])
     precisions = _words("precision", options.precision)
-    _check_counts({"batch": batches, "repeats": [options.repeats]})
     check_threads(options.threads)
-    for precision in precisions:
-        check_precision(precision)
     for runtime in _words("runtime", options.runtime):
         check_runtime(runtime)
     if options.growth:
@@ -111,7 +107,7 @@ def _settings(options: Options, usual: Size) -> list[Setting]:
 
 
 def _words(name: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = words_of(text)
     if not words:
         raise UsageError(f"{name} {text!r} names nothing; give one value, or several with commas between them")
     return words
@@ -132,13 +128,6 @@ def _sizes(text: str) -> list[Size]:
         return [size_of_words([word]) for word in _words("size", text)]
     except ValueError as error:
         raise UsageError(f"--size {error}") from None
-
-
-def _check_counts(counts: dict[str, Sequence[int | None]]) -> None:
-    for name, values in counts.items():
-        for value in values:
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value} must be 1 or more")
 
 
 def _check_writable(path: Path) -> None:
@@ -191,12 +180,12 @@ def _profiles_as_data(profiles: dict[str, Profile]) -> list[dict[str, Any]]:
     ]
 
 
-def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[Figures]:
+def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[Table]:
     tables = [growth_table(growths)] if growths else []
     return tables + [table for title, found in profiles.items() for table in profile_tables(title, found)]
 
 
-def _show(table: BenchmarkTable, more: list[Figures]) -> None:
+def _show(table: BenchmarkTable, more: list[Table]) -> None:
     say(", ".join(f"{key} {value}" for key, value in table.environment.items()))
     for setting in table.settings():
         rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
@@ -212,13 +201,8 @@ def _show(table: BenchmarkTable, more: list[Figures]) -> None:
         say(line)
 
 
-def _print(figures: Figures) -> None:
+def _print(figures: Table) -> None:
     console().print("", plain(figures.title, "bold"), sep="\n")
     if figures.note:
         say(figures.note)
-    table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(figures.columns):
-        table.add_column(column, justify="right" if index in figures.numbers else "left", overflow="fold")
-    for row in figures.rows:
-        table.add_row(*row)
-    console().print(table)
+    print_table(figures)

@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from convattn.ablation.plan import PlannedRun
 from convattn.ablation.results import TEST
 from convattn.ablation.sweep import Sweep, run_sweep
 from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
-from convattn.cli.console import notes, print_table, say
+from convattn.cli.console import print_table, progress_bar, say
 from convattn.data.split_words import SPLITS
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
@@ -103,9 +101,8 @@ def each_warning_once() -> Iterator[None]:
 
 def sweep(runs: list[PlannedRun], output: Path) -> Sweep:
     """Train what is open, with a bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     done: dict[Path, float] = {}
-    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("training", total=sum(run.seconds for run in runs))
 
         def started(run: PlannedRun) -> None:

@@ -9,13 +9,24 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, RenderableType
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from convattn.shown import shown
 from convattn.task import Table as Rows
 
-__all__ = ["OutputError", "console", "notes", "plain", "print_table", "say", "standard_streams", "warn"]
+__all__ = [
+    "OutputError",
+    "console",
+    "notes",
+    "plain",
+    "print_table",
+    "progress_bar",
+    "say",
+    "standard_streams",
+    "warn",
+]
 
 
 class OutputError(Exception):
@@ -56,6 +67,11 @@ def print_table(table: Rows) -> None:
     for row in table.rows:
         drawn.add_row(*map(shown, row))
     console().print(drawn)
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error for what takes long, where that is a terminal."""
+    return Progress(console=notes(), disable=not notes().is_terminal, transient=True)
 
 
 def plain(text: str, style: str = "") -> RenderableType:

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from convattn.cli.console import notes, print_table, say
+from convattn.cli.console import print_table, progress_bar, say
 from convattn.cli.options.data import Options
 from convattn.data.check import DataCheck, SplitCheck, splits_table
 from convattn.json_text import json_text
@@ -21,8 +19,7 @@ def command(options: Options) -> int:
     """Run `convattn data` with these options; returns the exit status, 1 if training would stop."""
     room = data_of(kind_of_data(options.source))
     opened = room.open_splits(options.source, options.validation, options)
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("checking", total=sum(map(len, opened.splits.values())))
         check = room.check_data(opened, lambda images: progress.advance(task, images))
     if options.output is not None:

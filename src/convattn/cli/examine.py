@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import nn
 
-from convattn.cli.console import notes
+from convattn.cli.console import progress_bar
 from convattn.data.loader import Samples, evaluation_loader
 from convattn.deploy.load import ExportedModel
 from convattn.evaluation import Speed, measure
@@ -68,7 +67,7 @@ def examine(
             check_unreadable(unreadable, len(data), told)
             yield batch
 
-    with Progress(console=notes(), disable=not notes().is_terminal, transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(data))
         speed = measure(
             model,

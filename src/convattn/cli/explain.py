@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convattn.atomic import write_atomically
-from convattn.cli.arguments import UsageError
-from convattn.cli.console import notes, print_table, say, warn
+from convattn.cli.arguments import UsageError, words_of
+from convattn.cli.console import print_table, progress_bar, say, warn
 from convattn.cli.options.explain import Options, methods_of
 from convattn.data.images import ImageError, read_image
 from convattn.deploy.load import ExportedModel
@@ -38,8 +37,7 @@ def command(options: Options) -> int:
     subjects = _subjects(options, pictures)
     asked = _asked(options)
     sections = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:
+    with progress_bar() as progress:
         for name in names:
             method, chosen = METHODS[name], _having(subjects, name, options)
             if not chosen:
@@ -85,15 +83,14 @@ def _subjects(options: Options, pictures: Sequence[str]) -> list[Subject]:
 
 
 def _asked(options: Options) -> Asked:
-    words = [word.strip() for word in (options.layer or "").split(",") if word.strip()]
     return Asked(
-        layers=[int(word) if word.isdecimal() else word for word in words],
+        layers=[int(word) if word.isdecimal() else word for word in words_of(options.layer or "")],
         target=options.target,
         box_xyxy=options.box,
         normalise=options.normalise,
         position=options.position,
         masks=options.masks,
-        mask_classes=[word.strip() for word in (options.mask_classes or "").split(",") if word.strip()],
+        mask_classes=words_of(options.mask_classes or ""),
         salient=options.salient,
     )
 

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import nn
 
 from convattn.cli.arguments import UsageError
-from convattn.cli.console import console, notes, plain, say, warn
+from convattn.cli.console import notes, plain, print_table, say, warn
 from convattn.cli.examine import examine
 from convattn.cli.options.export import Options
 from convattn.deploy.export import export
@@ -18,8 +17,8 @@ from convattn.deploy.inputs import times
 from convattn.deploy.quantize import QuantisedLayer
 from convattn.model_files import open_model
 from convattn.rooms import kind_of, room, room_of
-from convattn.shown import shown
 from convattn.sizes import input_shape
+from convattn.task import Table
 
 __all__ = ["command"]
 
@@ -135,24 +134,17 @@ def _print(report: ExportReport) -> None:
 
 
 def _print_checks(report: ExportReport) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("compared on")
     titles = list(dict.fromkeys(title for check in report.checks for title in check.agreement))
-    for title in ("images", "shape", "output", "relative error", "cosine", *titles):
-        table.add_column(title, justify="right")
+    columns = ("compared on", "images", "shape", "output", "relative error", "cosine", *titles)
+    rows = []
     for check in report.checks:
         shares = [f"{100 * check.agreement[title]:.0f} %" if title in check.agreement else "-" for title in titles]
         for output in check.outputs:
-            table.add_row(
-                shown(check.images),
-                str(check.count),
-                times(check.input_shape),
-                shown(output.name),
-                f"{output.relative_error:.1e}",
-                f"{output.cosine:.6f}",
-                *shares,
-            )
-    console().print("", table, "", sep="\n")
+            found = (output.name, f"{output.relative_error:.1e}", f"{output.cosine:.6f}")
+            rows.append((check.images, str(check.count), times(check.input_shape), *found, *shares))
+    print()
+    print_table(Table("Checks", columns, tuple(rows), frozenset(range(1, len(columns)))))
+    print()
 
 
 def _operators(counts: dict[str, int]) -> str:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import nn
 
 from convattn.backbones.registry import create_model
 from convattn.bench.count import Count, count
 from convattn.cli.arguments import UsageError
-from convattn.cli.console import console, plain, say
+from convattn.cli.console import console, plain, print_table, say
 from convattn.data.class_names import own_names
 from convattn.data.preprocessing import PREPROCESSING
 from convattn.deploy.load import describe_exported, exported_suffixes
@@ -21,6 +20,7 @@ from convattn.json_text import json_text
 from convattn.model_files import open_model, read_metadata
 from convattn.shown import brief, shown
 from convattn.sizes import Size, input_shape
+from convattn.task import Table
 from convattn.weights.fetch import weights_folder
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
@@ -103,7 +103,7 @@ def _show_model(name: str, model: nn.Module, more: Mapping[str, Any], size: Size
         say(f"options {', '.join(f'{key}={value}' for key, value in options.items())}")
     for line in (_input((channels, height, width), cfg), *_classes(found["class_names"])):
         say(line)
-    console().print(_parts_table(cost))
+    print_table(_parts_table(cost))
     say(f"parameters {cost.parameters:,}   multiply-adds {cost.macs:,}   activations {cost.activations:,}")
     for level in found["levels"]:
         say(f"level at stride {level['reduction']}: {level['num_chs']} channels ({level['module']})")
@@ -213,30 +213,23 @@ def _scores(record: OfficialWeights | PublishedResult) -> str:
 
 
 def _parts_table(cost: Count) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("part")
-    for title in ("output", "parameters", "multiply-adds"):
-        table.add_column(title, justify="right")
-    for row in cost.rows:
-        shape = " x ".join(map(str, row.output_shape[1:]))
-        table.add_row(shown(row.name), shape, f"{row.parameters:,}", f"{row.macs:,}")
-    return table
+    rows = tuple(
+        (row.name, " x ".join(map(str, row.output_shape[1:])), f"{row.parameters:,}", f"{row.macs:,}")
+        for row in cost.rows
+    )
+    return Table("Parts", ("part", "output", "parameters", "multiply-adds"), rows, frozenset({1, 2, 3}))
 
 
 def _say_surgery(surgery: Sequence[Mapping[str, Any]]) -> None:
     """What was attached and replaced, one row a place; what was set by hand, a line each."""
-    inserted = [entry for entry in surgery if "mixer" in entry]
-    if inserted:
-        table = Table(box=None, pad_edge=False)
-        for title in ("surgery", "place", "mixer", "options", "start"):
-            table.add_column(title)
-        for title in ("channels", "parameters"):
-            table.add_column(title, justify="right")
-        for entry in inserted:
-            given = ", ".join(f"{key}={value}" for key, value in entry["options"].items()) or "-"
-            words = (entry["kind"], entry["place"], entry["mixer"], given, entry.get("init", "-"), entry["channels"])
-            table.add_row(*map(shown, words), f"{entry['parameters']:,}")
-        console().print(table)
+    rows = []
+    for entry in (entry for entry in surgery if "mixer" in entry):
+        given = ", ".join(f"{key}={value}" for key, value in entry["options"].items()) or "-"
+        words = (entry["kind"], entry["place"], entry["mixer"], given, entry.get("init", "-"))
+        rows.append((*words, str(entry["channels"]), f"{entry['parameters']:,}"))
+    if rows:
+        columns = ("surgery", "place", "mixer", "options", "start", "channels", "parameters")
+        print_table(Table("Surgery", columns, tuple(rows), frozenset({5, 6})))
     for entry in surgery:
         if entry["kind"] == "set":
             say(f"set by hand: {'.'.join(filter(None, (entry['place'], entry['name'])))} = {entry['value']}")

@@ -1,25 +1,25 @@
 """Models in a list: with each of their weights, narrowed down, in order, counted or timed where that is asked."""
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import timm
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from convattn.backbones.costs import Cost, cost_of
 from convattn.backbones.registry import create_model, image_size_of, list_models
-from convattn.bench.compare import benchmark, describe_machine
+from convattn.bench.compare import benchmark
 from convattn.bench.count import count
+from convattn.bench.machine import describe_machine
 from convattn.cli.arguments import UsageError
-from convattn.cli.console import console, notes, say, warn
+from convattn.cli.console import print_table, progress_bar, say, warn
 from convattn.cli.options.models import Limits, Options, is_pattern
 from convattn.json_text import json_text
 from convattn.nearest import nearest
 from convattn.shown import reason
+from convattn.task import Table
 from convattn.weights.records import OFFICIAL_WEIGHTS, PUBLISHED_RESULTS, OfficialWeights, PublishedResult
 
 __all__ = ["Row", "print_list", "rows_of"]
@@ -180,18 +180,13 @@ def _for_each(what: str, rows: Sequence[Row], figure: Callable[[Row], _Figure]) 
     """A figure for each different model of the rows, with a bar on a terminal; what fails is told and left out."""
     figures: dict[tuple[str, int, int], _Figure] = {}
     models = {row.built: row for row in rows}
-    for built, row in _with_bar(what, list(models.items())):
-        try:
-            figures[built] = figure(row)
-        except Exception as error:  # whatever a model of timm's or a runtime raises: the others go on
-            warn(f"{row.full_name}: no {what.partition(',')[0]}: {reason(error)}")
+    with progress_bar() as progress:
+        for built, row in progress.track(list(models.items()), description=what):
+            try:
+                figures[built] = figure(row)
+            except Exception as error:  # whatever a model of timm's or a runtime raises: the others go on
+                warn(f"{row.full_name}: no {what.partition(',')[0]}: {reason(error)}")
     return figures
-
-
-def _with_bar(what: str, items: list[Any]) -> Iterator[Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes(), disable=not notes().is_terminal, transient=True) as progress:
-        yield from progress.track(items, description=what)
 
 
 def _in_order(rows: list[Row], by: str) -> list[Row]:
@@ -211,20 +206,16 @@ def _print(rows: list[Row], *, is_timed: bool, as_json: bool) -> None:
     if as_json:
         print(json_text(_as_data(rows, is_timed), indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    titles = ["model", "weights", "pixels", "parameters", "multiply-adds", "top-1 %", "top-5 %", "origin"]
-    if is_timed:
-        titles.insert(5, "ms")
-    for title in titles:
-        table.add_column(title, justify="left" if title in ("model", "weights", "origin") else "right")
+    ms = ("ms",) if is_timed else ()
+    titles = ("model", "weights", "pixels", "parameters", "multiply-adds", *ms, "top-1 %", "top-5 %", "origin")
+    lines = []
     for row in rows:
         cells = [row.name, _weights(row), str(row.image_size)]
         cells += [f"{row.cost.parameters:,}", f"{row.cost.macs / 1e9:.2f} G"] if row.cost else ["-", "-"]
         cells += [f"{row.latency_ms:.1f}" if row.latency_ms else "-"] if is_timed else []
         record: Any = row.record
-        cells += [f"{row.top1 or '-'}", f"{record.top5 or '-' if record else '-'}", _origin(row)]
-        table.add_row(*cells)
-    console().print(table)
+        lines.append((*cells, f"{row.top1 or '-'}", f"{record.top5 or '-' if record else '-'}", _origin(row)))
+    print_table(Table("Models", titles, tuple(lines), frozenset(range(2, len(titles) - 1))))
 
 
 def _weights(row: Row) -> str:

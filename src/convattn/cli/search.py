@@ -27,8 +27,8 @@ from convattn.ablation.sentence import time_in_words
 from convattn.ablation.tables import missing_table, results_tables
 from convattn.atomic import check_writable, write_atomically
 from convattn.backbones.registry import create_model
-from convattn.bench.compare import check_threads, describe_machine, pytorch_threads
 from convattn.bench.latency import Latency
+from convattn.bench.machine import check_threads, describe_machine, pytorch_threads
 from convattn.bench.runtimes import Setting, check_runtime
 from convattn.cli.arguments import UsageError
 from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep

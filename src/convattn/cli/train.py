@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from convattn.cli.choices import choose_rest
-from convattn.cli.console import console, notes, say
+from convattn.cli.console import notes, print_table, say
 from convattn.cli.options.train import AUTO, Options, for_images, run_config
 from convattn.json_text import json_text
 from convattn.recipes import RECIPES
+from convattn.task import Table
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json
 
@@ -111,10 +110,7 @@ def _print_recipes(as_json: bool) -> None:
     if as_json:
         print(json_text(lines, indent=2))
         return
-    table = Table("recipe", "what it is", box=None)
-    for row in lines.items():
-        table.add_row(*row)
-    console().print(table)
+    print_table(Table("Recipes", ("recipe", "what it is"), tuple(lines.items())))
 
 
 def _print_probe(config: RunConfig, found: Probe, as_json: bool) -> None:

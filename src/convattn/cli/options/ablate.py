@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError, parse, words_of
 
 __all__ = [
     "Options",
@@ -21,7 +21,6 @@ __all__ = [
     "key_and_values",
     "options_of",
     "read",
-    "words_of",
 ]
 
 _DESCRIPTION = """Find out which design is worth it: the same recipe and images, paired seeds, controls, and intervals.
@@ -145,11 +144,6 @@ def check_hold_out(share: float | None) -> None:
     """Raise UsageError for what is no share."""
     if share is not None and not 0 < share < 1:
         raise UsageError(f"--hold-out {share} must be above 0 and below 1")
-
-
-def words_of(text: str) -> list[str]:
-    """What stands between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def budgets_of(options: Options) -> tuple[Literal["epochs", "time"], ...]:

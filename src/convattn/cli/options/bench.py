@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError, check_at_least, parse
 
 __all__ = ["Options", "read"]
 
@@ -67,6 +67,7 @@ def read(args: Sequence[str]) -> Options:
     options = parse(Options, args, command="bench", description=_description)
     if not options.names:
         raise UsageError("missing NAME, a model; see convattn bench --help")
+    check_at_least(1, options, "repeats")
     return options
 
 

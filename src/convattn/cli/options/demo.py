@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError, check_at_least, parse
 
 __all__ = ["Options", "read"]
 
@@ -36,8 +36,7 @@ class Options:
 def read(args: Sequence[str]) -> Options:
     """The options of these words; raises UsageError for what is wrong with them."""
     options = parse(Options, args, command="demo", description=_DESCRIPTION)
-    if options.epochs is not None and options.epochs < 1:
-        raise UsageError(f"--epochs {options.epochs} must be 1 or more")
+    check_at_least(1, options, "epochs")
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed {options.seed} must be between 0 and {2**32 - 1}")
     return options

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError, check_page
+from convattn.cli.arguments import check_at_least, check_page
 from convattn.cli.options.files import IMAGES, MODEL
 from convattn.cli.options.of_task import parse_for_task
 
@@ -51,8 +51,6 @@ def read(args: Sequence[str]) -> Any:
     """The options of these words, with those of the model's task; raises UsageError for what is wrong with them."""
     options = parse_for_task(Options, "evaluation", args, command="eval", description=_DESCRIPTION)
     check_page(options.output)
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
-    if options.workers < 0:
-        raise UsageError(f"--workers {options.workers} must be 0 or more")
+    check_at_least(1, options, "batch_size")
+    check_at_least(0, options, "workers")
     return options

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from convattn.atomic import check_writable
-from convattn.cli.arguments import UsageError, parse
+from convattn.cli.arguments import UsageError, check_at_least, parse, words_of
 from convattn.cli.options.files import IMAGES
 from convattn.nearest import nearest
 from convattn.size_option import SizeOption
@@ -97,8 +97,7 @@ def read(args: Sequence[str]) -> Options:
     methods = methods_of(options)
     if "sfd_score" in methods and options.masks is None and options.method != "all":
         raise UsageError("sfd_score needs --masks, a folder of masks or COCO's annotations")
-    if options.images is not None and options.images < 1:
-        raise UsageError(f"--images {options.images} must be 1 or more")
+    check_at_least(1, options, "images")
     if not 0 < options.salient <= 1:
         raise UsageError(f"--salient {options.salient} must be above 0 and at most 1")
     is_page = options.output.suffix == ".html"
@@ -110,7 +109,7 @@ def read(args: Sequence[str]) -> Options:
 
 def methods_of(options: Options) -> list[str]:
     """The methods that are named, in order; all of them for `all`."""
-    words = [word.strip().replace("-", "_") for word in options.method.split(",") if word.strip()]
+    words = [word.replace("-", "_") for word in words_of(options.method)]
     if words == ["all"]:
         return [*METHODS]
     for word in words:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convattn.cli.arguments import UsageError
+from convattn.cli.arguments import UsageError, check_at_least
 from convattn.cli.options.of_task import parse_for_task
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.size_option import SizeOption
@@ -68,6 +68,5 @@ def read(args: Sequence[str]) -> Any:
     options = parse_for_task(Options, "export", args, command="export", description=_DESCRIPTION)
     if options.max_drop is not None and options.evaluate is None:
         raise UsageError("--max-drop has no effect without --evaluate DIR")
-    if options.max_drop is not None and not options.max_drop >= 0:
-        raise UsageError(f"--max-drop {options.max_drop:g} must be 0 or more")
+    check_at_least(0, options, "max_drop")
     return options

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from convattn.atomic import check_writable
-from convattn.cli.arguments import UsageError
+from convattn.cli.arguments import UsageError, check_at_least
 from convattn.cli.options.files import IMAGES, MODEL
 from convattn.cli.options.of_task import parse_for_task
 
@@ -46,8 +46,7 @@ def read(args: Sequence[str]) -> Any:
     options = parse_for_task(Options, "prediction", args, command="predict", description=_DESCRIPTION)
     if not options.images:
         raise UsageError("no image given; write convattn predict MODEL IMAGE...")
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} must be 1 or more")
+    check_at_least(1, options, "batch_size")
     place: Path | None = options.output
     if place is not None:
         is_table = place.suffix in TABLES

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from convattn.cli.arguments import UsageError, parse
-from convattn.cli.options.ablate import check_above_zero, check_hold_out, check_seeds, words_of
+from convattn.cli.arguments import UsageError, parse, words_of
+from convattn.cli.options.ablate import check_above_zero, check_hold_out, check_seeds
 
 __all__ = ["Options", "limit_ms_of", "mixers_of", "read", "rungs_of_words"]
 
