@@ -1,8 +1,10 @@
 """What is said of a configuration that makes no sense."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["ConfigError", "RunFolderError", "check", "check_finite"]
+__all__ = ["ConfigError", "RunFolderError", "check", "check_each", "check_finite"]
 
 
 class ConfigError(ValueError):
@@ -17,6 +19,21 @@ def check(holds: bool, message: str) -> None:
     """Raise ConfigError unless it holds."""
     if not holds:
         raise ConfigError(message)
+
+
+def check_each(part: str, options: object, holds: Callable[[Any], bool], rule: str, *names: str) -> None:
+    """Raise ConfigError for a field of these that is set and for which it does not hold.
+
+    Args:
+        part: of the configuration, as the user calls it.
+        options: it.
+        holds: whether a value keeps to the rule.
+        rule: in words, behind "must be".
+        *names: of the fields.
+    """
+    for name in names:
+        value = getattr(options, name)
+        check(value is None or holds(value), f"{part}.{name} {value} must be {rule}")
 
 
 def check_finite(part: str, **values: float | None) -> None:

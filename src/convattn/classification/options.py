@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from convattn.config_errors import check, check_finite
+from convattn.config_errors import check, check_each, check_finite
 from convattn.data.augmentation import Augmentation
 from convattn.task import Metric, RoomWords, TaskOptions
 
@@ -39,9 +39,9 @@ class DistillationConfig:
         part = "task.distillation"
         alone = (self.loss, self.temperature, self.weight) == ("soft", 1.0, 1.0)
         check(self.teacher is not None or alone, f"the fields of {part} have no effect without {part}.teacher")
-        check(0 < self.weight <= 1, f"{part}.weight {self.weight} must be above 0, at most 1")
+        check_each(part, self, lambda share: 0 < share <= 1, "above 0, at most 1", "weight")
         check_finite(part, temperature=self.temperature)
-        check(self.temperature > 0, f"{part}.temperature {self.temperature} must be above 0")
+        check_each(part, self, lambda heat: heat > 0, "above 0", "temperature")
         check(
             self.temperature == 1 or self.loss == "soft",
             f"{part}.temperature has no effect on the loss {self.loss}; leave it 1",
@@ -90,15 +90,11 @@ class ClassificationOptions(TaskOptions):
     """What is learnt from another model."""
 
     def __post_init__(self) -> None:
-        check(
-            self.crop_ratio is None or 0 < self.crop_ratio <= 1,
-            f"task.crop_ratio {self.crop_ratio} must be above 0, at most 1",
-        )
+        check_each("task", self, lambda ratio: 0 < ratio <= 1, "above 0, at most 1", "crop_ratio")
         check_finite("task", mixup=self.mixup, cutmix=self.cutmix)
-        for name in ("mixup", "cutmix"):
-            check(getattr(self, name) >= 0, f"task.{name} {getattr(self, name)} must be 0 or more")
-        for name in ("mix_probability", "cutmix_probability"):
-            check(0 <= getattr(self, name) <= 1, f"task.{name} {getattr(self, name)} must be between 0 and 1")
+        check_each("task", self, lambda alpha: alpha >= 0, "0 or more", "mixup", "cutmix")
+        shares = ("mix_probability", "cutmix_probability")
+        check_each("task", self, lambda share: 0 <= share <= 1, "between 0 and 1", *shares)
         check(
             self.mix_epochs is None or self.mix_epochs >= 1,
             f"task.mix_epochs {self.mix_epochs} must be 1 or more; for no mixing set task.mixup and task.cutmix to 0",
@@ -111,7 +107,7 @@ class ClassificationOptions(TaskOptions):
             (self.mixup > 0 and self.cutmix > 0) or self.cutmix_probability == 0.5,
             "task.cutmix_probability has no effect unless both task.mixup and task.cutmix are on",
         )
-        check(0 <= self.label_smoothing < 1, f"task.label_smoothing {self.label_smoothing} must be at least 0, below 1")
+        check_each("task", self, lambda share: 0 <= share < 1, "at least 0, below 1", "label_smoothing")
 
     @property
     def mixes(self) -> bool:

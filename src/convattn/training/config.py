@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convattn.config_errors import ConfigError, check, check_finite
+from convattn.config_errors import ConfigError, check, check_each, check_finite
 from convattn.library_words import are_trusted
 from convattn.model_configuration import is_configuration, read_configuration
 from convattn.nearest import nearest
@@ -65,8 +65,7 @@ class ModelConfig:
             self.head_rows is None or self.pretrained_path is not None,
             "model.head_rows has no effect without model.pretrained_path",
         )
-        for name in ("drop_rate", "drop_path_rate"):
-            check(0 <= getattr(self, name) < 1, f"model.{name} {getattr(self, name)} must be at least 0 and below 1")
+        check_each("model", self, lambda rate: 0 <= rate < 1, "at least 0 and below 1", "drop_rate", "drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _side_or_sides(self.image_size))  # one spelling of one size
-        check(self.batch_size >= 1, f"data.batch_size {self.batch_size} must be 1 or more")
-        check(self.repeats >= 1, f"data.repeats {self.repeats} must be 1 or more")
-        check(
-            self.epoch_images is None or self.epoch_images >= 1,
-            f"data.epoch_images {self.epoch_images} must be 1 or more",
-        )
-        check(self.workers >= 0, f"data.workers {self.workers} must be 0 or more")
+        check_each("data", self, lambda count: count >= 1, "1 or more", "batch_size", "repeats", "epoch_images")
+        check_each("data", self, lambda count: count >= 0, "0 or more", "workers")
         names = [name_and_source(evaluation)[0] for evaluation in self.evaluations]
         check(len(set(names)) == len(names), f"data.evaluations {', '.join(names)}: each needs a name of its own")
 
@@ -155,19 +149,13 @@ class OptimizerConfig:
     """Largest norm of the gradient; not clipped by default."""
 
     def __post_init__(self) -> None:
-        check_finite("optimizer", lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
-        check_finite("optimizer", backbone_lr=self.backbone_lr)
-        check(self.lr > 0, f"optimizer.lr {self.lr} must be above 0")
-        check(
-            self.lr_batch_size is None or self.lr_batch_size >= 1,
-            f"optimizer.lr_batch_size {self.lr_batch_size} must be 1 or more",
-        )
-        check(self.weight_decay >= 0, f"optimizer.weight_decay {self.weight_decay} must be 0 or more")
-        check(self.clip_grad is None or self.clip_grad > 0, f"optimizer.clip_grad {self.clip_grad} must be above 0")
-        check(
-            self.layer_decay is None or 0 < self.layer_decay <= 1,
-            f"optimizer.layer_decay {self.layer_decay} must be above 0, at most 1",
-        )
+        part = "optimizer"
+        check_finite(part, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, clip_grad=self.clip_grad)
+        check_finite(part, backbone_lr=self.backbone_lr)
+        check_each(part, self, lambda value: value > 0, "above 0", "lr", "clip_grad")
+        check_each(part, self, lambda count: count >= 1, "1 or more", "lr_batch_size")
+        check_each(part, self, lambda value: value >= 0, "0 or more", "weight_decay", "eps")
+        check_each(part, self, lambda decay: 0 < decay <= 1, "above 0, at most 1", "layer_decay")
         check(
             self.backbone_lr is None or self.backbone_lr > 0,
             f"optimizer.backbone_lr {self.backbone_lr} must be above 0; task.frozen-stages keeps parts from learning",
@@ -176,7 +164,6 @@ class OptimizerConfig:
             self.backbone_lr is None or self.layer_decay is None,
             "optimizer.backbone_lr and optimizer.layer_decay both set the learning rate of layers: give one",
         )
-        check(self.eps is None or self.eps >= 0, f"optimizer.eps {self.eps} must be 0 or more")
         for name, values in (("betas", self.betas or ()), ("momentum", (self.momentum or 0.0,))):
             check(
                 all(0 <= value < 1 for value in values),
@@ -188,10 +175,8 @@ class OptimizerConfig:
     def _ask_timm(self) -> None:
         """Refuse a name that timm does not know, and settings that its optimiser does not have."""
         own = {name: getattr(self, name) for name in ("betas", "eps", "momentum")}
-        if self.name == OptimizerConfig.name and set(own.values()) == {
-            None
-        }:  # as by default: timm takes a second to import
-            return
+        if self.name == OptimizerConfig.name and set(own.values()) == {None}:
+            return  # as by default: timm takes a second to import
         from timm.optim import get_optimizer_info, list_optimizers
 
         names = list_optimizers()
@@ -237,8 +222,7 @@ class ScheduleConfig:
     """The learning rate stays the same within an epoch; otherwise it moves at every update."""
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 1, f"schedule.epochs {self.epochs} must be 1 or more")
-        check(self.updates is None or self.updates >= 1, f"schedule.updates {self.updates} must be 1 or more")
+        check_each("schedule", self, lambda count: count >= 1, "1 or more", "epochs", "updates")
         length, unit = (self.epochs, "epochs") if self.updates is None else (self.updates, "updates")
         check(
             self.warmup_epochs >= 0 and (self.updates is not None or self.warmup_epochs < self.epochs),
@@ -249,6 +233,7 @@ class ScheduleConfig:
             f"schedule.warmup_updates {self.warmup_updates} must be 0 or more, with schedule.warmup_epochs 0",
         )
         check_finite("schedule", warmup_lr=self.warmup_lr, min_lr=self.min_lr, power=self.power)
+        multistep = self.name == "multistep"
         warms = self.warmup_epochs > 0 or bool(self.warmup_updates)
         check(
             self.warmup_factor is None
@@ -260,17 +245,12 @@ class ScheduleConfig:
             self.power is None or (self.name == "poly" and self.power > 0),
             f"schedule.power {self.power} must be above 0, with schedule.name poly",
         )
-        for name in ("warmup_lr", "min_lr"):
-            check(getattr(self, name) >= 0, f"schedule.{name} {getattr(self, name)} must be 0 or more")
+        check_each("schedule", self, lambda rate: rate >= 0, "0 or more", "warmup_lr", "min_lr")
         check(
             self.name not in ("constant", "multistep") or self.min_lr == 0,
             f"schedule.min_lr has no effect on the {self.name} schedule; leave it 0",
         )
-        multistep = self.name == "multistep"
-        check(
-            multistep == bool(self.milestones),
-            "schedule.milestones and schedule.name multistep belong together",
-        )
+        check(multistep == bool(self.milestones), "schedule.milestones and schedule.name multistep belong together")
         check(
             list(self.milestones) == sorted(set(self.milestones)) and all(0 < at < length for at in self.milestones),
             f"schedule.milestones {self.milestones} must rise and lie between 0 and the {length} {unit}",
@@ -323,13 +303,10 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, f"loop.seed {self.seed} must be between 0 and {2**32 - 1}")
-        check(
-            self.ema_decay is None or 0 < self.ema_decay < 1, f"loop.ema_decay {self.ema_decay} must be between 0 and 1"
-        )
-        for name in ("accumulation", "validation_epochs", "validation_updates", "early_stopping", "max_skipped"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"loop.{name} {value} must be 1 or more")
-        check(self.freeze_epochs >= 0, f"loop.freeze_epochs {self.freeze_epochs} must be 0 or more")
+        check_each("loop", self, lambda decay: 0 < decay < 1, "between 0 and 1", "ema_decay")
+        counts = ("accumulation", "validation_epochs", "validation_updates", "early_stopping", "max_skipped")
+        check_each("loop", self, lambda count: count >= 1, "1 or more", *counts)
+        check_each("loop", self, lambda count: count >= 0, "0 or more", "freeze_epochs")
         check(
             not (self.sharding == "fsdp" and self.precision == "fp16"),
             "loop.sharding fsdp does not scale losses; use loop.precision bf16 instead of fp16",
@@ -352,9 +329,7 @@ class OutputConfig:
     """Send the log on to these too, by Accelerate's names: wandb, mlflow, comet_ml, …; each needs its own package."""
 
     def __post_init__(self) -> None:
-        for name in ("keep_checkpoints", "checkpoint_updates"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"output.{name} {value} must be 1 or more")
+        check_each("output", self, lambda count: count >= 1, "1 or more", "keep_checkpoints", "checkpoint_updates")
 
 
 @dataclass(frozen=True)
