@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convattn
+from convattn.classification.options import ClassificationOptions
 from convattn.classification.task import Classification
 from convattn.task import Batch
 from toys import family_file, relative_error, shallow_toy, toy, toy_images
@@ -51,7 +52,8 @@ def loss_and_output(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, output: seen.append(output))
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    loss = Classification(7, label_smoothing=0.1).losses(model, Batch(images, labels, ["a", "b"]))["labels"]
+    task = Classification(7, ClassificationOptions(label_smoothing=0.1))
+    loss = task.losses(model, Batch(images, labels, ["a", "b"]))["labels"]
     handle.remove()
     return loss, seen[0]
 

@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from convattn.classification.distillation import distillation_loss, js_divergence
+from convattn.classification.options import ClassificationOptions, DistillationConfig
 from convattn.classification.task import Classification, balanced_weights
 from convattn.evaluation import measure
 from convattn.task import Batch
+
+
+def task_of(num_classes=3, class_weights=None, teacher=None, **options):
+    """A task as its options have it."""
+    return Classification(num_classes, ClassificationOptions(**options), class_weights=class_weights, teacher=teacher)
 
 
 def loss_of(task, model, batch):
@@ -29,14 +34,14 @@ def model():
 
 
 def test_without_options_the_loss_is_cross_entropy(model, batch):
-    assert torch.allclose(loss_of(Classification(3), model, batch), F.cross_entropy(model(batch.images), batch.targets))
+    assert torch.allclose(loss_of(task_of(), model, batch), F.cross_entropy(model(batch.images), batch.targets))
 
 
 def test_label_smoothing_spreads_the_target(model, batch):
     log_p = model(batch.images).log_softmax(1)
     target = F.one_hot(batch.targets, 3) * 0.7 + 0.1
     expected = -(target * log_p).sum(1).mean()
-    assert torch.allclose(loss_of(Classification(3, label_smoothing=0.3), model, batch), expected)
+    assert torch.allclose(loss_of(task_of(label_smoothing=0.3), model, batch), expected)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -45,7 +50,7 @@ def test_mixing_changes_images_and_targets_alike(model, batch, kind):
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     before = batch.images.clone()
-    loss = loss_of(Classification(3, label_smoothing=0.1, **{kind: 1.0}), model, batch)
+    loss = loss_of(task_of(label_smoothing=0.1, **{kind: 1.0}), model, batch)
     assert torch.equal(batch.images, before)
     mixed, flipped = seen[0], before.flip(0)
     if kind == "mixup":
@@ -60,7 +65,7 @@ def test_mixing_changes_images_and_targets_alike(model, batch, kind):
 
 
 def test_mixing_stops_after_its_epochs(model, batch):
-    task = Classification(3, mixup=1.0, mix_epochs=2)
+    task = task_of(mixup=1.0, mix_epochs=2)
     plain = F.cross_entropy(model(batch.images), batch.targets)
     task.start_epoch(1)
     np.random.seed(0)
@@ -70,12 +75,12 @@ def test_mixing_stops_after_its_epochs(model, batch):
 
 
 def test_a_probability_of_0_mixes_nothing(model, batch):
-    task = Classification(3, mixup=1.0, mix_probability=0.0)
-    assert torch.allclose(loss_of(task, model, batch), loss_of(Classification(3), model, batch))
+    task = task_of(mixup=1.0, mix_probability=0.0)
+    assert torch.allclose(loss_of(task, model, batch), loss_of(task_of(), model, batch))
 
 
 def test_metrics_are_those_of_the_evaluation(model, batch):
-    meter = Classification(3).meter()
+    meter = task_of().meter()
     measure(model, [batch], meter)
     found = meter.result(meter.parts())
     assert list(found) == ["val_loss", "top1", "top5"]
@@ -84,7 +89,7 @@ def test_metrics_are_those_of_the_evaluation(model, batch):
 
 
 def teaching(loss="soft", temperature=1.0, weight=1.0):
-    return SimpleNamespace(loss=loss, temperature=temperature, weight=weight)
+    return DistillationConfig("teacher", loss, temperature, weight)
 
 
 @pytest.fixture
@@ -137,9 +142,9 @@ def test_js_is_symmetric_0_for_the_same_and_at_most_log_2():
 @pytest.mark.parametrize("loss", ["js", "soft", "hard"])
 def test_only_the_student_learns_from_the_teacher(model, teacher, batch, loss):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    task = Classification(3, teacher=teacher, distillation=teaching(loss))
+    task = task_of(teacher=teacher, distillation=teaching(loss))
     found = loss_of(task, model, batch)
-    expected = distillation_loss(model(batch.images), teacher(batch.images), task.distillation).mean()
+    expected = distillation_loss(model(batch.images), teacher(batch.images), task.options.distillation).mean()
     assert torch.allclose(found, expected)
     found.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
@@ -149,7 +154,7 @@ def test_only_the_student_learns_from_the_teacher(model, teacher, batch, loss):
 
 def test_labels_and_teacher_share_the_loss(model, teacher, batch):
     logits = model(batch.images)
-    task = Classification(3, label_smoothing=0.2, teacher=teacher, distillation=teaching("js", weight=0.3))
+    task = task_of(label_smoothing=0.2, teacher=teacher, distillation=teaching("js", weight=0.3))
     from_teacher = js_divergence(logits, teacher(batch.images)).mean()
     from_labels = F.cross_entropy(logits, batch.targets, label_smoothing=0.2)
     assert torch.allclose(loss_of(task, model, batch), 0.3 * from_teacher + 0.7 * from_labels)
@@ -160,9 +165,9 @@ def test_an_image_without_a_label_learns_from_the_teacher_alone(model, teacher, 
     labels = torch.tensor([1, -1, -1, 2])
     batch = Batch(torch.rand(4, 3, 8, 8), labels, list("abcd"))
     smoothing = 0.1 if weight < 1 else 0.0
-    task = Classification(3, label_smoothing=smoothing, teacher=teacher, distillation=teaching(weight=weight))
+    task = task_of(label_smoothing=smoothing, teacher=teacher, distillation=teaching(weight=weight))
     logits = model(batch.images)
-    taught = distillation_loss(logits, teacher(batch.images), task.distillation)
+    taught = distillation_loss(logits, teacher(batch.images), task.options.distillation)
     labelled = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="none")
     expected = torch.where(labels < 0, taught, weight * taught + (1 - weight) * labelled).mean()
     assert torch.allclose(loss_of(task, model, batch), expected)
@@ -171,7 +176,7 @@ def test_an_image_without_a_label_learns_from_the_teacher_alone(model, teacher, 
 def test_a_mixture_goes_through_the_teacher_and_counts_as_far_as_it_is_labelled(model, teacher):
     np.random.seed(1)
     batch = Batch(torch.rand(2, 3, 8, 8), torch.tensor([1, -1]), list("ab"))
-    task = Classification(3, label_smoothing=0.3, mixup=1.0, teacher=teacher, distillation=teaching(weight=0.4))
+    task = task_of(label_smoothing=0.3, mixup=1.0, teacher=teacher, distillation=teaching(weight=0.4))
     seen = []
     for network in (model, teacher):
         network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -182,7 +187,7 @@ def test_a_mixture_goes_through_the_teacher_and_counts_as_far_as_it_is_labelled(
     share = ((mixed[0] - right) / (left - right)).median()
     shares = torch.stack([share, 1 - share])  # of the labelled image in each mixture
     logits = model(mixed)
-    taught = distillation_loss(logits, teacher(mixed), task.distillation)
+    taught = distillation_loss(logits, teacher(mixed), task.options.distillation)
     labelled = F.cross_entropy(logits, torch.tensor([1, 1]), label_smoothing=0.3, reduction="none")
     expected = ((1 - 0.6 * shares) * taught + 0.6 * shares * labelled).mean()
     assert torch.allclose(found, expected, atol=1e-5)
@@ -192,7 +197,7 @@ def test_under_autocast_both_networks_run_in_lower_precision_and_the_loss_does_n
     seen = []
     for network in (model, teacher):
         network.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    task = Classification(3, label_smoothing=0.1, teacher=teacher, distillation=teaching("js", weight=0.5))
+    task = task_of(label_smoothing=0.1, teacher=teacher, distillation=teaching("js", weight=0.5))
     with torch.autocast("cpu", torch.bfloat16):
         loss = loss_of(task, model, batch)
     assert [output.dtype for output in seen] == [torch.bfloat16] * 2
@@ -205,34 +210,31 @@ def test_under_autocast_both_networks_run_in_lower_precision_and_the_loss_does_n
 def test_an_image_without_a_label_needs_a_teacher(model):
     for options in ({}, {"mixup": 1.0}):
         with pytest.raises(RuntimeError, match=r"Class values must be non-negative|index -1 is out of bounds"):
-            loss_of(
-                Classification(3, **options), model, Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]), list("ab"))
-            )
+            loss_of(task_of(**options), model, Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, -1]), list("ab")))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         (dict(num_classes=5), r"the teacher has 3 classes and the data 5; take a teacher trained on the same classes"),
-        (dict(distillation=None), r"a teacher needs distillation options"),
         (dict(label_smoothing=0.1), r"label smoothing and class weights have no effect with distillation.weight 1"),
         (dict(class_weights=torch.ones(3)), r"label smoothing and class weights have no effect"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_refused(teacher, fields, message):
     with pytest.raises(ValueError, match=message):
-        Classification(**{"num_classes": 3, "teacher": teacher, "distillation": teaching(), **fields})
+        task_of(**{"teacher": teacher, "distillation": teaching(), **fields})
 
 
 def test_weights_of_classes_multiply_their_part_of_the_target(model, batch):
     np.random.seed(3)
     weights = torch.tensor([0.5, 2.0, 3.0])
     log_p = model(batch.images).log_softmax(1)
-    plain = loss_of(Classification(3, class_weights=weights), model, batch)
+    plain = loss_of(task_of(class_weights=weights), model, batch)
     assert torch.allclose(plain, -(weights[batch.targets] * log_p[range(4), batch.targets]).mean())
     seen = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    task = Classification(3, mixup=1.0, label_smoothing=0.2, class_weights=weights)
+    task = task_of(mixup=1.0, label_smoothing=0.2, class_weights=weights)
     found = loss_of(task, model, batch)
     share = ((seen[0] - batch.images.flip(0)) / (batch.images - batch.images.flip(0))).median()
     mixed = share * F.one_hot(batch.targets, 3) + (1 - share) * F.one_hot(batch.targets.flip(0), 3)

@@ -233,12 +233,7 @@ def test_the_teacher_of_ssld_exists_and_teaches():
     assert (expected.num_classes, expected.mean, expected.std) == (1000, student["mean"], student["std"])
     teacher = nn.Linear(1, 1)
     teacher.num_classes = 1000
-    Classification(
-        1000,
-        label_smoothing=config.task.label_smoothing,
-        teacher=teacher,
-        distillation=config.task.distillation,
-    )
+    Classification(1000, config.task, teacher=teacher)
     assert (config.task.distillation.loss, config.task.distillation.unlabelled) == ("js", "unlabelled")
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import convattn
+from convattn.classification.options import ClassificationOptions
 from convattn.classification.task import Classification
 from convattn.task import Batch
 
@@ -34,7 +35,7 @@ def pictures() -> Batch:
 def test_16_images_are_learnt_by_heart(name):
     model: nn.Module = convattn.create_model(name, num_classes=10, **FAMILIES[name])
     model = model.train().to(memory_format=torch.channels_last)
-    task, batch = Classification(10), pictures()
+    task, batch = Classification(10, ClassificationOptions()), pictures()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     losses = []
     for _ in range(60):

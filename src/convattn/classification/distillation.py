@@ -1,32 +1,17 @@
 """Losses of a model that learns from the outputs of a teacher."""
 
 import math
-from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DistillationOptions", "distillation_loss", "js_divergence"]
+from convattn.classification.options import DistillationConfig
+
+__all__ = ["distillation_loss", "js_divergence"]
 
 
-class DistillationOptions(Protocol):
-    """How a teacher teaches; what a run's configuration says of it."""
-
-    @property
-    def loss(self) -> Literal["js", "soft", "hard"]:
-        """`js_divergence`, cross entropy with the teacher's distribution, or with its most probable class."""
-
-    @property
-    def temperature(self) -> float:
-        """Divides the logits of both in `soft`, whose loss is multiplied by its square."""
-
-    @property
-    def weight(self) -> float:
-        """Share of the teacher's loss, above 0 and at most 1; the rest is that of the labels."""
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, options: DistillationOptions) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, options: DistillationConfig) -> Tensor:
     """What each image costs the student beside its teacher, nats.
 
     With temperature T, `soft` is T² · -Σ softmax(teacher / T) · log softmax(student / T): the factor keeps the gradient

@@ -173,24 +173,13 @@ def _task(
     device: torch.device | str,
     note: Callable[[str], None],
 ) -> Classification:
-    distillation = options.distillation
-    teacher = open_model(distillation.teacher) if distillation.teacher is not None else None
+    name = options.distillation.teacher
+    teacher = None if name is None else open_model(name)
     try:
         if teacher is not None:
-            teacher = fit_teacher(teacher, student, str(distillation.teacher), note).to(device)
+            teacher = fit_teacher(teacher, student, str(name), note).to(device)
         return Classification(
-            student.num_classes,
-            label_smoothing=options.label_smoothing,
-            mixup=options.mixup,
-            cutmix=options.cutmix,
-            mix_probability=options.mix_probability,
-            cutmix_probability=options.cutmix_probability,
-            mix_epochs=options.mix_epochs,
-            class_weights=class_weights,
-            teacher=teacher,
-            distillation=distillation if teacher is not None else None,
-            student=student,
-            image_size=student.image_size,
+            student.num_classes, options, class_weights=class_weights, teacher=teacher, student=student
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from convattn.classification.distillation import DistillationOptions, distillation_loss
+from convattn.classification.distillation import distillation_loss
+from convattn.classification.options import ClassificationOptions
 from convattn.classification.scores import Scores
 from convattn.classification.teacher import Student
 from convattn.task import Batch
@@ -25,19 +26,12 @@ class Classification:
 
     Args:
         num_classes: width of the logits.
-        label_smoothing: share of the target spread over all classes.
-        mixup: alpha of the Beta distribution that blends two images; 0 for none.
-        cutmix: alpha of the one that pastes a rectangle of another image; 0 for none.
-        mix_probability: share of the batches that are mixed at all.
-        cutmix_probability: share of the mixed batches that are cut rather than blended, where both are on.
-        mix_epochs: mixing stops after so many epochs; None for never.
+        options: smoothing, mixing, and how a teacher teaches.
         class_weights: (classes,) factors of each class's part of the target; the sum is divided by the number of
             images, not by that of their weights.
         teacher: a model of the same classes, on the device of the run; it sees what the student sees, mixed or not. It
             is put into evaluation mode and loses its gradients.
-        distillation: how it teaches; with a teacher only.
         student: what such a teacher had to know of the model, kept for `state`.
-        image_size: height and width of `blank` images.
 
     Raises:
         ValueError: if the teacher tells another number of classes apart, or the labels count for nothing and an option
@@ -47,36 +41,25 @@ class Classification:
     def __init__(
         self,
         num_classes: int,
+        options: ClassificationOptions,
         *,
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        mix_probability: float = 1.0,
-        cutmix_probability: float = 0.5,
-        mix_epochs: int | None = None,
         class_weights: Tensor | None = None,
         teacher: nn.Module | None = None,
-        distillation: DistillationOptions | None = None,
         student: Student | None = None,
-        image_size: tuple[int, int] = (32, 32),
     ):
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.mix_epochs = mix_epochs
-        self.class_weights = class_weights
-        self.teacher, self.distillation, self.student = teacher, distillation, student
-        self.image_size = image_size
+        self.num_classes, self.options, self.class_weights = num_classes, options, class_weights
+        self.teacher, self.student = teacher, student
         self._columns = num_classes + (teacher is not None)  # the last then stands for "no label" and is dropped
         if teacher is not None:
             self._check_teacher(teacher)
             teacher.eval().requires_grad_(False)
         self.mixing: Mixup | None = None
-        if mixup or cutmix:
+        if options.mixes:
             self.mixing = Mixup(
-                mixup_alpha=mixup,
-                cutmix_alpha=cutmix,
-                prob=mix_probability,
-                switch_prob=cutmix_probability,
+                mixup_alpha=options.mixup,
+                cutmix_alpha=options.cutmix,
+                prob=options.mix_probability,
+                switch_prob=options.cutmix_probability,
                 label_smoothing=0.0,  # the loss smooths mixed and plain targets alike
                 num_classes=self._columns,
             )
@@ -84,7 +67,7 @@ class Classification:
     def start_epoch(self, epoch: int) -> None:
         """Called by the loop before epoch `epoch`, from 0."""
         if self.mixing is not None:
-            self.mixing.mixup_enabled = self.mix_epochs is None or epoch < self.mix_epochs
+            self.mixing.mixup_enabled = self.options.mix_epochs is None or epoch < self.options.mix_epochs
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The mean loss of a training batch, a scalar. Draws from numpy's random state where images are mixed.
@@ -99,20 +82,19 @@ class Classification:
         logits = _at_least_float32(model(images))
         if self.teacher is None:
             return {"labels": self._label_losses(logits, targets).mean()}
-        assert self.distillation is not None
         with torch.no_grad():
             taught = self.teacher(images)
-        teacher_losses = distillation_loss(logits, taught, self.distillation)
-        label_share = (1 - self.distillation.weight) * targets.sum(dim=1)
-        losses = {"teacher": ((1 - label_share) * teacher_losses).mean()}
-        if self.distillation.weight < 1:
-            labels = (1 - self.distillation.weight) * self._label_losses(logits, targets)
-            losses["labels"] = labels.mean()
+        distillation = self.options.distillation
+        label_share = (1 - distillation.weight) * targets.sum(dim=1)
+        losses = {"teacher": ((1 - label_share) * distillation_loss(logits, taught, distillation)).mean()}
+        if distillation.weight < 1:
+            losses["labels"] = ((1 - distillation.weight) * self._label_losses(logits, targets)).mean()
         return losses
 
     def blank(self, device: torch.device) -> Batch:
         """Black images of the first class; of its losses nothing may be learnt."""
-        images = torch.zeros(2, 3, *self.image_size, device=device)
+        assert self.student is not None  # known in every run
+        images = torch.zeros(2, 3, *self.student.image_size, device=device)
         return Batch(images, torch.zeros(2, dtype=torch.int64, device=device), ["", ""])
 
     def head(self, model: nn.Module) -> nn.Module:
@@ -143,19 +125,18 @@ class Classification:
     def _label_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy of each image, (B,); smoothed as far as there is a label."""
         uniform = targets.sum(dim=1, keepdim=True) / self.num_classes
-        smoothed = targets + self.label_smoothing * (uniform - targets)
+        smoothed = targets + self.options.label_smoothing * (uniform - targets)
         weight = None if self.class_weights is None else self.class_weights.to(logits)
         return F.cross_entropy(logits, smoothed.to(logits.dtype), weight, reduction="none")
 
     def _check_teacher(self, teacher: nn.Module) -> None:
-        if self.distillation is None:
-            raise ValueError("a teacher needs distillation options: which loss, how soft, how much of it")
         if teacher.num_classes != self.num_classes:
             raise ValueError(
                 f"the teacher has {teacher.num_classes} classes and the data {self.num_classes}; "
                 "take a teacher trained on the same classes"
             )
-        if self.distillation.weight == 1 and (self.label_smoothing or self.class_weights is not None):
+        smoothed = self.options.label_smoothing > 0
+        if self.options.distillation.weight == 1 and (smoothed or self.class_weights is not None):
             raise ValueError(
                 "label smoothing and class weights have no effect with distillation.weight 1; lower it, or drop them"
             )
