@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -54,7 +53,7 @@ class MemoryMeter:
             )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)  # a child that measures too
             self.process.communicate()

@@ -131,7 +131,7 @@ def read_run(folder: str | Path) -> RunFolder:
             raise RunError(f"{folder}: no run; it holds no {name}")
     try:
         config = flat(read_json((folder / "config.json").read_text()))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'}: damaged ({error})") from None
     # Other versions have other fields; these are what a run is measured by here.
     wanted = {"model.name": _is_text, "schedule.epochs": _is_count, "loop.early_stopping": _is_count_or_none}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from convattn.config_errors import ConfigError
+from convattn.json_text import with_tuples
 from convattn.nearest import nearest
 from convattn.rooms import DEFAULT, KINDS, words_of
 from convattn.task import TaskOptions
@@ -38,8 +39,6 @@ def config_from_json(text: str) -> RunConfig:
         return _build(RunConfig, content, "")
     except ConfigError:
         raise
-    except RecursionError:
-        raise ConfigError("not a configuration: nested too deep") from None
     except ValueError as error:
         raise ConfigError(f"not a configuration: {error}") from None
 
@@ -148,7 +147,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise ConfigError(f"{name} {_shortened(value)} must be an object")
-        return {key: _with_tuples(entry) for key, entry in value.items()}
+        return with_tuples(value)
     wanted = (int, float) if hint is float else hint
     if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{name} {_shortened(value)} must be {hint.__name__}")
@@ -159,12 +158,5 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 
 def _shortened(value: Any) -> str:
     """What is shown of a value that may be of any length."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        return f"a {type(value).__name__}"
+    text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _with_tuples(value: Any) -> Any:
-    return tuple(_with_tuples(entry) for entry in value) if isinstance(value, list) else value

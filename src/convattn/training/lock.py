@@ -4,7 +4,6 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from convattn.config_errors import RunFolderError
@@ -58,9 +57,7 @@ class FolderLock:
                     self._file = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._is_locked and self.is_there():
             (self._folder / LOCK_NAME).unlink(missing_ok=True)
         else:

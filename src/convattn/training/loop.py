@@ -18,11 +18,10 @@ from rich.console import Console
 from torch import nn
 
 from convattn.data.workers import starting_workers
-from convattn.evaluation import measure
 from convattn.model_files import save_model
 from convattn.seeding import random_state
 from convattn.shown import brief
-from convattn.task import Batch, Meter
+from convattn.task import Batch
 from convattn.training.checkpoint import checkpoint_folders, remove_unfinished
 from convattn.training.config import RunConfig
 from convattn.training.config_json import config_to_json, flat
@@ -259,7 +258,7 @@ class _Loop:
     def _validate(self, model: nn.Module) -> dict[str, float]:
         run, meter = self.run, self.run.task.meter()
         try:
-            self._measure(model, self._validation_batches(), meter, self._seen_of_validation())
+            run.measure(model, self._validation_batches(), meter, self._seen_of_validation())
             self._tell_left_out()
             further = self._evaluate_further(model)
         except _StopDuringValidation:
@@ -279,7 +278,7 @@ class _Loop:
         run, figures = self.run, dict[str, float]()
         for evaluation in run.data.evaluations:
             meter, unreadable = evaluation.meter(), dict[str, str]()
-            self._measure(model, _recorded(evaluation.loader, unreadable), meter, self._heed_stop)
+            run.measure(model, _recorded(evaluation.loader, unreadable), meter, self._heed_stop)
             found_by_all = dict(run.processes.gather([*unreadable.items()]))
             for reason in sorted(set(found_by_all.values()) - self.told):
                 self.display.note(f"left out of {evaluation.name}: {reason}")
@@ -292,20 +291,6 @@ class _Loop:
     def _heed_stop(self, images: int) -> None:
         if self.stop.received and self.run.processes.count == 1:
             raise _StopDuringValidation
-
-    def _measure(
-        self, model: nn.Module, batches: Iterator[Batch], meter: Meter, on_batch: Callable[[int], None] | None
-    ) -> None:
-        run = self.run
-        measure(
-            model,
-            batches,
-            meter,
-            run.processes.device,
-            autocast=run.processes.accelerator.autocast,
-            memory_format=run.memory_format,
-            on_batch=on_batch,
-        )
 
     def _seen_of_validation(self) -> Callable[[int], None]:
         """To be called with the number of images after each batch: shows it, and leaves where a stop was asked for."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 
 from convattn.data.dataset import DataError
-from convattn.evaluation import measure
 from convattn.model_files import save_model
 from convattn.training.config import RunConfig
 from convattn.training.processes import Processes, peak_memory, without_settings
@@ -65,14 +64,7 @@ def _probe(config: RunConfig, processes: Processes) -> Probe:
         model = run.result_model()
         batch = next(iter(run.data.validation_loader))
         if len(batch):
-            measure(
-                model,
-                [batch],
-                run.task.meter(),
-                processes.device,
-                autocast=processes.accelerator.autocast,
-                memory_format=run.memory_format,
-            )
+            run.measure(model, [batch], run.task.meter())
         run.save()
         checkpoint = _size(folder)
         if processes.is_main:

@@ -3,28 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from time import perf_counter
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from convattn.shown import shown
+from convattn.training.run import Counters
 
 __all__ = ["Estimate", "TrainingDisplay"]
 
 _ESTIMATE_SECONDS = 600  # the time left goes by the speed of so many; an update may take a minute
-
-
 _TIMED = 5  # updates by which the time of a run is told
 _LONG = 30.0  # seconds after which fewer are enough
-
-
-class Place(Protocol):
-    """Where a run stands."""
-
-    epoch: int  # epochs finished
-    step: int  # updates done
 
 
 class TrainingDisplay:
@@ -39,15 +30,12 @@ class TrainingDisplay:
     def __init__(self, updates: int, epochs: int | None, console: Console | None = None):
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._updates, self._epochs = updates, epochs
-        columns = (
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
-        )
-        self._progress = Progress(
-            *columns,
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -59,16 +47,14 @@ class TrainingDisplay:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
     def start(self, step: int) -> None:
         """Before the first update behind `step`; those done earlier do not count as speed."""
         self._progress.reset(self._task, completed=step)
 
-    def update(self, counters: Place, *, loss: float, lr: float, images_per_second: float, memory: int) -> None:
+    def update(self, counters: Counters, *, loss: float, lr: float, images_per_second: float, memory: int) -> None:
         """After an update; `memory` in bytes."""
         figures = f"loss {loss:.3f} · lr {lr:.1e} · {images_per_second:,.0f} images/s · {memory / 2**30:.1f} GiB"
         description = self._place(counters.epoch + 1, counters.step)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from torch import nn
 
 from convattn.config_errors import ConfigError, RunFolderError
 from convattn.data.sources import is_stream
+from convattn.evaluation import measure
 from convattn.ops.linear import is_of_linear
 from convattn.rooms import room
 from convattn.seeding import derived_seed, random_state, restore_random_state, seed_everything
 from convattn.shown import reason, shown
+from convattn.task import Batch, Meter
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
 from convattn.training.build import (
@@ -140,7 +142,8 @@ class Run:
         self.updates_per_epoch = math.ceil(len(self.data.train_loader) / loop.accumulation)
         optimizer = build_optimizer(model, config, processes.count)
         self.schedule = build_schedule(optimizer, config, self.updates_per_epoch, processes.count)
-        self.optimizer = processes.accelerator.prepare(optimizer)
+        self._inner = optimizer
+        self.optimizer = processes.accelerator.prepare(optimizer)  # around it
         self.model: nn.Module = model
         self._frozen: bool | None = None  # not wrapped yet
         self.statistics = KeptStatistics(model)
@@ -226,6 +229,24 @@ class Run:
             return source
         self._whole.load_state_dict(sharded.full_state(source))
         return self._whole
+
+    def measure(
+        self,
+        model: nn.Module,
+        batches: Iterable[Batch],
+        meter: Meter,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        """`convattn.evaluation.measure` in the precision of the run."""
+        measure(
+            model,
+            batches,
+            meter,
+            self.processes.device,
+            autocast=self.processes.accelerator.autocast,
+            memory_format=self.memory_format,
+            on_batch=on_batch,
+        )
 
     def save(self) -> None:
         """Write a checkpoint; all processes call it."""
@@ -420,8 +441,3 @@ class Run:
             accelerator = self.processes.accelerator
             bare = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=True)
             self.model = accelerator.prepare_model(bare)
-
-    @property
-    def _inner(self) -> torch.optim.Optimizer:
-        """The optimiser inside Accelerate's wrapper."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
