@@ -7,17 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from convattn.classification.options import CheckOptions
-from convattn.data.check import (
-    DataCheck,
-    Opened,
-    Seen,
-    Sheet,
-    SplitCheck,
-    examined,
-    facts_of,
-    pixels_told,
-    telling,
-)
+from convattn.data.check import DataCheck, Opened, Seen, Sheet, SplitCheck, examined, facts_of, pixels_told, telling
 from convattn.data.dataset import DataError
 from convattn.data.files import LabelledFiles
 from convattn.data.images import ImageError, decode_with_mode
@@ -112,11 +102,7 @@ def _look(data: LabelledFiles, index: int) -> Seen:
         image, mode = decode_with_mode(data.read_bytes(index), data.paths[index])
     except ImageError as error:
         return Seen(str(error), class_name=name)
-    return Seen(
-        **pixels_told(image, mode),
-        class_name=name,
-        said=name,
-    )
+    return Seen(**pixels_told(image, mode), class_name=name, said=name)
 
 
 def _lost_classes(split: str, data: LabelledFiles, seen: Sequence[Seen]) -> list[str]:

@@ -21,14 +21,7 @@ from convattn.atomic import check_writable, write_atomically
 from convattn.cli.arguments import UsageError, words_of
 from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep
 from convattn.cli.console import notes, plain, print_table, say, warn
-from convattn.cli.options.ablate import (
-    Options,
-    budgets_of,
-    controls_of,
-    factors_of,
-    key_and_values,
-    options_of,
-)
+from convattn.cli.options.ablate import Options, budgets_of, controls_of, factors_of, key_and_values, options_of
 from convattn.config_errors import RunFolderError
 from convattn.json_text import json_text
 from convattn.task import Table

@@ -16,17 +16,7 @@ from rich.text import Text
 from convattn.shown import shown
 from convattn.task import Table as Rows
 
-__all__ = [
-    "OutputError",
-    "console",
-    "notes",
-    "plain",
-    "print_table",
-    "progress_bar",
-    "say",
-    "standard_streams",
-    "warn",
-]
+__all__ = ["OutputError", "console", "notes", "plain", "print_table", "progress_bar", "say", "standard_streams", "warn"]
 
 
 class OutputError(Exception):

@@ -5,13 +5,7 @@ from collections.abc import Iterator
 from convattn.cli.console import console, print_table, say, warn
 from convattn.cli.options.runs import Options
 from convattn.json_text import json_text
-from convattn.report.comparison import (
-    comparison_tables,
-    differing_fields,
-    find_runs,
-    run_row,
-    write_comparison,
-)
+from convattn.report.comparison import comparison_tables, differing_fields, find_runs, run_row, write_comparison
 from convattn.report.run import RunError
 from convattn.shown import shown
 from convattn.task import Table

@@ -278,11 +278,7 @@ def _show_plan(task: _Task) -> int:
     designs = 5 + len(FAMILIES)  # three found, one at random, one made by hand
     schedule = task.recipe.schedule.length(costs.updates_per_epoch) / costs.updates_per_epoch
     again = designs * task.options.seeds * schedule * len(task.options.budgets.split(","))
-    parts = {
-        "successive halving": halving,
-        "random search": halving,
-        "training again": again,
-    }
+    parts = {"successive halving": halving, "random search": halving, "training again": again}
     if task.options.json:
         print(json_text({"space": task.space.size(), "an_epoch_seconds": an_epoch, "epochs": parts}, indent=2))
         return 0

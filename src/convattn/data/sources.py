@@ -20,15 +20,7 @@ from convattn.data.tars import TarFiles, last_of_each, open_class_tars, scan_tar
 from convattn.extras import require
 from convattn.sizes import Size
 
-__all__ = [
-    "has_splits",
-    "is_stream",
-    "open_data",
-    "open_evaluation",
-    "open_test",
-    "open_training",
-    "open_unlabelled",
-]
+__all__ = ["has_splits", "is_stream", "open_data", "open_evaluation", "open_test", "open_training", "open_unlabelled"]
 
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE (or DIR/test/…), or another layout of the data page"
 _OTHERWISE = {"val": "test", "test": "val"}  # what serves where a split is missing

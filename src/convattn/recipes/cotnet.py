@@ -5,14 +5,7 @@ from dataclasses import dataclass, replace
 from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, published, recipe, several_gpus
-from convattn.training.config import (
-    DataConfig,
-    LoopConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 __all__ = ["RECIPES"]
 
@@ -56,11 +49,7 @@ def _advanced(model: str) -> RunConfig:
     images = 8 * row.batch_size
     return RunConfig(
         model=ModelConfig(model, drop_rate=0.25, drop_path_rate=row.drop_path),
-        data=DataConfig(
-            source="imagenet",
-            batch_size=row.batch_size,
-            workers=8,
-        ),
+        data=DataConfig(source="imagenet", batch_size=row.batch_size, workers=8),
         optimizer=OptimizerConfig(
             "sgd",  # timm's name for the one with Nesterov's momentum
             lr=0.1 * images / 256,
@@ -72,10 +61,7 @@ def _advanced(model: str) -> RunConfig:
             epochs=350, warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-5, warmup_prefix=False, per_epoch=True
         ),
         task=ClassificationOptions(
-            augmentation=Augmentation(auto_augment=RAND_AUGMENT),
-            mixup=0.8,
-            cutmix=1.0,
-            label_smoothing=0.1,
+            augmentation=Augmentation(auto_augment=RAND_AUGMENT), mixup=0.8, cutmix=1.0, label_smoothing=0.1
         ),
         loop=LoopConfig(ema_decay=0.9999, ema_warmup=False, accumulation=8),
     )
@@ -113,9 +99,7 @@ def _default(model: str) -> Recipe:
         data=DataConfig(source="imagenet", batch_size=64, workers=8),
         optimizer=OptimizerConfig("sgd", lr=0.1, lr_batch_size=256, weight_decay=1e-4, momentum=0.9),
         schedule=ScheduleConfig(epochs=100, warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-5, per_epoch=True),
-        task=ClassificationOptions(
-            label_smoothing=0.1,
-        ),
+        task=ClassificationOptions(label_smoothing=0.1),
         loop=LoopConfig(accumulation=4),
     )
     return recipe(

@@ -3,13 +3,7 @@
 from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import NOT_RUN, Recipe, recipe
-from convattn.training.config import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from convattn.training.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 __all__ = ["RECIPES"]
 
@@ -19,10 +13,10 @@ HARDWARE = "one GPU; the paper names none."
 
 # The article's accuracy; no weights were released.
 IMAGENET = {
-    "resnet18_das": "72.03 % top-1, 90.70 % top-5",
-    "resnet34_das": "",
-    "resnet50_das": "78.04 % top-1, 94.00 % top-5",
-    "resnet101_das": "78.62 % top-1",
+    "resnet18_das": f"72.03 % top-1, 90.70 % top-5 ({PAPER})",
+    "resnet34_das": "none published",
+    "resnet50_das": f"78.04 % top-1, 94.00 % top-5 ({PAPER})",
+    "resnet101_das": f"78.62 % top-1 ({PAPER})",
 }
 GAINS = {  # points of top-1 over the plain network
     "resnet18": {"cifar100": "+0.79", "dogs": "+4.91"},
@@ -48,7 +42,7 @@ def _imagenet(model: str) -> Recipe:
         f"{model}_imagenet",
         f"The paper's recipe for {model} on ImageNet-1k: 100 epochs, a tenth of the rate after 30, 60 and 90.",
         config,
-        result=f"{f'{IMAGENET[model]} ({PAPER})' if IMAGENET[model] else 'none published'}. {NOT_RUN}",
+        result=f"{IMAGENET[model]}. {NOT_RUN}",
         hardware=HARDWARE,
         source=SOURCE,
     )
@@ -75,12 +69,7 @@ def _mobilenet() -> Recipe:
 def _cifar100(network: str) -> Recipe:
     config = RunConfig(
         model=ModelConfig(f"{network}_das_cifar"),
-        data=DataConfig(
-            source="cifar100",
-            image_size=32,
-            batch_size=128,
-            workers=4,
-        ),
+        data=DataConfig(source="cifar100", image_size=32, batch_size=128, workers=4),
         optimizer=_sgd(0.1, 5e-4),
         schedule=ScheduleConfig("multistep", epochs=300, milestones=(70, 130, 200, 260), decay_rate=0.2),
         task=ClassificationOptions(
@@ -120,9 +109,4 @@ def _dogs(network: str) -> Recipe:
     )
 
 
-RECIPES: tuple[Recipe, ...] = (
-    *map(_imagenet, IMAGENET),
-    _mobilenet(),
-    *map(_cifar100, GAINS),
-    *map(_dogs, GAINS),
-)
+RECIPES: tuple[Recipe, ...] = (*map(_imagenet, IMAGENET), _mobilenet(), *map(_cifar100, GAINS), *map(_dogs, GAINS))

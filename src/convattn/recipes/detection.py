@@ -68,6 +68,7 @@ class _Row:
 
 # mmdetection: AdamW, norms by the name that the authors' networks have for them.
 
+_ALL_DECAY = "All weights decay, norms and biases too."
 _SMT_NORMS = ("*.stages.*.norm[12].*", "*.stages.?.norm.*", "*.downsample.norm.*", "*.stem.norm2.*")
 _SMT_ROWS = (
     _Row("mask_rcnn", "smt_small", "1x", "", drop_path=0.2),
@@ -83,10 +84,9 @@ _SMT_ROWS = (
 def _smt(row: _Row) -> Recipe:
     mask, cascade = row.detector == "mask_rcnn", row.detector == "cascade_mask_rcnn"
     decay = dict(decay_all=True, no_decay=_SMT_NORMS if mask else ())
+    decaying = "All weights decay but those that the authors call norm." if mask else _ALL_DECAY
     notes = [
-        "All weights decay but those that the authors call norm."
-        if mask
-        else "All weights decay, norms and biases too.",
+        decaying,
         "The authors' networks drop single values in training where this one drops a whole branch, and they start the "
         "depthwise convolutions of the attention blocks afresh, by another name, where this one loads them.",
         _LEARNING_NORMS,
@@ -137,32 +137,15 @@ def _nextvit(row: _Row) -> Recipe:
     )
 
 
+_DECAY_TOO = "The weight decay is not known, either."
 _GROUPMIXFORMER_ROWS = (
     _Row("mask_rcnn", "groupmixformer_tiny", "3x", "47.5", "42.4", 0.1),
     _Row("mask_rcnn", "groupmixformer_small", "3x", "", drop_path=0.2, notes="No figure of this row is known to us."),
     _Row("mask_rcnn", "groupmixformer_base", "3x", "51.5", "45.9", 0.4),
-    _Row(
-        "retinanet", "groupmixformer_tiny", "3x", "46.3", drop_path=0.1, notes="The weight decay is not known, either."
-    ),
-    _Row(
-        "retinanet", "groupmixformer_base", "3x", "50.2", drop_path=0.4, notes="The weight decay is not known, either."
-    ),
-    _Row(
-        "cascade_mask_rcnn",
-        "groupmixformer_tiny",
-        "3x",
-        "about 51.5",
-        drop_path=0.1,
-        notes="The weight decay is not known, either.",
-    ),
-    _Row(
-        "cascade_mask_rcnn",
-        "groupmixformer_small",
-        "3x",
-        "51.9",
-        drop_path=0.2,
-        notes="The weight decay is not known, either.",
-    ),
+    _Row("retinanet", "groupmixformer_tiny", "3x", "46.3", drop_path=0.1, notes=_DECAY_TOO),
+    _Row("retinanet", "groupmixformer_base", "3x", "50.2", drop_path=0.4, notes=_DECAY_TOO),
+    _Row("cascade_mask_rcnn", "groupmixformer_tiny", "3x", "about 51.5", drop_path=0.1, notes=_DECAY_TOO),
+    _Row("cascade_mask_rcnn", "groupmixformer_small", "3x", "51.9", drop_path=0.2, notes=_DECAY_TOO),
 )
 
 
@@ -257,13 +240,7 @@ def _das() -> Recipe:
 
 def _sgd(**decay: Any) -> OptimizerConfig:
     return OptimizerConfig(  # without Nesterov's momentum
-        "momentum",
-        lr=0.02,
-        lr_batch_size=_GPUS * _IMAGES,
-        weight_decay=1e-4,
-        momentum=0.9,
-        decay_all=True,
-        **decay,
+        "momentum", lr=0.02, lr_batch_size=_GPUS * _IMAGES, weight_decay=1e-4, momentum=0.9, decay_all=True, **decay
     )
 
 
@@ -316,7 +293,7 @@ _QUERY_RECIPES = (
             lr=2.5e-5, lr_batch_size=16, weight_decay=1e-4, decay_all=True, betas=(0.9, 0.999), clip_grad=1.0
         ),
         None,
-        "All weights decay, norms and biases too.",
+        _ALL_DECAY,
     ),
     _by_queries(
         _Row("dino", "smt_small", "3x", "54.0", drop_path=0.2),

@@ -32,11 +32,7 @@ def finetune() -> RunConfig:
     """
     return RunConfig(
         model=ModelConfig("smt_tiny", pretrained=True, drop_path_rate=0.1),
-        data=DataConfig(
-            source="data",
-            batch_size=32,
-            workers=2,
-        ),
+        data=DataConfig(source="data", batch_size=32, workers=2),
         optimizer=OptimizerConfig(lr=5e-4, lr_batch_size=None, weight_decay=0.05, layer_decay=0.75, clip_grad=5.0),
         schedule=ScheduleConfig(epochs=30, warmup_epochs=2, min_lr=1e-6),
         task=ClassificationOptions(

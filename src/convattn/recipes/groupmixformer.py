@@ -6,14 +6,7 @@ from typing import Any
 from convattn.classification.options import ClassificationOptions
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
-from convattn.training.config import (
-    DataConfig,
-    LoopConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 __all__ = ["RECIPES"]
 
@@ -38,11 +31,7 @@ AT_384 = {"groupmixformer_small": 85.0, "groupmixformer_large": 86.2}
 def _imagenet(model: str) -> RunConfig:
     return RunConfig(
         model=ModelConfig(model, drop_path_rate=DROP_PATH[model][0]),
-        data=DataConfig(
-            source="imagenet",
-            batch_size=128,
-            workers=8,
-        ),
+        data=DataConfig(source="imagenet", batch_size=128, workers=8),
         optimizer=OptimizerConfig(
             lr=5e-4, lr_batch_size=512, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
         ),

@@ -6,14 +6,7 @@ from typing import Any
 from convattn.classification.options import ClassificationOptions, DistillationConfig
 from convattn.data.augmentation import Augmentation
 from convattn.recipes.recipe import BUFFERS, NOT_RUN, Recipe, published, recipe, several_gpus
-from convattn.training.config import (
-    DataConfig,
-    LoopConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from convattn.training.config import DataConfig, LoopConfig, ModelConfig, OptimizerConfig, RunConfig, ScheduleConfig
 
 __all__ = ["RECIPES"]
 
@@ -27,11 +20,7 @@ TEACHER = "timm:convnext_large.fb_in22k_ft_in1k"  # normalises images as Next-Vi
 def _imagenet(model: str) -> RunConfig:
     return RunConfig(
         model=ModelConfig(model, drop_path_rate=DROP_PATH[model]),
-        data=DataConfig(
-            source="imagenet",
-            batch_size=256,
-            workers=8,
-        ),
+        data=DataConfig(source="imagenet", batch_size=256, workers=8),
         optimizer=OptimizerConfig(
             lr=2e-3, lr_batch_size=2048, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
         ),
@@ -98,9 +87,7 @@ def _ssld(model: str) -> Recipe:
     config = replace(
         start,
         task=replace(
-            options,
-            distillation=DistillationConfig(TEACHER, loss="js", unlabelled="unlabelled"),
-            label_smoothing=0.0,
+            options, distillation=DistillationConfig(TEACHER, loss="js", unlabelled="unlabelled"), label_smoothing=0.0
         ),
     )
     return recipe(

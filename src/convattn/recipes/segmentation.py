@@ -147,8 +147,4 @@ def segment_finetune() -> RunConfig:
     )
 
 
-RECIPES: tuple[Recipe, ...] = (
-    *map(_upernet, _UPERNET),
-    *map(_semantic_fpn, _SEMANTIC_FPN),
-    segment_finetune,
-)
+RECIPES: tuple[Recipe, ...] = (*map(_upernet, _UPERNET), *map(_semantic_fpn, _SEMANTIC_FPN), segment_finetune)

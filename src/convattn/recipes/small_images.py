@@ -20,17 +20,11 @@ def small_images(model: str, options: Mapping[str, Any] | None = None) -> RunCon
     """
     return RunConfig(
         model=ModelConfig(model, options=options or {}),
-        data=DataConfig(
-            source="data",
-            image_size=32,
-            batch_size=64,
-        ),
+        data=DataConfig(source="data", image_size=32, batch_size=64),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
         schedule=ScheduleConfig(epochs=4, warmup_epochs=0.5),
         task=ClassificationOptions(
-            crop_ratio=1.0,
-            augmentation=Augmentation(crop_area=(0.6, 1.0)),
-            label_smoothing=0.1,
+            crop_ratio=1.0, augmentation=Augmentation(crop_area=(0.6, 1.0)), label_smoothing=0.1
         ),
         loop=LoopConfig(ema_decay=0.998),
     )

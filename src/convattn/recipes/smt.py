@@ -31,11 +31,7 @@ def smt_nano_digits() -> RunConfig:
     """
     return RunConfig(
         model=ModelConfig("smt_nano"),
-        data=DataConfig(
-            source="digits",
-            image_size=24,
-            batch_size=32,
-        ),
+        data=DataConfig(source="digits", image_size=24, batch_size=32),
         optimizer=OptimizerConfig(lr=2e-3, lr_batch_size=None, weight_decay=0.05, clip_grad=5.0),
         schedule=ScheduleConfig(epochs=16, warmup_epochs=1),
         task=ClassificationOptions(
@@ -58,11 +54,7 @@ def smt_nano_digits() -> RunConfig:
 def _imagenet(model: str, drop_path: float) -> RunConfig:
     return RunConfig(
         model=ModelConfig(model, drop_path_rate=drop_path),
-        data=DataConfig(
-            source="imagenet",
-            batch_size=128,
-            workers=8,
-        ),
+        data=DataConfig(source="imagenet", batch_size=128, workers=8),
         optimizer=OptimizerConfig(
             lr=1e-3, lr_batch_size=512, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8, clip_grad=5.0
         ),

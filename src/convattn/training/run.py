@@ -20,13 +20,7 @@ from convattn.shown import reason, shown
 from convattn.task import Batch, Meter
 from convattn.training import sharded
 from convattn.training.batch_norm import KeptStatistics, measure_once, synchronised
-from convattn.training.build import (
-    TrainingData,
-    build_ema,
-    build_model_and_data,
-    build_optimizer,
-    build_schedule,
-)
+from convattn.training.build import TrainingData, build_ema, build_model_and_data, build_optimizer, build_schedule
 from convattn.training.checkpoint import (
     Checkpoint,
     checkpoint_folders,
