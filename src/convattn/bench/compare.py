@@ -25,10 +25,8 @@ from convattn.bench.runtimes import (
     runtime_names,
 )
 from convattn.bench.table import COMPARED_WITH, BenchmarkRow, BenchmarkTable, NotMeasured
-from convattn.deploy.formats import formats
 from convattn.deploy.load import ExportedModel
-from convattn.model_configuration import is_configuration
-from convattn.model_files import open_model
+from convattn.model_files import is_place, open_model
 from convattn.sizes import Size, input_shape
 
 __all__ = ["benchmark", "measure_settings", "usual_size"]
@@ -178,7 +176,7 @@ def _check(
     check_calls(repeats, warmup)
     files = {}
     for name in models:
-        if _is_place(name):
+        if is_place(name):
             model = open_model(name)
             if isinstance(model, ExportedModel):
                 files[name] = run_by(model.format)
@@ -190,16 +188,8 @@ def _check(
 
 def usual_size(models: Sequence[str]) -> Size:
     """The size of images that the first model file among these takes; 224 where all are names."""
-    place = next((name for name in models if _is_place(name)), None)
+    place = next((name for name in models if is_place(name)), None)
     return 224 if place is None else input_shape(open_model(place))
-
-
-def _is_place(name: str) -> bool:
-    """Whether a model is told by where it is, not by its name."""
-    suffixes = {".safetensors", *(format.SUFFIX for format in formats().values())}
-    if is_configuration(name):
-        return False
-    return not name.startswith("timm:") and ("/" in name or Path(name).suffix in suffixes or Path(name).exists())
 
 
 def _groups(runtimes: Sequence[str]) -> list[list[str]]:
@@ -284,7 +274,7 @@ def _rows(candidates: Sequence[_Candidate], latencies: Sequence[Latency], settin
 
 def _row(candidate: _Candidate, layout: str, latency: Latency, setting: Setting) -> BenchmarkRow:
     size, published = setting.image_size, None
-    if isinstance(size, int) and not _is_place(candidate.model):
+    if isinstance(size, int) and not is_place(candidate.model):
         published = published_accuracy(candidate.model, size)
     return BenchmarkRow(
         candidate.model,

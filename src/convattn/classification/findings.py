@@ -15,6 +15,7 @@ from convattn.classification.options import EvaluationOptions
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.model_files import is_place
 from convattn.page import Confusion
 from convattn.task import Table
 from convattn.weights.records import OfficialWeights
@@ -191,7 +192,7 @@ def _real_labels(path: Path, model: nn.Module, data: ImageDataset) -> RealLabels
 
 def _published(source: str, data: ImageDataset) -> tuple[OfficialWeights | None, str]:
     """The record of the authors' weights that the model holds, if its figures are over the same classes; or why not."""
-    if Path(source).exists() or source.startswith("timm:"):  # as `open_model` tells names from files
+    if is_place(source) or source.startswith("timm:"):
         return None, "these are not the authors' weights"
     record = official_weights(source)
     if record.top1 is None:

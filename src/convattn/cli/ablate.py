@@ -19,7 +19,7 @@ from convattn.ablation.tables import missing_table, plan_table, results_tables
 from convattn.ablation.tuning import tuned
 from convattn.atomic import check_writable, write_atomically
 from convattn.cli.arguments import UsageError, words_of
-from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep
+from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep, tell_open
 from convattn.cli.console import notes, plain, print_table, say, warn
 from convattn.cli.options.ablate import Options, budgets_of, controls_of, factors_of, key_and_values, options_of
 from convattn.config_errors import RunFolderError
@@ -40,9 +40,8 @@ def command(options: Options) -> int:
     if options.list:
         _list(options.json)
         return 0
-    output = options.output or Path("ablations") / slug(
-        options.preset or f"{options.base or 'own'}-{_subject(options)}"
-    )
+    subject = options.vary.partition("=")[0] or options.mixers
+    output = options.output or Path("ablations") / slug(options.preset or f"{options.base or 'own'}-{subject}")
     if options.dry_run:
         return _show_plan(read_plan(output) or _new_plan(options), options.json)
     check_writable(output)
@@ -63,11 +62,7 @@ def command(options: Options) -> int:
     write_atomically(output / "results.json", (json_text(results.as_data(), indent=2) + "\n").encode())
     write_page(output / "report.html", results)
     _show(results, output, options.json)
-    for run, reason in swept.failed:
-        warn(f"{run.folder}: {reason}")
-    if swept.elsewhere:
-        warn(f"{len(swept.elsewhere)} runs are under way in other processes; run the same words again for all")
-    return 1 if swept.failed else 0
+    return tell_open(swept.failed, swept.elsewhere)
 
 
 def _plan_in(output: Path, options: Options) -> Plan:
@@ -172,12 +167,5 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(json_text({name: asdict(comparison) for name, comparison in PRESETS.items()}, indent=2))
         return
-    rows = tuple(
-        (name, str(len(comparison.buildable)), comparison.title, comparison.source)
-        for name, comparison in PRESETS.items()
-    )
+    rows = tuple((name, str(len(each.buildable)), each.title, each.source) for name, each in PRESETS.items())
     print_table(Table("Presets", ("Preset", "Designs", "What is compared", "Source"), rows, frozenset({1})))
-
-
-def _subject(options: Options) -> str:
-    return options.vary.partition("=")[0] or options.mixers

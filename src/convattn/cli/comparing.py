@@ -1,18 +1,19 @@
 """What commands that compare designs share: the recipe of all runs, the bar over them, tables."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from convattn.ablation.plan import PlannedRun
 from convattn.ablation.results import TEST
 from convattn.ablation.sweep import Sweep, run_sweep
 from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
-from convattn.cli.console import print_table, progress_bar, say
+from convattn.cli.console import print_table, progress_bar, say, warn
+from convattn.cli.options import ablate, search
 from convattn.data.split_words import SPLITS
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
@@ -21,29 +22,10 @@ from convattn.task import Dataset, Table
 from convattn.training.config import RunConfig
 from convattn.training.places import with_absolute_paths
 
-__all__ = ["Words", "each_warning_once", "print_tables", "shared_recipe", "sweep"]
+__all__ = ["each_warning_once", "print_tables", "shared_recipe", "sweep", "tell_open"]
 
 
-class Words(Protocol):
-    """The options that say what all runs share."""
-
-    @property
-    def data(self) -> str | None: ...
-    @property
-    def recipe(self) -> str | None: ...
-    @property
-    def epochs(self) -> int | None: ...
-    @property
-    def batch_size(self) -> int | None: ...
-    @property
-    def image_size(self) -> int | None: ...
-    @property
-    def hold_out(self) -> float | None: ...
-    @property
-    def device(self) -> Any: ...
-
-
-def shared_recipe(options: Words) -> tuple[RunConfig, Dataset]:
+def shared_recipe(options: ablate.Options | search.Options) -> tuple[RunConfig, Dataset]:
     """The run that all share, from scratch, and the training images.
 
     Raises:
@@ -113,6 +95,15 @@ def sweep(runs: list[PlannedRun], output: Path) -> Sweep:
             bar.update(task, completed=sum(done.values()))
 
         return run_sweep(runs, output, started=started, progress=progress)
+
+
+def tell_open(failed: Sequence[tuple[PlannedRun, str]], elsewhere: Sequence[PlannedRun]) -> int:
+    """Say which runs failed, and whether others train some; returns the exit status."""
+    for run, reason in failed:
+        warn(f"{run.folder}: {reason}")
+    if elsewhere:
+        warn(f"{len(elsewhere)} runs are under way in other processes; run the same words again for all")
+    return 1 if failed else 0
 
 
 def print_tables(*tables: Table) -> None:

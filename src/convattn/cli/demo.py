@@ -1,6 +1,5 @@
 """`convattn demo`: the whole way of a model in a minute and a half, on data that needs no download."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from convattn import page
 from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
+from convattn.bench.machine import pytorch_threads
 from convattn.classification.evaluate import Evaluation, evaluate
 from convattn.classification.gallery import choose_samples, gallery
 from convattn.classification.options import METRICS
@@ -36,7 +36,9 @@ from convattn.recipes.smt import smt_nano_digits
 from convattn.report.environment import describe_environment
 from convattn.report.templates import short_count
 from convattn.report.write import write_report
+from convattn.sizes import input_shape
 from convattn.training.config import ModelConfig, RunConfig
+from convattn.training.journal import read_log
 from convattn.training.loop import Interrupted, train
 
 __all__ = ["command"]
@@ -101,7 +103,9 @@ def command(options: Options) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for package, extra in (("accelerate", "train"), ("onnxruntime", "onnx"), ("captum", "explain")):
         require(package, extra)  # before the work, not after it
-    with _one_thread(), _replacing(options.output) as folder:
+    # On one thread: a second gains these small networks little, and where another program is busy too the threads wait
+    # for one another (7 images a second instead of 140, measured on two cores).
+    with pytorch_threads(1), _replacing(options.output) as folder:
         results = _run(folder, options, console)
     _print_results(options, results, time.perf_counter() - start)
     return 0
@@ -121,7 +125,7 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
         plain = _evaluate("plain CNN", folder / "plain-cnn", plain_seconds)
     model = hybrid.model
     with _step(console, "4/6", "looking where the hybrid looks"):
-        digits, found = open_digits("test", _image_size(model)), hybrid.evaluation
+        digits, found = open_digits("test", input_shape(model)), hybrid.evaluation
         samples = choose_samples(found.confidences, found.predictions, found.labels)
         shown = gallery(model, digits, samples, digits.classes, _explained_layer(model))
     with _step(console, "5/6", "exporting it to ONNX and comparing the numbers"):
@@ -141,11 +145,8 @@ def _configure(folder: Path, options: Options) -> RunConfig:
     if options.epochs is not None:
         warmup = min(config.schedule.warmup_epochs, max(options.epochs - 1, 0))
         config = replace(config, schedule=replace(config.schedule, epochs=options.epochs, warmup_epochs=warmup))
-    return replace(
-        config,
-        loop=replace(config.loop, seed=options.seed),
-        output=replace(config.output, folder=str(folder / "run")),
-    )
+    loop, output = replace(config.loop, seed=options.seed), replace(config.output, folder=str(folder / "run"))
+    return replace(config, loop=loop, output=output)
 
 
 def _train(config: RunConfig, console: Console) -> float:
@@ -160,7 +161,7 @@ def _train(config: RunConfig, console: Console) -> float:
 
 def _evaluate(name: str, run: Path, training_seconds: float) -> Trained:
     model = load_model(run)
-    digits = open_digits("test", _image_size(model))
+    digits = open_digits("test", input_shape(model))
     loader = evaluation_loader(Samples(digits, PictureAlone(transforms_for(model))), batch_size=90)
     return Trained(name, run, model, training_seconds, evaluate(model, loader), count(model))
 
@@ -180,14 +181,9 @@ def _explained_layer(model: nn.Module) -> str:
     return next(level["module"] for level in levels if level["reduction"] == _EXPLAINED_STRIDE)
 
 
-def _image_size(model: nn.Module) -> tuple[int, int, int]:
-    cfg: Any = model.pretrained_cfg
-    return cfg["input_size"]
-
-
 def _measure(model: nn.Module, fused: nn.Module, exported: Path, plain: nn.Module) -> list[Latency]:
     """Times of the hybrid's three forms and of the plain network, in turn."""
-    image = torch.randn(1, *_image_size(model), generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, *input_shape(model), generator=torch.Generator().manual_seed(0))
     session = onnx.open_file(exported)
     calls = {
         "eager": lambda: model(image),
@@ -197,18 +193,6 @@ def _measure(model: nn.Module, fused: nn.Module, exported: Path, plain: nn.Modul
     }
     with torch.inference_mode():
         return measure_latency(calls, repeats=_REPEATS, warmup=10)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Computing on one thread: a second gains these small networks little, and where another program is busy too the
-    threads wait for one another (7 images a second instead of 140, measured on two cores)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -266,16 +250,12 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _report(
-    options: Options,
-    results: Results,
-    shown: page.Gallery,
-    fused: nn.Module,
-    class_names: list[str],
+    options: Options, results: Results, shown: page.Gallery, fused: nn.Module, class_names: list[str]
 ) -> page.Report:
     hybrid, plain, exported = results.hybrid, results.plain, results.exported
     evaluation, costs = hybrid.evaluation, hybrid.costs
     parts: Any = fused.fusion_report
-    curves = {trained.name: _epochs(trained.run) for trained in (hybrid, plain)}
+    curves = {trained.name: page.epochs_from_log(read_log(trained.run)) for trained in (hybrid, plain)}
     return page.Report(
         title="smt_nano on handwritten digits",
         summary="Scale-aware modulation in the early stages, self-attention in the late ones: trained from scratch on "
@@ -301,10 +281,6 @@ def _report(
         environment=describe_environment(),
         commands=_next_commands(options.output),
     )
-
-
-def _epochs(run: Path) -> tuple[page.Epoch, ...]:
-    return page.epochs_from_log(map(json.loads, (run / "log.jsonl").read_text().splitlines()))
 
 
 def _beside_the_plain(results: Results) -> page.Table:

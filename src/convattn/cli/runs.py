@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from convattn.cli.console import console, print_table, say, warn
 from convattn.cli.options.runs import Options
 from convattn.json_text import json_text
-from convattn.report.comparison import comparison_tables, differing_fields, find_runs, run_row, write_comparison
+from convattn.report.comparison import comparison_report, comparison_tables, differing_fields, find_runs, run_row
 from convattn.report.run import RunError
+from convattn.report.write import write_report
 from convattn.shown import shown
 from convattn.task import Table
 
@@ -21,7 +22,7 @@ def command(options: Options) -> int:
     if not runs:
         raise RunError(f"{options.directory}: no {'whole ' if problems else ''}run here or below")
     if options.output is not None:
-        write_comparison(options.output, runs, f"Runs in {options.directory}", problems)
+        write_report(options.output, comparison_report(runs, f"Runs in {options.directory}", problems))
     if options.json:
         differing = differing_fields(list(runs.values()))
         rows = [

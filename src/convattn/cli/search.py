@@ -31,7 +31,7 @@ from convattn.bench.latency import Latency
 from convattn.bench.machine import check_threads, describe_machine, pytorch_threads
 from convattn.bench.runtimes import Setting, check_runtime
 from convattn.cli.arguments import UsageError
-from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep
+from convattn.cli.comparing import each_warning_once, print_tables, shared_recipe, sweep, tell_open
 from convattn.cli.console import notes, plain, say, warn
 from convattn.cli.options.search import Options, limit_ms_of, mixers_of, rungs_of_words
 from convattn.extras import require
@@ -125,11 +125,7 @@ def command(options: Options) -> int:
     found = _results(task, study, networks, halved, plan)
     _write(task, plan, found)
     _show(found, task.output, options.json)
-    for run, reason in failed:
-        warn(f"{run.folder}: {reason}")
-    if swept.elsewhere:
-        warn(f"{len(swept.elsewhere)} runs are under way in other processes; run the same words again for all")
-    return 1 if failed else 0
+    return tell_open(failed, swept.elsewhere)
 
 
 def _task(options: Options) -> _Task:

@@ -4,6 +4,7 @@ from convattn.model_files.description import FORMAT, label_names, read_metadata
 from convattn.model_files.model_file import (
     build_within,
     check_can_be_saved,
+    is_place,
     load_model,
     open_model,
     save_model,
@@ -14,6 +15,7 @@ __all__ = [
     "FORMAT",
     "build_within",
     "check_can_be_saved",
+    "is_place",
     "label_names",
     "load_model",
     "open_model",

@@ -1,6 +1,7 @@
 """Writing models to files and opening them: one `.safetensors` with the weights, and in its metadata a description."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from convattn.weights.errors import WeightsNote
 from convattn.weights.load import not_finite
 from convattn.weights.read import CheckpointError
 
-__all__ = ["build_within", "check_can_be_saved", "load_model", "open_model", "save_model", "stored_kind"]
+__all__ = ["build_within", "check_can_be_saved", "is_place", "load_model", "open_model", "save_model", "stored_kind"]
 
 _BEST = "best.safetensors"  # the model file of a run folder
 
@@ -126,17 +127,25 @@ def open_model(source: str | Path, num_classes: int | None = None, pretrained: b
             naming the nearest; for a fresh head on an exported file.
     """
     path = Path(source)
+    if not is_place(source):
+        return create_model(str(source), pretrained, num_classes).eval()
     if path.suffix in exported_suffixes():
         return _open_exported(path, num_classes)
-    is_name = str(source).startswith("timm:") or (len(path.parts) == 1 and path.suffix != ".safetensors")
-    if is_configuration(str(source)) or (is_name and not path.exists()):
-        return create_model(str(source), pretrained, num_classes).eval()
     model: Any = load_model(path)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
         model.pretrained_cfg["num_classes"] = num_classes
         model.pretrained_cfg.pop("label_names", None)
     return model
+
+
+def is_place(source: str | Path) -> bool:
+    """Whether a model is told by where it is, there or not, and not by its name."""
+    path, text = Path(source), str(source)
+    if is_configuration(text):
+        return False
+    looks_like_one = os.sep in text or path.suffix in (".safetensors", *exported_suffixes())
+    return path.exists() or (looks_like_one and not text.startswith("timm:"))
 
 
 def stored_kind(source: str) -> str | None:

@@ -8,7 +8,6 @@ from typing import Any
 from convattn.page import Figure, Report, RunCurves, Table
 from convattn.report.charts import VALIDATION_LOSS
 from convattn.report.run import RunError, RunFolder, as_text, duration, read_run
-from convattn.report.write import write_report
 
 __all__ = [
     "by_data",
@@ -19,7 +18,6 @@ __all__ = [
     "find_runs",
     "run_row",
     "settings_table",
-    "write_comparison",
 ]
 
 _NOT_COMPARED = {"output.folder"}  # differs always
@@ -81,9 +79,10 @@ def comparison_report(runs: dict[str, RunFolder], title: str, problems: Sequence
         title: stands on top.
         problems: a line about each run that could not be read.
     """
+    time = duration(sum(run.seconds for run in runs.values()))
     return Report(
         title=title,
-        summary=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {_time(runs)} in all.",
+        summary=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {time} in all.",
         figures=tuple(_figures(runs)),
         runs=tuple(RunCurves(name, run.epochs, run.metrics, run.axis, run.data) for name, run in runs.items()),
         tables=(
@@ -154,11 +153,6 @@ def by_data(runs: dict[str, RunFolder]) -> dict[str, dict[str, RunFolder]]:
     return groups
 
 
-def write_comparison(path: str | Path, runs: dict[str, RunFolder], title: str, problems: Sequence[str] = ()) -> Path:
-    """Write the page about `runs` to `path`, replacing what is there in one step; arguments of `comparison_report`."""
-    return write_report(path, comparison_report(runs, title, problems))
-
-
 def _figures(runs: dict[str, RunFolder]) -> list[Figure]:
     """The three best runs; the best on each data where there are several. Only what one metric judges is ranked."""
     groups = by_data(runs)
@@ -182,7 +176,3 @@ def _best(runs: dict[str, RunFolder]) -> list[Figure]:
         for label, (_, run, name) in zip(labels, measured, strict=False)
         if run.best is not None
     ]
-
-
-def _time(runs: dict[str, RunFolder]) -> str:
-    return duration(sum(run.seconds for run in runs.values()))
