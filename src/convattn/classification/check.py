@@ -77,7 +77,9 @@ def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -
     notes = [*dict.fromkeys(opened.notes)]
     checks = {}
     for split, data in opened.splits.items():
-        notes += _lost_classes(split, data, found.seen[split])
+        left = {data.labels[at] for at, one in enumerate(found.seen[split]) if not one.problem}
+        lost = sorted({*data.labels} - left)
+        notes += [f"{split}: no image of class {data.classes[label]!r} can be read" for label in lost]
         counts = Counter(data.labels)
         classes = {name: counts[label] for label, name in enumerate(data.classes)}
         checks[split] = SplitCheck(classes=classes, **facts_of(data, found.seen[split]))
@@ -103,11 +105,6 @@ def _look(data: LabelledFiles, index: int) -> Seen:
     except ImageError as error:
         return Seen(str(error), class_name=name)
     return Seen(**pixels_told(image, mode), class_name=name, said=name)
-
-
-def _lost_classes(split: str, data: LabelledFiles, seen: Sequence[Seen]) -> list[str]:
-    left = {data.labels[at] for at, one in enumerate(seen) if not one.problem}
-    return [f"{split}: no image of class {data.classes[at]!r} can be read" for at in sorted(set(data.labels) - left)]
 
 
 def _sheets(split: str, data: LabelledFiles) -> list[Sheet]:

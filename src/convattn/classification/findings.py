@@ -154,9 +154,10 @@ class ClassificationFindings:
         """The confusion of the classes, each class, and the mistakes of which the model was surest."""
         result, named = self.result, tuple(self._called(label) for label in range(len(self.classes)))
         index_of = {path: index for index, path in enumerate(self.data.paths)}
+        is_counted = len(named) <= _MOST
         chosen = choose_samples(result.confidences, result.predictions, result.labels)
         return {
-            "confusion": _confusion(result, named) if len(named) <= _MOST else None,
+            "confusion": Confusion(named, tuple(map(tuple, result.confusion.tolist()))) if is_counted else None,
             "gallery": gallery(self.model, self.data, [index_of[result.paths[at]] for at in chosen], named),
             "tables": (self._classes(),),
         }
@@ -172,10 +173,6 @@ class ClassificationFindings:
     def _called(self, label: int) -> str:
         name, words = self.classes[label], self.described[label]
         return name if words == name else f"{name} {words}"
-
-
-def _confusion(result: Evaluation, named: Sequence[str]) -> Confusion:
-    return Confusion(tuple(named), tuple(map(tuple, result.confusion.tolist())))
 
 
 def _real_labels(path: Path, model: nn.Module, data: ImageDataset) -> RealLabels:

@@ -79,7 +79,8 @@ class Classification:
             batch: images and labels; -1 for none, with a teacher only.
         """
         images, targets = self._images_and_targets(batch)
-        logits = _at_least_float32(model(images))
+        logits = model(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.teacher is None:
             return {"labels": self._label_losses(logits, targets).mean()}
         with torch.no_grad():
@@ -151,7 +152,3 @@ def balanced_weights(labels: Sequence[int], num_classes: int) -> Tensor:
     known = torch.tensor([label for label in labels if label >= 0], dtype=torch.int64)
     counts = torch.bincount(known, minlength=num_classes)
     return torch.where(counts > 0, len(known) / (num_classes * counts.clamp(min=1)), 0.0)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

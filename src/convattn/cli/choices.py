@@ -186,7 +186,7 @@ def _fitted(config: RunConfig, given: Collection[str]) -> RunConfig:
     for line in lines:
         tell(line)
     multiple = config.task.batch_multiple
-    fits = len(train) // _processes() // multiple * multiple
+    fits = len(train) // int(os.environ.get("WORLD_SIZE", "1")) // multiple * multiple
     if "data.batch_size" in given or not 0 < fits < config.data.batch_size:
         return config
     tell(f"data.batch_size {fits} instead of {config.data.batch_size}: {source} has {len(train)} training images")
@@ -196,10 +196,6 @@ def _fitted(config: RunConfig, given: Collection[str]) -> RunConfig:
 def _is_alone() -> bool:
     """Whether no launcher such as torchrun started this process, beside others or again."""
     return "WORLD_SIZE" not in os.environ
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def value_of(words: Sequence[str], *names: str) -> str | None:

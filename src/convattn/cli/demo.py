@@ -127,7 +127,9 @@ def _run(folder: Path, options: Options, console: Console) -> Results:
     with _step(console, "4/6", "looking where the hybrid looks"):
         digits, found = open_digits("test", input_shape(model)), hybrid.evaluation
         samples = choose_samples(found.confidences, found.predictions, found.labels)
-        shown = gallery(model, digits, samples, digits.classes, _explained_layer(model))
+        levels: Any = model.feature_info
+        layer = next(level["module"] for level in levels if level["reduction"] == _EXPLAINED_STRIDE)
+        shown = gallery(model, digits, samples, digits.classes, layer)
     with _step(console, "5/6", "exporting it to ONNX and comparing the numbers"):
         fused = fuse(model)
         exported = export(model, folder / "model.onnx")
@@ -174,11 +176,6 @@ def _compare(hybrid: Evaluation, plain: Evaluation) -> Duel:
     only_hybrid, only_plain = int((right & ~other).sum()), int((other & ~right).sum())
     differing = only_hybrid + only_plain
     return Duel(only_hybrid, only_plain, float(binomtest(only_hybrid, differing).pvalue) if differing else 1.0)
-
-
-def _explained_layer(model: nn.Module) -> str:
-    levels: Any = model.feature_info
-    return next(level["module"] for level in levels if level["reduction"] == _EXPLAINED_STRIDE)
 
 
 def _measure(model: nn.Module, fused: nn.Module, exported: Path, plain: nn.Module) -> list[Latency]:

@@ -1,7 +1,6 @@
 """`convattn eval`: how good a model is on images of which the truth is known."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ def command(options: Any) -> int:
     data = room.open_evaluation(source, model, options, run)
     if run is not None:
         check_held_out(Path(options.model), run, data)
+    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu"
     found = examine(
         model,
         room,
@@ -45,8 +45,8 @@ def command(options: Any) -> int:
         told=f"images of {source}",
         batch_size=options.batch_size,
         workers=options.workers,
-        device="cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu",
-        autocast=_autocast(options),
+        device=device,
+        autocast=nullcontext if options.precision == "fp32" else partial(torch.autocast, device, torch.bfloat16),
     )
     findings, speed = found.findings, found.speed
     for reason in found.unreadable.values():
@@ -104,10 +104,3 @@ def _precision(options: Options, model: nn.Module) -> str:
             f"export the model in {options.precision}"
         )
     return own
-
-
-def _autocast(options: Options) -> Callable[[], AbstractContextManager]:
-    if options.precision == "fp32":
-        return nullcontext
-    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu"
-    return partial(torch.autocast, device, torch.bfloat16)

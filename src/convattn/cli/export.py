@@ -117,7 +117,8 @@ def _print(report: ExportReport) -> None:
     free = {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[report.dynamic]
     say(f"{'input':<12}{times(report.input_shape)}; free: {free}")
     say(f"{'fused':<12}{report.fused_parts} parts")
-    say(f"{'operators':<12}{_operators(report.operators)}")
+    operators = sorted(report.operators.items(), key=lambda pair: (-pair[1], pair[0]))  # the most frequent first
+    say(f"{'operators':<12}{', '.join(f'{count} {name}' for name, count in operators)}")
     say(f"{'checksum':<12}{report.checksum}")
     if report.quantisation is not None:
         say(f"{'quantised':<12}{_quantisation(report.quantisation)}")
@@ -145,11 +146,6 @@ def _print_checks(report: ExportReport) -> None:
     print()
     print_table(Table("Checks", columns, tuple(rows), frozenset(range(1, len(columns)))))
     print()
-
-
-def _operators(counts: dict[str, int]) -> str:
-    """The operators, the most frequent first."""
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _quantisation(layers: Sequence[QuantisedLayer]) -> str:

@@ -2,12 +2,10 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from convattn.atomic import write_atomically
 from convattn.cli.console import notes, say, warn
@@ -18,7 +16,6 @@ from convattn.model_files import open_model
 from convattn.prediction import Predicted, predicted
 from convattn.rooms import room_of
 from convattn.shown import shown
-from convattn.task import TaskRoom
 
 __all__ = ["command"]
 
@@ -34,7 +31,8 @@ def command(options: Any) -> int:
     failed = False
     model = open_model(options.model)
     room = room_of(model, options.model)
-    for each in _predicted(options, model, room):
+    asked = {field.name: getattr(options, field.name) for field in fields(room.words.prediction)}
+    for each in predicted(model, options.images, batch_size=options.batch_size, console=notes(), **asked):
         if each.prediction is None:
             warn(each.problem)
             failed = True
@@ -57,11 +55,6 @@ def command(options: Any) -> int:
     elif options.output is not None:
         say(str(options.output))
     return 1 if failed else 0
-
-
-def _predicted(options: Any, model: nn.Module, room: TaskRoom) -> Iterator[Predicted]:
-    asked = {field.name: getattr(options, field.name) for field in fields(room.words.prediction)}
-    return predicted(model, options.images, batch_size=options.batch_size, console=notes(), **asked)
 
 
 def _write(folder: Path, each: Predicted) -> list[str]:

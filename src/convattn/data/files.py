@@ -9,6 +9,7 @@ from PIL import Image
 from convattn.data.dataset import DataError, Labelled, tell
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
+from convattn.data.names import Names
 from convattn.data.stated_labels import StatedLabels, places_of
 from convattn.shown import brief
 
@@ -59,6 +60,11 @@ class LabelledFiles(Labelled):
     def read_bytes(self, index: int) -> bytes:
         """The content of the file at `index`; raises ImageError if it cannot be read."""
         return self.files.read_bytes(index)
+
+    def part(self, indices: Sequence[int]) -> "LabelledFiles":
+        """Some of the images, which are files of the file system."""
+        files = PlainFiles(Names(self.paths[at] for at in indices))
+        return LabelledFiles(files, (self.labels[at] for at in indices), self.classes)
 
 
 def label_by_name(

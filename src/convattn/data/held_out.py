@@ -10,7 +10,6 @@ from typing import Protocol, Self, TypeVar
 from convattn.data.dataset import DataError, tell
 from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.images import ImageError
-from convattn.data.names import Names
 from convattn.shown import shown
 
 __all__ = ["cut_in_two", "draw_held_out", "hold_out", "same_content", "share_of"]
@@ -68,7 +67,7 @@ def hold_out(data: LabelledFiles, share: float, seed: int) -> tuple[LabelledFile
         raise DataError("no class has two different pictures, of which one could be held out for validation")
     if alone:
         tell(f"{len(alone)} classes of one picture are not validated: {listing(alone)}")
-    return _part(data, [at for at in range(len(data)) if at not in held]), _part(data, sorted(held))
+    return data.part([at for at in range(len(data)) if at not in held]), data.part(sorted(held))
 
 
 class Divisible(ReadableFiles, Protocol):
@@ -106,11 +105,6 @@ def draw_held_out(groups: Sequence[Sequence[int]], share: float, generator: rand
             break
         held |= {*groups[at]}
     return held
-
-
-def _part(data: LabelledFiles, indices: Sequence[int]) -> LabelledFiles:
-    files = PlainFiles(Names(data.paths[at] for at in indices))
-    return LabelledFiles(files, [data.labels[at] for at in indices], data.classes)
 
 
 def same_content(data: ReadableFiles) -> list[list[int]]:

@@ -114,10 +114,7 @@ def open_list(file: Path, classes: Sequence[str] | None = None) -> LabelledFiles
         f"{word} {numbers[first]}; each image counts once"
     )
     again = {second for _, second in doubles}
-    kept = [at for at in range(len(data)) if at not in again]
-    return LabelledFiles(
-        PlainFiles(Names(data.paths[at] for at in kept)), [data.labels[at] for at in kept], data.classes
-    )
+    return data.part([at for at in range(len(data)) if at not in again])
 
 
 def paths_in_list(file: Path) -> Sequence[str]:

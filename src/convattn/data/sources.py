@@ -116,9 +116,7 @@ def open_test(source: str | Path, classes: Sequence[str]) -> ImageDataset | None
         DataError: if it is laid out in another way than expected.
     """
     place = None if str(source) == "digits" else _place(source)
-    if place is None or place.tars or not place.path.is_dir():
-        return None
-    found = find_split(place.path, "test")
+    found = find_split(place.path, "test") if place is not None and place.is_folder else None
     return None if found is None else _open(found, classes=classes)
 
 
@@ -127,7 +125,7 @@ def _whole(source: str | Path) -> LabelledFiles:
     if is_stream(source) or str(source) == "digits":
         raise DataError(f"{source}: has validation images of its own, or cannot be cut; leave data.validation out")
     place = _place(source)
-    if place.tars or not place.path.is_dir():
+    if not place.is_folder:
         return _open(place)
     train, others = find_split(place.path, "train"), find_split(place.path, "val")
     if train is not None and others is not None:
@@ -140,7 +138,7 @@ def has_splits(source: str | Path) -> bool:
     if str(source) == "digits" or is_stream(source):
         return True
     place = _place(source)
-    if place.tars or not place.path.is_dir() or holds_classes(place.path):
+    if not place.is_folder or holds_classes(place.path):
         return False
     content = content_of(place.path)
     return not (content.folders or content.images or content.others) or any(
@@ -169,7 +167,7 @@ def open_evaluation(
     if str(source) == "digits":
         return open_digits("test", image_size)
     place = _place(source)
-    if place.path.is_dir() and not place.tars and not holds_classes(place.path):
+    if place.is_folder and not holds_classes(place.path):
         inner = find_split(place.path, "val") or find_split(place.path, "test")
         if inner is None and find_split(place.path, "train") is not None:
             raise DataError(f"{place}: has train but neither val nor test; {_LAYOUT}")
@@ -187,8 +185,10 @@ def open_unlabelled(source: str | Path) -> LabelledFiles:
     """
     place = _place(source, "give a folder of images, a .tar file, or a list of files")
     files: Files
-    if place.tars or not place.path.is_dir():
-        files = _unlabelled_file(place)
+    if place.is_list:
+        files = PlainFiles(paths_in_list(place.path))
+    elif not place.is_folder:
+        files = _images_in(_archives(place), place)
     else:
         unread: list[str] = []
         names = Names(images_below(place.path, unread), f"{place}/")
@@ -208,8 +208,8 @@ def is_stream(source: str | Path) -> bool:
 
 def _open(place: Place, labels: str | Path | None = None, classes: Sequence[str] | None = None) -> LabelledFiles:
     labels = labels or place.labels
-    if place.tars or not place.path.is_dir():
-        if not place.tars and is_list_name(place.path.name):
+    if not place.is_folder:
+        if place.is_list:
             return open_list(place.path, classes)
         return _open_archives(_archives(place), place, labels, classes)
     if labels is not None:
@@ -262,12 +262,6 @@ def _open_archives(
     return open_by_label_file(TarFiles(tars, ordered), inside, Path(labels), classes)
 
 
-def _unlabelled_file(place: Place) -> Files:
-    if not place.tars and is_list_name(place.path.name):
-        return PlainFiles(paths_in_list(place.path))
-    return _images_in(_archives(place), place)
-
-
 def _images_in(tars: Sequence[Path], where: object) -> TarFiles:
     members = _readable(scan_tars(tars), where)
     images: Sequence[Member] = [member for member in members if is_image_name(member.name)]
@@ -285,14 +279,14 @@ def _readable(members: Sequence[Member], where: object) -> list[Member]:
 def _training_classes(source: str | Path, image_size: Size) -> Sequence[str]:
     if str(source) != "digits":
         place = _split_of(source, "train")
-        if place.path.is_dir() and not place.tars and place.labels is None and class_folders(place.path):
+        if place.is_folder and place.labels is None and class_folders(place.path):
             return class_folders(place.path)
     return open_data(source, "train", image_size).classes
 
 
 def _split_of(source: str | Path, split: str) -> Place:
     place = _place(source)
-    if place.tars or not place.path.is_dir():
+    if not place.is_folder:
         if split == "train":
             return place
         raise DataError(f"{source}: holds the training split alone; name the other with data.validation")
@@ -305,16 +299,11 @@ def _split_of(source: str | Path, split: str) -> Place:
                 f"images: hold some training images out to report a fair figure{_beside(place.path)}"
             )
     if found is None:
-        wanted = " or ".join((split, *([_OTHERWISE[split]] if split in _OTHERWISE else [])))
-        raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}{_or_hold_out(place)}")
+        wanted = f"{split} or {_OTHERWISE[split]}" if split in _OTHERWISE else split
+        can_be_cut = find_split(place.path, "train") is not None or class_folders(place.path)
+        otherwise = "; or hold some of the images out: --data.validation 0.2" if can_be_cut else ""
+        raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}{otherwise}")
     return found
-
-
-def _or_hold_out(place: Place) -> str:
-    """What else can be done where there are images to train on and none to validate on."""
-    if find_split(place.path, "train") is None and not class_folders(place.path):
-        return ""
-    return "; or hold some of the images out: --data.validation 0.2"
 
 
 def _beside(folder: Path) -> str:

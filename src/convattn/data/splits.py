@@ -43,6 +43,16 @@ class Place:
     tars: tuple[Path, ...] = ()
     labels: Path | None = None  # a list that states the labels of the folder's images
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is no archive and no list."""
+        return not self.tars and self.path.is_dir()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a file that is called like one."""
+        return not self.tars and not self.path.is_dir() and is_list_name(self.path.name)
+
     def __str__(self) -> str:
         if len(self.tars) > 1:
             return f"{self.path} and {len(self.tars) - 1} more"

@@ -88,17 +88,11 @@ def profile_tables(name: str, profile: Profile) -> list[Table]:
         )
         for operation in profile.operations[:_DEAREST]
     )
-    kinds = tuple(
-        (
-            operator,
-            str(calls),
-            f"{spent:.2f}",
-            f"{100 * spent / profile.operations_ms:.0f}",
-            f"{least:.2f}",
-            _over(spent, least),
-        )
-        for operator, calls, spent, least in profile.by_operator()[:_KINDS]
-    )
+    kinds = []
+    for operator, calls, spent, least in profile.by_operator()[:_KINDS]:
+        share, over = f"{100 * spent / profile.operations_ms:.0f}", f"{spent / least:.1f}" if least else "-"
+        kinds.append((operator, str(calls), f"{spent:.2f}", share, f"{least:.2f}", over))
+    columns = ("operator", "calls", "ms", "% of time", "least ms", "× least")
     return [
         figures_table(
             f"Dearest operations of {name}",
@@ -107,7 +101,7 @@ def profile_tables(name: str, profile: Profile) -> list[Table]:
             words=3,
             note=note,
         ),
-        figures_table(f"Operators of {name}", ("operator", "calls", "ms", "% of time", "least ms", "× least"), kinds),
+        figures_table(f"Operators of {name}", columns, tuple(kinds)),
     ]
 
 
@@ -123,10 +117,6 @@ def _measured(table: BenchmarkTable) -> Iterator[Table]:
             yield figures_table(f"Per multiply-add: {setting}", head, tuple(ratios), note=note)
         rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
         yield figures_table(f"Figures: {setting}", table.columns(), rows, words=2)
-
-
-def _over(spent: float, least: float) -> str:
-    return f"{spent / least:.1f}" if least else "-"
 
 
 def _exponent(exponent: Exponent) -> str:

@@ -54,15 +54,11 @@ def _numbers(report: Report) -> dict[str, Any]:
     columns["lr"] = ("Learning rate", "{:.2e}".format)
     columns["images_per_second"] = ("Images/s", "{:,.0f}".format)
     columns["seconds"] = ("Seconds", "{:.1f}".format)
-    rows = [
-        (epoch.place(report.axis), [_cell(epoch.get(name), text) for name, (_, text) in columns.items()])
-        for epoch in report.epochs
-    ]
+    rows = []
+    for epoch in report.epochs:
+        figures = ((epoch.get(name), text) for name, (_, text) in columns.items())
+        rows.append((epoch.place(report.axis), ["–" if value is None else text(value) for value, text in figures]))
     return {"columns": [title for title, _ in columns.values()], "rows": rows}
-
-
-def _cell(value: float | None, text: Callable[[float], str]) -> str:
-    return "–" if value is None else text(value)
 
 
 def _confusion_view(confusion: Confusion) -> dict[str, Any]:

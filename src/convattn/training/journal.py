@@ -96,12 +96,7 @@ def _entry(line: bytes, place: str) -> dict[str, Any]:
         entry = None
     if not isinstance(entry, dict) or type(entry.get("epoch")) is not int or not 1 <= entry["epoch"] < 2**31:
         raise LogError(f"{place}: not an entry of a run's log; remove the line")
-    wrong = [name for name, value in entry.items() if not (value is None or _is_figure(value))]
-    if wrong:
-        raise LogError(f"{place}: {wrong[0]!r} is no figure; remove the line")
+    for name, value in entry.items():
+        if value is not None and not (type(value) in (int, float) and abs(value) <= _LARGEST):
+            raise LogError(f"{place}: {name!r} is no figure; remove the line")
     return entry
-
-
-def _is_figure(value: Any) -> bool:
-    """Whether a value of an entry can be drawn and added up."""
-    return type(value) in (int, float) and abs(value) <= _LARGEST

@@ -95,15 +95,16 @@ def replay_skipped(path: Path) -> Iterator[str]:
         model = build_within(json.loads(content["built_as"]), content["model"]).train()
         if config.model.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
-        task = room(config.task.kind).rebuild(config, model, content["state"])
+        kind = room(config.task.kind)
+        task = kind.rebuild(config, model, content["state"])
         if content["epoch"] < config.loop.freeze_epochs:
             model.eval().requires_grad_(False)
             task.head(model).train().requires_grad_(True)
         task.start_epoch(content["epoch"])
-        batches = [
-            Batch(_in_float32(entry["images"]), _targets(config, entry["targets"]), entry["paths"])
-            for entry in content["batches"]
-        ]
+        batches = []
+        for entry in content["batches"]:
+            targets = entry["targets"] if isinstance(entry["targets"], Tensor) else kind.collate(entry["targets"])
+            batches.append(Batch(_in_float32(entry["images"]), targets, entry["paths"]))
         restore_random_state({**content["random"], "cuda": []})
     except Exception as error:  # anything at all may stand in a file
         raise CheckpointError(f"{path}: cannot be replayed: {reason(error)}") from None
@@ -135,10 +136,6 @@ def _entry(batch: Batch) -> dict[str, Any]:
     """A batch as what is read back without running code: tensors, lists, dicts."""
     targets = batch.targets if isinstance(batch.targets, Tensor) else [*batch.targets]
     return {"images": batch.images, "targets": targets, "paths": batch.paths}
-
-
-def _targets(config: RunConfig, targets: Any) -> Any:
-    return targets if isinstance(targets, Tensor) else room(config.task.kind).collate(targets)
 
 
 def _config(content: dict[str, Any]) -> RunConfig:

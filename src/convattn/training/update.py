@@ -68,8 +68,10 @@ def _update(run: Run, group: list[Batch], stop: bool) -> Update:
     norm = run.processes.gradient_norm(learning, run.config.optimizer.clip_grad)
     seen = _Seen.of(run, losses, norm, sum(map(len, group)), stop)
     total = int(seen.total)
+    scaler = run.processes.accelerator.scaler
     if seen.bad:
-        _forget(run)
+        if scaler is not None:
+            scaler.update(scaler.get_scale())  # it forgets these gradients, its scale unchanged
         run.statistics.put_back()
     elif total:
         run.optimizer.step()
@@ -146,13 +148,6 @@ def _problem(seen: _Seen) -> str | None:
     if not math.isfinite(seen.norm) and not seen.may_overflow:
         return f"{GRADIENT} is {seen.norm}"
     return None if math.isfinite(seen.largest) else f"the largest of batch norm's statistics is {seen.largest}"
-
-
-def _forget(run: Run) -> None:
-    """Let a scaler of losses forget the gradients of this update, its scale unchanged."""
-    scaler = run.processes.accelerator.scaler
-    if scaler is not None:
-        scaler.update(scaler.get_scale())
 
 
 def _count(run: Run, loss_sums: dict[str, float], images: int, skipped: bool) -> None:
