@@ -6,8 +6,9 @@ from typing import Any
 
 from convattn.bench.latency import Latency
 from convattn.bench.runtimes import Setting
+from convattn.task import Table
 
-__all__ = ["COMPARED_WITH", "BenchmarkRow", "BenchmarkTable", "NotMeasured"]
+__all__ = ["COMPARED_WITH", "BenchmarkRow", "BenchmarkTable", "NotMeasured", "figures_table"]
 
 # The inference forms run in eager mode too: what they gain shows against the reference as it is.
 COMPARED_WITH = {"fused": "eager", "prepacked": "eager"}
@@ -122,15 +123,26 @@ class BenchmarkTable:
                 models[row.source].append(row.model)
         return [f"{', '.join(names)}: top-1 as published, {source}" for source, names in models.items()]
 
-    def to_markdown(self) -> str:
-        """The tables as Markdown, one a setting, with what was not measured and on what the rest was."""
-        lines = [", ".join(f"{key} {value}" for key, value in self.environment.items())]
+    def tables(self) -> list[Table]:
+        """The figures of each setting, and behind them their ratios where there is a reference."""
+        found = []
         for setting in self.settings():
-            rows = [self.cells(row) for row in self.rows if row.setting == setting]
-            lines += ["", str(setting), "", *_markdown([self.columns(), *rows], left=2)]
+            rows = tuple(self.cells(row) for row in self.rows if row.setting == setting)
+            found.append(figures_table(f"Figures: {setting}", self.columns(), rows, words=2))
             if self.reference:
-                lines += ["", f"Time per multiply-add over {self.reference}:", ""]
-                lines += _markdown(self.ratios(setting), left=1)
+                head, *ratios = self.ratios(setting)
+                note = (
+                    f"Time per multiply-add over that of {self.reference} in the same runtime; "
+                    "fused and prepacked over its eager form."
+                )
+                found.append(figures_table(f"Per multiply-add: {setting}", head, tuple(ratios), note=note))
+        return found
+
+    def to_markdown(self) -> str:
+        """The tables as Markdown, with what was not measured and on what the rest was."""
+        lines = [", ".join(f"{key} {value}" for key, value in self.environment.items())]
+        for table in self.tables():
+            lines += ["", " ".join(filter(None, (f"{table.title}.", table.note))), "", *_markdown(table)]
         lines += [""] + [f"{gap.model}, {gap.runtime}, {gap.setting}: {gap.why}" for gap in self.not_measured]
         return "\n".join(lines + self.sources()).rstrip()
 
@@ -161,9 +173,15 @@ def _milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _markdown(rows: list[tuple[str, ...]], left: int) -> Iterable[str]:
-    """Rows as a Markdown table, the first as its head; the first `left` columns are words, the others numbers."""
-    yield f"| {' | '.join(rows[0])} |"
-    yield "|" + "".join(" --- |" if column < left else " ---: |" for column in range(len(rows[0])))
-    for row in rows[1:]:
+def figures_table(
+    title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], words: int = 1, note: str = ""
+) -> Table:
+    """A table whose first `words` columns hold words, the others numbers."""
+    return Table(title, columns, rows, frozenset(range(words, len(columns))), note)
+
+
+def _markdown(table: Table) -> Iterable[str]:
+    yield f"| {' | '.join(table.columns)} |"
+    yield "|" + "".join(" ---: |" if at in table.numbers else " --- |" for at in range(len(table.columns)))
+    for row in table.rows:
         yield f"| {' | '.join(row)} |"

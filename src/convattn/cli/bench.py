@@ -22,7 +22,7 @@ from convattn.cli.options.bench import Options
 from convattn.deploy.staging import staging
 from convattn.json_text import json_text
 from convattn.model_files import open_model
-from convattn.report.benchmark import figures_table, growth_table, profile_tables, write_benchmark
+from convattn.report.benchmark import growth_table, profile_tables, write_benchmark
 from convattn.sizes import Size, size_of_words
 from convattn.task import Table
 
@@ -187,22 +187,12 @@ def _more_tables(growths: list[Growth], profiles: dict[str, Profile]) -> list[Ta
 
 def _show(table: BenchmarkTable, more: list[Table]) -> None:
     say(", ".join(f"{key} {value}" for key, value in table.environment.items()))
-    for setting in table.settings():
-        rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
-        _print(figures_table(str(setting), table.columns(), rows, words=2))
-        if table.reference:
-            head, *ratios = table.ratios(setting)
-            _print(figures_table(f"time per multiply-add over {table.reference}", head, tuple(ratios)))
-    for one in more:
-        _print(one)
+    for figures in [*table.tables(), *more]:
+        console().print("", plain(figures.title, "bold"), sep="\n")
+        if figures.note:
+            say(figures.note)
+        print_table(figures)
     for gap in table.not_measured:
         say(f"not measured: {gap.model}, {gap.runtime}, {gap.setting}: {gap.why}")
     for line in table.sources():
         say(line)
-
-
-def _print(figures: Table) -> None:
-    console().print("", plain(figures.title, "bold"), sep="\n")
-    if figures.note:
-        say(figures.note)
-    print_table(figures)

@@ -1,6 +1,6 @@
 """A benchmark as an HTML page: the front of accuracy and cost as a plot that answers, and the figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 from convattn.atomic import write_atomically
 from convattn.bench.growth import Exponent, Growth
 from convattn.bench.profile import Profile
-from convattn.bench.table import BenchmarkTable
+from convattn.bench.table import BenchmarkTable, figures_table
 from convattn.report.templates import render_page
 from convattn.task import Table
 
-__all__ = ["figures_table", "growth_table", "profile_tables", "write_benchmark"]
+__all__ = ["growth_table", "profile_tables", "write_benchmark"]
 
 _DEAREST = 10  # operations of a profile
 _KINDS = 8  # operators of a profile
@@ -32,19 +32,12 @@ def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[Ta
     page = render_page(
         "benchmark.html",
         table=table,
-        tables=[*_measured(table), *tables],
+        tables=[*table.tables(), *tables],
         models=list(dict.fromkeys(row.model for row in table.rows)),
         data=_data(table),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
     write_atomically(path, page.encode())
-
-
-def figures_table(
-    title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], words: int = 1, note: str = ""
-) -> Table:
-    """A table whose first `words` columns hold words, the others numbers."""
-    return Table(title, columns, rows, frozenset(range(words, len(columns))), note)
 
 
 def growth_table(growths: Sequence[Growth]) -> Table:
@@ -103,20 +96,6 @@ def profile_tables(name: str, profile: Profile) -> list[Table]:
         ),
         figures_table(f"Operators of {name}", columns, tuple(kinds)),
     ]
-
-
-def _measured(table: BenchmarkTable) -> Iterator[Table]:
-    """The figures of each setting, after their ratios where there is a reference."""
-    for setting in table.settings():
-        if table.reference:
-            head, *ratios = table.ratios(setting)
-            note = (
-                f"Time per multiply-add over that of {table.reference} in the same runtime; "
-                "fused and prepacked over its eager form."
-            )
-            yield figures_table(f"Per multiply-add: {setting}", head, tuple(ratios), note=note)
-        rows = tuple(table.cells(row) for row in table.rows if row.setting == setting)
-        yield figures_table(f"Figures: {setting}", table.columns(), rows, words=2)
 
 
 def _exponent(exponent: Exponent) -> str:

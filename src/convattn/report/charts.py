@@ -81,9 +81,8 @@ def learning_curves(epochs: Sequence[Epoch], metrics: Sequence[Metric] = (), axi
         further = dict.fromkeys(key for epoch in epochs for key in epoch.values if key.endswith(f"/{first.name}"))
         lines += [series(key.partition("/")[0], key, run_style(len(group) + at + 1)) for at, key in enumerate(further)]
         charts.append(_metric_chart(first, lines, axis))
-    charts.append(
-        _chart("Learning rate", [series("of the last update", "lr", "training")], max, "{:.3g}", axis, floor=0.0)
-    )
+    rate = [series("of the last update", "lr", "training")]
+    charts.append(_chart("Learning rate", rate, max, "{:.3g}", axis, floor=0.0))
     speed = [series("training", "images_per_second", "training")]
     charts.append(_chart("Images per second", speed, max, "{:,.0f}", axis, floor=0.0))
     return [chart for chart in charts if chart is not None]
@@ -215,7 +214,9 @@ def _chart(
     if not measured:
         return None
     values = [y for one in measured for _, y in one.points if y is not None]
-    y_ticks = ticks(*_wide_enough(min([*values, *_given(floor)]), max([*values, *_given(ceiling)]), *limits))
+    low = min(values) if floor is None else min(*values, floor)
+    high = max(values) if ceiling is None else max(*values, ceiling)
+    y_ticks = ticks(*_wide_enough(low, high, *limits))
     x_values = [x for one in measured for x, _ in one.points]
     first, last = ends or (min(x_values), max(x_values))
     x_ticks = [x for x in ticks(first, last, 8) if first <= x <= last and x == int(x)]
@@ -286,7 +287,3 @@ def _line(
     when = next(x for x, y in points if y == best)
     last = form.format(points[-1][1])
     return Line(series.name, series.style, path, places[-1], last, f"{form.format(best)} in {axis} {when}")
-
-
-def _given(value: float | None) -> list[float]:
-    return [] if value is None else [value]

@@ -134,9 +134,9 @@ def read_run(folder: str | Path) -> RunFolder:
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'}: damaged ({error})") from None
     # Other versions have other fields; these are what a run is measured by here.
-    wanted = {"model.name": _is_text, "schedule.epochs": _is_count, "loop.early_stopping": _is_count_or_none}
-    wanted |= {"schedule.updates": _is_count_or_none}
-    wrong = [name for name, fits in wanted.items() if not fits(config.get(name))]
+    counts = ("schedule.epochs", "loop.early_stopping", "schedule.updates")
+    wrong = [] if isinstance(config.get("model.name"), str) else ["model.name"]
+    wrong += [name for name in counts if not _is_count(config.get(name), may_lack=name != "schedule.epochs")]
     if wrong:
         raise RunError(f"{folder / 'config.json'}: no configuration of a run; it lacks {' and '.join(wrong)}")
     try:
@@ -147,16 +147,8 @@ def read_run(folder: str | Path) -> RunFolder:
         raise RunError(f"{folder / 'log.jsonl'}: damaged ({error})") from None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 1 <= value < 2**31
-
-
-def _is_count_or_none(value: Any) -> bool:
-    return value is None or _is_count(value)
+def _is_count(value: Any, may_lack: bool) -> bool:
+    return (value is None and may_lack) or (type(value) is int and 1 <= value < 2**31)
 
 
 def write_run_report(folder: str | Path, findings: Findings | None = None) -> Path:

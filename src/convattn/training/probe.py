@@ -70,7 +70,7 @@ def _probe(config: RunConfig, processes: Processes) -> Probe:
         if processes.is_main:
             save_model(model, folder / "last.safetensors")
         written = _size(folder) - checkpoint
-        processes.wait()  # the folder goes with the first that leaves
+        processes.accelerator.wait_for_everyone()  # the folder goes with the first that leaves
         return Probe(
             parameters=sum(p.numel() for p in run.bare_model.parameters()),
             images=run.data.train_loader.images,

@@ -104,14 +104,6 @@ class Processes:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
-
-    def no_sync(self, model: nn.Module) -> Any:
-        """A context in which gradients add up within this process only."""
-        return self.accelerator.no_sync(model)
-
     def gradient_norm(self, parameters: Sequence[Tensor], largest: float | None) -> Tensor:
         """The norm of the gradient before it is clipped to `largest`, a scalar on the device."""
         if largest is not None:

@@ -244,7 +244,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint; all processes call it."""
-        self.processes.wait()
+        self.processes.accelerator.wait_for_everyone()
         shards = None
         random_states = self.processes.gather([random_state()])
         if self.config.loop.sharding == "fsdp":
@@ -280,7 +280,7 @@ class Run:
                 trusted=self._whole_checkpoints,
             )
             self._whole_checkpoints.add(written)
-        self.processes.wait()
+        self.processes.accelerator.wait_for_everyone()
 
     def restore(self, note: Callable[[str], None]) -> None:
         """Take up the newest whole checkpoint of the run folder, if one was written yet.

@@ -87,7 +87,7 @@ def _backward(run: Run, group: list[Batch]) -> dict[str, Tensor]:
     means: dict[str, Tensor] = {}
     for index, batch in enumerate(group):
         last = index == len(group) - 1
-        with nullcontext() if last else run.processes.no_sync(run.model):
+        with nullcontext() if last else run.processes.accelerator.no_sync(run.model):
             if len(batch):
                 batch = batch.to(device, run.memory_format)
                 with run.processes.accelerator.autocast():
