@@ -1,6 +1,5 @@
 """A teacher in the terms of its student: images prepared as it expects them, answers in the student's classes."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,7 @@ class Teacher(nn.Module):
         return logits if self.columns is None else logits.index_select(1, self.columns)
 
 
-def fit_teacher(model: nn.Module, student: Student, name: str, note: Callable[[str], None] | None) -> nn.Module:
+def fit_teacher(model: nn.Module, student: Student, name: str, note: Callable[[str], None]) -> nn.Module:
     """The teacher that `model` makes for `student`.
 
     Its outputs are matched with the classes by their names, its images normalised and resized as it expects.
@@ -85,23 +84,17 @@ def fit_teacher(model: nn.Module, student: Student, name: str, note: Callable[[s
         model: a classifier with a `pretrained_cfg`.
         student: whom it teaches.
         name: what the teacher is called in messages.
-        note: shows one line to the user, one for each thing that differs. Without it nothing is fitted in silence: such
-            a teacher is refused.
+        note: shows one line to the user, one for each thing that differs.
 
     Raises:
-        ValueError: if the classes cannot be matched, the teacher takes images of another kind, or `note` is missing.
+        ValueError: if the classes cannot be matched, or the teacher takes images of another kind.
     """
     differs: list[tuple[str, str]] = []  # what differs, and what is done about it
     teacher = Teacher(
         model, _columns(model, student, differs), _affine(model, student, differs), _resize(model, student, differs)
     )
     for what, done in differs:
-        if note is not None:
-            note(f"teacher {name}: {what}: {done}")
-        elif done == _NOTHING:
-            warnings.warn(f"teacher {name}: {what}: {done}", stacklevel=2)
-        else:
-            raise ValueError(f"teacher {name}: {what}; take another teacher, or pass `note` to have it fitted")
+        note(f"teacher {name}: {what}: {done}")
     return teacher if any(done != _NOTHING for _, done in differs) else model
 
 

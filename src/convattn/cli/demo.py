@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from convattn import page
+from convattn.ablation.statistics import mcnemar
 from convattn.atomic import write_atomically
 from convattn.bench.count import Count, count
 from convattn.bench.latency import Latency, measure_latency
@@ -72,7 +73,11 @@ class Duel:
 
     only_hybrid: int  # images that the hybrid alone got right
     only_plain: int
-    p_value: float  # of the exact sign test on those: how often chance alone would set them at least as far apart
+
+    @property
+    def p_value(self) -> float:
+        """Of the exact sign test on those: how often chance alone would set them at least as far apart."""
+        return mcnemar(self.only_hybrid, self.only_plain)
 
     @property
     def verdict(self) -> str:
@@ -170,12 +175,8 @@ def _evaluate(name: str, run: Path, training_seconds: float) -> Trained:
 
 def _compare(hybrid: Evaluation, plain: Evaluation) -> Duel:
     """What each gets right that the other does not."""
-    from scipy.stats import binomtest  # scikit-learn, which has the digits, brings it
-
     right, other = (found.predictions == found.labels for found in (hybrid, plain))
-    only_hybrid, only_plain = int((right & ~other).sum()), int((other & ~right).sum())
-    differing = only_hybrid + only_plain
-    return Duel(only_hybrid, only_plain, float(binomtest(only_hybrid, differing).pvalue) if differing else 1.0)
+    return Duel(int((right & ~other).sum()), int((other & ~right).sum()))
 
 
 def _measure(model: nn.Module, fused: nn.Module, exported: Path, plain: nn.Module) -> list[Latency]:

@@ -64,7 +64,7 @@ def examine(
     def batches() -> Iterator[Batch]:
         for batch in loader:
             unreadable.update(batch.unreadable)
-            check_unreadable(unreadable, len(data), told)
+            check_unreadable(unreadable.values(), len(data), told)
             yield batch
 
     with progress_bar() as progress:

@@ -283,7 +283,7 @@ class _Loop:
             for reason in sorted(set(found_by_all.values()) - self.told):
                 self.display.note(f"left out of {evaluation.name}: {reason}")
                 self.told.add(reason)
-            check_unreadable(found_by_all, evaluation.images, f"images of {evaluation.name}")
+            check_unreadable(found_by_all.values(), evaluation.images, f"images of {evaluation.name}")
             found = meter.result(run.processes.together(meter.parts()))
             figures |= {f"{evaluation.name}/{name}": value for name, value in found.items()}
         return figures
@@ -323,7 +323,7 @@ class _Loop:
             self.display.note(f"left out of the validation: {self.left_out[file]}")
         config = run.config.data
         where = f"validation images of {config.validation or config.source}"
-        check_unreadable(self.left_out, len(data), where)
+        check_unreadable(self.left_out.values(), len(data), where)
         for line in run.room.left_out(data, self.left_out) if new else ():
             self.display.note(f"validation: {line}")
         self.told |= new

@@ -1,6 +1,6 @@
 """Images that cannot be read: set aside by name, up to a limit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from convattn.atomic import append_line
@@ -16,21 +16,22 @@ class UnreadableError(ValueError):
     """Too many images of a data set cannot be read."""
 
 
-def check_unreadable(unreadable: Mapping[str, str], images: int, told: str) -> None:
-    """Refuse to measure on less than what was asked for.
+def check_unreadable(reasons: Collection[str], images: int, told: str, remedy: str = "repair or remove them") -> None:
+    """Refuse to learn from, or to measure on, less than what was asked for.
 
     Args:
-        unreadable: file -> reason, which begins with the file's name.
+        reasons: of the images that cannot be read; each begins with the file's name.
         images: size of the data set.
         told: what they are and where, for the message.
+        remedy: what to do.
 
     Raises:
         UnreadableError: when more than 1 % are unreadable, naming the first.
     """
-    if len(unreadable) > UNREADABLE_LIMIT * images:
+    if len(reasons) > UNREADABLE_LIMIT * images:
         raise UnreadableError(
-            f"{len(unreadable)} of {images} {told} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
-            f"repair or remove them: {brief(unreadable.values(), _NAMED, '; ')}"
+            f"{len(reasons)} of {images} {told} cannot be read, more than {UNREADABLE_LIMIT:.0%}; "
+            f"{remedy}: {brief(reasons, _NAMED, '; ')}"
         )
 
 
@@ -45,7 +46,7 @@ class UnreadableImages:
     def __init__(self, folder: Path, images: int):
         self._file = folder / "unreadable.txt"
         self._images = images
-        self._known = self._read()
+        self._known = self._read()  # as keys, in order
 
     def add(self, unreadable: Mapping[str, str], note: Callable[[str], None]) -> None:
         """Record the files of a batch; those seen before are passed over.
@@ -55,7 +56,7 @@ class UnreadableImages:
             note: shows one line to the user.
 
         Raises:
-            UnreadableError: when more than 1 % of the data set is unreadable, listing the files.
+            UnreadableError: when more than 1 % of the data set is unreadable, naming the first.
         """
         if not unreadable:
             return
@@ -66,14 +67,9 @@ class UnreadableImages:
             self._known[reason] = None
             append_line(self._file, reason)
             note(f"set aside: {reason}")
-        if len(self._known) > UNREADABLE_LIMIT * self._images:
-            raise UnreadableError(
-                f"{len(self._known)} of {self._images} training images cannot be read, more than "
-                f"{UNREADABLE_LIMIT:.0%}; repair them, delete {self._file} and resume, or remove them and start anew: "
-                f"{'; '.join(self._known)}"
-            )
+        remedy = f"repair them, delete {self._file} and resume, or remove them and start anew"
+        check_unreadable(self._known, self._images, "training images", remedy)
 
     def _read(self) -> dict[str, None]:
-        return (
-            dict.fromkeys(self._file.read_text("utf-8", errors="replace").splitlines()) if self._file.is_file() else {}
-        )
+        text = self._file.read_text("utf-8", errors="replace") if self._file.is_file() else ""
+        return dict.fromkeys(text.splitlines())
