@@ -28,15 +28,10 @@ def seed_everything(seed: int) -> None:
 def random_state(*, gpus: bool = True) -> dict[str, Any]:
     """The state of every generator (without `gpus`: of the CPU), in types that a safe `torch.load` reads."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    words = torch.from_numpy(np.asarray(keys, dtype=np.int64))
     return {
         "python": random.getstate(),
-        "numpy": (
-            kind,
-            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ),
+        "numpy": (kind, words, int(position), int(has_gauss), float(cached)),
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if gpus and torch.cuda.is_initialized() else [],
     }

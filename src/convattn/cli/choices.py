@@ -6,14 +6,12 @@ Choices are made before a configuration is final and stored in it as plain value
 import os
 import warnings
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convattn.cli.console import warn
-from convattn.data.dataset import ImageDataset
-from convattn.data.images import ImageError
+from convattn.data.some_images import usual_size
 from convattn.data.sources import is_stream, open_training
 from convattn.recipes import RECIPES
 from convattn.rooms import DEFAULT, kind_of_data, words_of
@@ -27,7 +25,6 @@ _DIGITS = "smt_nano_digits"
 _PHOTOGRAPHS = "finetune"
 _SMALL = 64  # short side up to which images are small ones, pixels
 _SIZES = (32, 64)  # at which they are seen: the nearest
-_LOOKED_AT = 9  # images whose size is looked at
 
 
 def tell(line: str) -> None:
@@ -57,18 +54,17 @@ def choose_recipe(config: RunConfig) -> tuple[RunConfig, str]:
         labels = getattr(config.task, "validation_labels", None)
         data, _ = open_training(source, validation=config.data.validation, validation_labels=labels)
     assert data is not None  # no pipe
-    seen = _sizes(data)
-    if not seen:
+    seen = usual_size(data)
+    if seen is None:
         return _recipe(SMALL_IMAGES), f"{source}: recipe {SMALL_IMAGES}; none of the images looked at can be read"
-    width, height = sorted(seen, key=min)[len(seen) // 2]
-    short = min(width, height)
+    short = min(seen)
     is_small = short <= _SMALL
     chosen = _recipe(SMALL_IMAGES if is_small else _PHOTOGRAPHS)
     if is_small:
         size = min(_SIZES, key=lambda size: abs(size - short))
         chosen = replace(chosen, data=replace(chosen.data, image_size=size))
     return chosen, (
-        f"{source}: {len(data):,} training images of about {width} x {height} pixels, so recipe {chosen.recipe} "
+        f"{source}: {len(data):,} training images of about {seen[0]} x {seen[1]} pixels, so recipe {chosen.recipe} "
         f"({'up to' if is_small else 'above'} {_SMALL} pixels); name another to take that, --list shows them"
     )
 
@@ -116,15 +112,6 @@ def choose_rest(config: RunConfig, given: Collection[str], *, by_default: bool) 
 
 def _recipe(name: str) -> RunConfig:
     return replace(RECIPES[name](), recipe=name)
-
-
-def _sizes(data: ImageDataset) -> list[tuple[int, int]]:
-    """Width and height of some images, evenly chosen; those that cannot be read are passed over."""
-    last, seen = len(data) - 1, []
-    for at in sorted({round(last * step / (_LOOKED_AT - 1)) for step in range(_LOOKED_AT)}):
-        with suppress(ImageError):  # told where it matters
-            seen.append(data.read(at).size)
-    return seen
 
 
 def _with_free_folder(config: RunConfig, given: Collection[str]) -> RunConfig:

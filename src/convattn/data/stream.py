@@ -84,7 +84,7 @@ class StreamLoader:
         self.images = images
         self._length = images // (batch_size * replicas)
         self._options = worker_options(workers, device)
-        self._reader = _Reader(shards, tuple(classes), transform, batch_size, seed, rank, replicas)
+        self._reader = _Reader(shards, KnownClasses(tuple(classes)), transform, batch_size, seed, rank, replicas)
 
     def __len__(self) -> int:
         return self._length
@@ -108,8 +108,7 @@ class _Sample:
 class _Held(Labelled):
     """Samples in memory as a data set."""
 
-    def __init__(self, samples: Sequence[_Sample], classes: Sequence[str]):
-        self.classes = classes
+    def __init__(self, samples: Sequence[_Sample]):
         self.labels = [sample.label for sample in samples]
         self.paths = [sample.name for sample in samples]
         self._samples = samples
@@ -134,41 +133,36 @@ class _Lanes(IterableDataset):
         return self._reader.lane((self._skip + number) % count, count, self._epoch, self._skip, self._end)
 
 
+@dataclass(frozen=True)
 class _Reader:
     """Reads the share of one process."""
 
-    def __init__(
-        self,
-        shards: Sequence[str],
-        classes: Sequence[str],
-        transform: PairTransform,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        replicas: int,
-    ):
-        self._shards, self._classes, self._transform = shards, classes, transform
-        self._known = KnownClasses(classes)
-        self._batch_size, self._seed, self._rank, self._replicas = batch_size, seed, rank, replicas
+    shards: Sequence[str]
+    known: KnownClasses
+    transform: PairTransform
+    batch_size: int
+    seed: int
+    rank: int
+    replicas: int
 
     def lane(self, lane: int, lanes: int, epoch: int, skip: int, end: int) -> Iterator[Batch]:
         """Every `lanes`-th batch of an epoch from number `lane` on, those before `skip` left out."""
         passes = (self._once(lane, lanes, epoch, again) for again in itertools.count())
         samples = itertools.chain.from_iterable(passes)
         for number in range(lane, end, lanes):
-            held = _Held(list(itertools.islice(samples, self._batch_size)), self._classes)
+            held = _Held(list(itertools.islice(samples, self.batch_size)))
             if number >= skip:
-                seeded = SeededSamples(held, self._transform, self._seed)
-                place = number * self._replicas + self._rank
+                seeded = SeededSamples(held, self.transform, self.seed)
+                place = number * self.replicas + self.rank
                 yield collate(seeded.__getitems__([(epoch, place, at) for at in range(len(held))]), fill=True)
 
     def _once(self, lane: int, lanes: int, epoch: int, again: int) -> Iterator[_Sample]:
         """One pass over a lane's shards; `again` counts the passes of the epoch before it."""
-        key = (self._seed, epoch, again)
-        shards = np.random.default_rng(key).permutation(len(self._shards))[self._rank :: self._replicas][lane::lanes]
-        generator = random.Random(repr((key, self._rank, lane)))
+        key = (self.seed, epoch, again)
+        shards = np.random.default_rng(key).permutation(len(self.shards))[self.rank :: self.replicas][lane::lanes]
+        generator = random.Random(repr((key, self.rank, lane)))
         shuffle = require("webdataset.filters", "train").shuffle(_BUFFER, initial=_BUFFER, rng=generator)
-        return iter(shuffle(self._in_order([self._shards[shard] for shard in shards])))
+        return iter(shuffle(self._in_order([self.shards[shard] for shard in shards])))
 
     def _in_order(self, shards: Sequence[str]) -> Iterator[_Sample]:
         failed = []
@@ -198,7 +192,7 @@ class _Reader:
         if problem:
             return _Sample(name, problem=problem)
         try:
-            label = self._known.of(label_in({kind: parts[kind][0] for kind in label_parts(parts)}))
+            label = self.known.of(label_in({kind: parts[kind][0] for kind in label_parts(parts)}))
         except LabelError as error:
             return _Sample(name, problem=str(error))
         return _Sample(name, label, content)

@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from convattn.backbones.on_levels import built_by
 from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.data.held_out import share_of
-from convattn.data.images import ImageError
+from convattn.data.some_images import sizes_of_some
 from convattn.detection import exported
 from convattn.detection.aspect_order import aspect_order
 from convattn.detection.batch_targets import ImageTargets
@@ -39,7 +38,6 @@ _MULTIPLE = 32  # of a size that is chosen by the images
 _LEAST_SIDE, _MOST_SIDE = 160, 640  # short sides that are chosen
 _VARIED = (0.75, 1.25)  # times that, in training
 _SIZES_OF_VARIATION = ("short_sides", "between", "longest_side")
-_LOOKED_AT = 9  # images whose size is looked at
 _PASSED_ON = (  # options of the task that are those of `create_detector`
     *("style", "box_head", "flavour", "width", "hidden", "layers", "queries", "proposals", "heads", "points", "levels"),
     *("denoising", "frozen_stages", "frozen_norms", "score_threshold", "max_detections"),
@@ -236,10 +234,7 @@ def _with_sizes(config: Any, train: DetectionImages) -> tuple[Any, list[str]]:
     """A scale that is left open, by the sizes of some images; the sizes of training around it, unless they are set."""
     if config.task.scale is not None:
         return config, []
-    seen = []
-    for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
-        with suppress(ImageError):  # told where it matters
-            seen.append(train.read(at).size)
+    seen = sizes_of_some(train)
     if not seen:
         return config, []
     typical = statistics.median(map(min, seen))

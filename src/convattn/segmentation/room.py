@@ -18,6 +18,7 @@ from convattn.config_errors import ConfigError
 from convattn.data.colours import default_colours
 from convattn.data.held_out import share_of
 from convattn.data.images import ImageError
+from convattn.data.some_images import sizes_of_some
 from convattn.segmentation import exported
 from convattn.segmentation.arg_max import ArgMax
 from convattn.segmentation.dataset import MaskedImages
@@ -44,7 +45,6 @@ __all__ = ["ROOM", "SegmentationRoom"]
 _CROP = 512  # side of training crops, pixels
 _LEAST_CROP = 64
 _MULTIPLE = 32  # of a crop that is chosen by the images
-_LOOKED_AT = 9  # images whose size is looked at
 _MASKS_READ = 1000  # validation images up to which their masks are read before a run, to find absent classes
 
 
@@ -132,10 +132,7 @@ class SegmentationRoom(TaskRoom):
         """Crops no larger than the images."""
         if config.data.image_size is not None:
             return config, []
-        sides = []
-        for at in range(0, len(train), max(1, len(train) // _LOOKED_AT)):
-            with suppress(ImageError):  # told where it matters
-                sides.append(min(train.read(at).size))
+        sides = [min(size) for size in sizes_of_some(train)]
         if not sides or _takes_one_size(config):
             return config, []
         seen = config.task.scale[1] if config.task.scale else int(statistics.median(sides))

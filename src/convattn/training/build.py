@@ -2,7 +2,6 @@
 
 import fnmatch
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +16,8 @@ from torch import nn
 
 from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
-from convattn.data.images import ImageError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
+from convattn.data.some_images import usual_size
 from convattn.model_files import check_can_be_saved
 from convattn.rooms import room
 from convattn.task import Dataset, Meter, PairTransform
@@ -29,7 +28,6 @@ from convattn.walk import copying
 
 __all__ = ["TrainingData", "build_ema", "build_model_and_data", "build_optimizer", "build_schedule"]
 
-_LOOKED_AT = 5  # validation images whose size is looked at
 _MUCH_LARGER = 4  # times the size that the model sees
 
 
@@ -46,18 +44,12 @@ class TrainingData:
 
     def remarks(self) -> list[str]:
         """What a person may not expect: that images are seen much smaller than they are."""
-        seen = []
-        for at in range(0, len(self.validation), max(1, len(self.validation) // _LOOKED_AT)):
-            with suppress(ImageError):  # told where it matters
-                seen.append(self.validation.read(at).size)
-        if not seen:
-            return []
-        width, height = sorted(seen, key=min)[len(seen) // 2]
-        if min(width, height) <= _MUCH_LARGER * max(self.image_size):
+        size = usual_size(self.validation)
+        if size is None or min(size) <= _MUCH_LARGER * max(self.image_size):
             return []
         height_seen, width_seen = self.image_size
         return [
-            f"images of about {width} x {height} pixels are seen at {width_seen} x {height_seen} (data.image_size); "
+            f"images of about {size[0]} x {size[1]} pixels are seen at {width_seen} x {height_seen} (data.image_size); "
             "of photographs a model usually needs 224 or more"
         ]
 
