@@ -22,15 +22,7 @@ def check(holds: bool, message: str) -> None:
 
 
 def check_each(part: str, options: object, holds: Callable[[Any], bool], rule: str, *names: str) -> None:
-    """Raise ConfigError for a field of these that is set and for which it does not hold.
-
-    Args:
-        part: of the configuration, as the user calls it.
-        options: it.
-        holds: whether a value keeps to the rule.
-        rule: in words, behind "must be".
-        *names: of the fields.
-    """
+    """Raise ConfigError for a field of these that is set and does not hold; `rule` says in words what it "must be"."""
     for name in names:
         value = getattr(options, name)
         check(value is None or holds(value), f"{part}.{name} {value} must be {rule}")

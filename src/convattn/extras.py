@@ -11,11 +11,7 @@ class MissingExtra(ImportError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import and return `module`, which the optional dependency group `extra` installs.
-
-    Raises:
-        MissingExtra: naming the group, if the package is not installed.
-    """
+    """Import and return `module`, which the optional dependencies `extra` install; MissingExtra names the group."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -7,11 +7,9 @@ __all__ = ["json_text", "with_tuples"]
 
 
 def json_text(value: Any, **how: Any) -> str:
-    """A value as JSON, with null for a number that is not finite: JSON has none, and `NaN` is an error to most readers.
+    """Plain data as JSON, `how` as `json.dumps` takes it, with null for a number that is not finite.
 
-    Args:
-        value: plain data.
-        **how: of `json.dumps`.
+    JSON has none, and `NaN` is an error to most readers.
     """
     return json.dumps(_finite(value), allow_nan=False, **how)
 

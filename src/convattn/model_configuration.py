@@ -23,11 +23,7 @@ def is_configuration(name: str) -> bool:
 
 
 def read_configuration(path: str | Path) -> tuple[str, dict[str, Any]]:
-    """The name and the options of the model; what they mean is for `create_model` to say.
-
-    Raises:
-        ConfigError: if the file cannot be read, or says something else.
-    """
+    """The name and the options of the model, which `create_model` understands; ConfigError if there are none."""
     try:
         content = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

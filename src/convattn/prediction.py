@@ -93,11 +93,7 @@ def predicted(
 
 
 def find_pictures(pictures: Pictures) -> list[Picture]:
-    """Every picture by itself: folders searched, patterns and lists resolved.
-
-    Raises:
-        DataError: naming the path that does not exist, or in which nothing is found.
-    """
+    """Every picture by itself: folders searched, patterns and lists resolved; DataError names where there is none."""
     if isinstance(pictures, str | Path | Image.Image | np.ndarray) or not isinstance(pictures, Iterable):
         pictures = [cast(Picture, pictures)]
     found: list[Picture] = []

@@ -23,11 +23,7 @@ KINDS: dict[str, TaskRoom | str] = {
 
 
 def room(kind: str = DEFAULT) -> TaskRoom:
-    """The room of a task.
-
-    Raises:
-        ValueError: for an unknown kind.
-    """
+    """The room of a task; ValueError for an unknown kind."""
     found = _entry(kind)
     return cast(TaskRoom, importlib.import_module(f"{found}.room").ROOM) if isinstance(found, str) else found
 
@@ -41,8 +37,7 @@ def words_of(kind: str = DEFAULT) -> RoomWords:
 def data_of(kind: str = DEFAULT) -> RoomData:
     """What a task knows of its data on disk, without torch.
 
-    Raises:
-        ValueError: for an unknown kind, or one whose data cannot be looked through.
+    ValueError for an unknown kind, or one whose data cannot be looked through.
     """
     name = words_of(kind).data
     if name is None:
@@ -63,11 +58,7 @@ def kind_of(model: nn.Module) -> str | None:
 
 
 def room_of(model: nn.Module, source: object) -> TaskRoom:
-    """The room of a model from `source`.
-
-    Raises:
-        ValueError: if it has no task, being a backbone alone or a pyramid.
-    """
+    """The room of a model from `source`; ValueError if it has no task, being a backbone alone or a pyramid."""
     kind = kind_of(model)
     if kind is None:
         raise ValueError(f"{source}: outputs no classes; take a model with a head")

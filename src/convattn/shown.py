@@ -18,9 +18,6 @@ def shown(text: object) -> str:
 
     Letters of every script stay. Line ends, control characters, escape sequences, marks that turn the direction of
     writing, and bytes that are no UTF-8 are written as Python writes them: `\n`, `\x1b`, `\u202e`, `\xe9`.
-
-    Args:
-        text: a path, a name of a class, or a message in which they stand.
     """
     return _UNSEEN.sub(_escaped, str(text))
 

@@ -39,11 +39,7 @@ def image_shape(size: Size, channels: int = 3, called: str = "input_size") -> tu
 
 
 def size_of_words(words: Sequence[str]) -> Size:
-    """The size that is written as "64", as "64 96" or as "64x96", and with the channels in front.
-
-    Raises:
-        ValueError: if it is none, or not one of the three forms.
-    """
+    """The size written as "64", "64 96" or "64x96", and with the channels in front; ValueError if it is none."""
     text = " ".join(words)
     try:
         size = tuple(int(side) for side in text.replace(" ", "x").split("x"))

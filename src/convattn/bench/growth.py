@@ -55,8 +55,7 @@ def growth_settings(
 def fit_exponent(xs: Sequence[float], ys: Sequence[float]) -> Exponent:
     """Least squares of log y on log x: the slope and its standard error.
 
-    Raises:
-        ValueError: for fewer than three points, or one that is not positive.
+    ValueError for fewer than three points, or one that is not positive.
     """
     if len(xs) < _FEWEST or len(set(xs)) < 2:
         raise ValueError(f"{len(xs)} points; an exponent with an error needs {_FEWEST} or more at different places")

@@ -36,11 +36,7 @@ class Limits:
 
 
 def probe_limits(dtype: torch.dtype = torch.float32) -> Limits:
-    """Multiply matrices of several shapes and copy a large block on the CPU, with PyTorch's threads; a few seconds.
-
-    Args:
-        dtype: of the matrices, float32 or bfloat16.
-    """
+    """Multiply matrices of several shapes and copy a large block on the CPU, with PyTorch's threads; a few seconds."""
     with torch.inference_mode():
         rates = {shape: _product_rate(*shape, dtype) for shape in _SHAPES}
         source = torch.ones(_COPIED, dtype=torch.uint8)

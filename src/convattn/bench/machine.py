@@ -33,11 +33,7 @@ def processor_name() -> str:
 
 
 def check_threads(number: int | None) -> None:
-    """Refuse more threads than the machine has cores: they would wait for one another.
-
-    Raises:
-        ValueError: naming how many there can be.
-    """
+    """Raise ValueError for more threads than the machine has cores: they would wait for one another."""
     cores = os.cpu_count() or 1
     if number is not None and not 1 <= number <= cores:
         raise ValueError(f"threads {number} must be 1 to {cores}, the number of cores of this machine")

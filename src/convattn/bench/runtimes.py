@@ -109,11 +109,7 @@ def check_runtime(name: str) -> None:
 
 
 def calls_of(model: nn.Module, runtime: str, setting: Setting, folder: Path) -> tuple[dict[str, Call], Path | None]:
-    """The calls that run `model` in any runtime, by the layout of the images, and the file in `folder` that they run.
-
-    Raises:
-        Unavailable, MissingExtra, CannotRunHere: as `pytorch_calls`, `write_file` and `file_call`.
-    """
+    """The calls that run `model` in any runtime by the layout of the images, and the file in `folder` that they run."""
     if runtime in PYTORCH:
         return pytorch_calls(model, runtime, setting), None
     path = write_file(model, runtime, setting, folder)
@@ -121,19 +117,10 @@ def calls_of(model: nn.Module, runtime: str, setting: Setting, folder: Path) -> 
 
 
 def pytorch_calls(model: nn.Module, runtime: str, setting: Setting) -> dict[str, Call]:
-    """The calls that run `model` by one of `PYTORCH`.
+    """The calls that run `model` by one of `PYTORCH`, by the layout of the images.
 
-    Args:
-        model: evaluated, float32, on the CPU; it is left as it is.
-        runtime: one of `PYTORCH`.
-        setting: what to run it on.
-
-    Returns:
-        Layout of the images -> a call without arguments; `eager` has one in each layout, since a network may be made
-        for either.
-
-    Raises:
-        Unavailable: if the runtime does not exist for this model, precision or machine.
+    `eager` has one in each layout, since a network may be made for either. The model is evaluated, float32 and on the
+    CPU; it is left as it is. Unavailable if the runtime does not exist for this model, precision or machine.
     """
     offered = _OF_PYTORCH[setting.device]
     if setting.precision not in offered:
@@ -207,11 +194,7 @@ def run_by(format: str) -> str:
 
 
 def exported_call(model: ExportedModel, setting: Setting) -> Call:
-    """A call without arguments of an exported file as it is.
-
-    Raises:
-        Unavailable: if it is in another precision, or is not run on this device.
-    """
+    """A call of an exported file as it is; Unavailable if it is in another precision, or is not run on this device."""
     known = model.metadata
     if known is not None and known.precision != setting.precision:
         raise Unavailable(f"the file is in {known.precision}")
@@ -222,11 +205,7 @@ def exported_call(model: ExportedModel, setting: Setting) -> Call:
 
 
 def file_call(path: Path, runtime: str, setting: Setting) -> Call:
-    """A call without arguments that runs the file; the session has as many threads as PyTorch.
-
-    Raises:
-        CannotRunHere: if this machine cannot. MissingExtra: if the runtime is not installed.
-    """
+    """A call that runs the file, with as many threads as PyTorch has; CannotRunHere or MissingExtra if it cannot."""
     run = formats()[_FORMAT_RUN_BY.get(runtime, runtime)].open_file(path)
     images = setting.images()
     return lambda: run(images)

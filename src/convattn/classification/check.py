@@ -30,15 +30,9 @@ def open_splits(
 ) -> Opened:
     """Open a data set as training does (`open_training`), and its test images where they are beside.
 
-    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`;
-    that training would refuse it is among the problems.
-
-    Args:
-        source, validation: as `open_data` takes them.
-        options: the label file of validation images without class folders.
-
-    Raises:
-        DataError: if there are no training images, with the reason that training would give.
+    A source that has no splits, such as class folders alone or one archive, is looked at as one split named `all`; that
+    training would refuse it is among the problems. DataError if there are no training images, with the reason that
+    training would give.
     """
     labels = None if options is None else options.validation_labels
     notes: list[str] = []
@@ -67,12 +61,7 @@ def open_splits(
 
 
 def check_data(opened: Opened, on_images: Callable[[int], None] | None = None) -> DataCheck:
-    """Read and decode every image once, on all processors.
-
-    Args:
-        opened: the splits, and what is known of them already.
-        on_images: called with a number of images that are done.
-    """
+    """Read and decode every image once, on all processors; `on_images` is told how many more are done."""
     found = examined(opened.splits, _look, on_images)
     notes = [*dict.fromkeys(opened.notes)]
     checks = {}

@@ -25,11 +25,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def check_description(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from a file of anybody's; names that there are none of are left out.
-
-    Raises:
-        ValueError, KeyError: if it is none.
-    """
+    """The same from anybody's file, ValueError or KeyError if it is none; names that there are none of are left out."""
     count = described["num_classes"]
     if not are([count], int) or count < 1:
         raise ValueError(f"num_classes {short(count)} is no whole number from 1")

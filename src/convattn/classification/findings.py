@@ -27,16 +27,10 @@ _SYNSETS = ImageNetInfo("imagenet-1k").label_names()
 
 
 class Examination(Ranking):
-    """Looks at each image, and knows what the figures are to be set beside.
+    """Looks at each image of `data` (`in_model_order`), and knows what the figures of a model are to be set beside.
 
-    Args:
-        model: a classifier.
-        data: its images, in its terms (`in_model_order`).
-        source: where the model is from, as `open_model` takes it.
-        options: what else is wanted.
-
-    Raises:
-        DataError: if ReaL labels are wanted and do not fit: before an evaluation that may take an hour.
+    `source` is where the model is from, as `open_model` takes it. DataError if ReaL labels are wanted and do not fit:
+    before an evaluation that may take an hour.
     """
 
     def __init__(self, model: nn.Module, data: ImageDataset, source: str, options: EvaluationOptions):

@@ -53,14 +53,7 @@ def gallery(
     """What the model says about some images of a data set, and where it looks for the class that it predicts.
 
     Where captum is missing, or the model gives no gradients (an exported file), the pictures are shown without heat
-    maps, and the page says so.
-
-    Args:
-        model: a classifier with a `pretrained_cfg`.
-        dataset: where the images are; its labels index `class_names`.
-        indices: which of them.
-        class_names: one a class.
-        layer: the layer of `grad_cam`.
+    maps, and the page says so. `layer` is that of `grad_cam`.
     """
     if not indices:
         return Gallery(_TITLE, "", ())

@@ -67,13 +67,7 @@ def _by_outputs(dataset: ImageDataset, outputs: int) -> ImageDataset:
 
 
 class RelabelledDataset(Labelled):
-    """A data set under other labels.
-
-    Args:
-        dataset: the images.
-        classes: the new classes.
-        position: the new label of each old one.
-    """
+    """A data set under other classes; `position` is the new label of each old one."""
 
     def __init__(self, dataset: ImageDataset, classes: Sequence[str], position: Sequence[int]):
         self._dataset = dataset

@@ -62,11 +62,7 @@ def describe_input(model: nn.Module, image_size: Size | None, crop_ratio: float 
 
 @torch.no_grad()
 def check_size(model: nn.Module, config: Any, size: Size | None) -> None:
-    """Try an image of another size than the model's own: some take theirs alone.
-
-    Raises:
-        ConfigError: naming data.image_size.
-    """
+    """Try an image of another size than the model's own: some take theirs alone; ConfigError then."""
     given = config.options.get("img_size")
     own = image_size_of(config.name) if given is None else given
     if size is None or image_shape(size) == image_shape(own):

@@ -75,15 +75,7 @@ class RealLabels:
 
 
 class RealDataset:
-    """ImageNet's validation images under their reassessed labels.
-
-    Args:
-        images: the same under one label each.
-        labels: ReaL's.
-
-    Raises:
-        DataError: if a file is no validation image.
-    """
+    """ImageNet's validation images under their reassessed labels; DataError if a file is none of them."""
 
     def __init__(self, images: ImageDataset, labels: RealLabels):
         self._images = images
@@ -127,11 +119,7 @@ class RealScores(Meter):
 
 
 def read_real_labels(path: str | Path) -> RealLabels:
-    """The labels in a file `real.json`; `"timm"` for the copy that comes with timm.
-
-    Raises:
-        DataError: if the file is no such list of 50,000 lists of class indices.
-    """
+    """The labels in a file `real.json`, of timm's copy for "timm"; DataError if it is no 50,000 lists of classes."""
     if str(path) == "timm":
         return RealLabels(list(RealLabelsImagenet(range(_IMAGES)).real_labels.values()))
     try:

@@ -76,11 +76,7 @@ def check_at_least(least: int, options: Any, *names: str) -> None:
 
 
 def check_page(path: Path | None) -> None:
-    """Whether a page can be written where --output says, before the work of which it tells.
-
-    Raises:
-        UsageError: if it is no name of one. OSError: if its folder cannot be written.
-    """
+    """Raise UsageError where --output names no page, OSError where none can be written; before the work, not after."""
     if path is None:
         return
     if path.suffix != ".html":

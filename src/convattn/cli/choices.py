@@ -34,11 +34,7 @@ def tell(line: str) -> None:
 
 
 def choose_recipe(config: RunConfig) -> tuple[RunConfig, str]:
-    """The recipe for the images of a configuration, by the sizes of some of them, and a line about it.
-
-    Raises:
-        DataError: if a run could not be trained on them.
-    """
+    """The recipe for a configuration's images, by the sizes of some, and a line about it; DataError as in training."""
     source = config.data.source
     own = recipe_of_data(source)
     if own is not None:

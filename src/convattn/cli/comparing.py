@@ -26,11 +26,7 @@ __all__ = ["each_warning_once", "print_tables", "shared_recipe", "sweep", "tell_
 
 
 def shared_recipe(options: ablate.Options | search.Options) -> tuple[RunConfig, Dataset]:
-    """The run that all share, from scratch, and the training images.
-
-    Raises:
-        UsageError: for an unknown recipe, or images through a pipe. DataError: if there are none.
-    """
+    """The run that all share, from scratch, and the training images; UsageError for an unknown recipe or a pipe."""
     if options.recipe is None:
         start = RunConfig()
         config, line = choose_recipe(replace(start, data=replace(start.data, source=str(options.data))))

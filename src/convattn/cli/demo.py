@@ -206,8 +206,7 @@ def _step(console: Console, number: str, what: str) -> Iterator[None]:
 def _replacing(folder: Path) -> Iterator[Path]:
     """A fresh, marked folder to write to. An earlier demo there is set aside, and comes back if the work fails.
 
-    Raises:
-        ValueError: if the folder holds anything that no demo wrote.
+    ValueError if the folder holds anything that no demo wrote.
     """
     aside = folder.with_name(f".{folder.name}.previous")
     if (aside / _MARKER).is_file():  # an earlier demo was killed; the one before it is the last whole one

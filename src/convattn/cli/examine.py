@@ -40,7 +40,7 @@ def examine(
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Examined:
-    """Every image once.
+    """Look at every image once.
 
     Args:
         model: moved to `device`.
@@ -48,11 +48,8 @@ def examine(
         data: the images, in its terms.
         examiner: what looks.
         options: of the room's `words.evaluation`, by which it looks.
-        told: what the images are called in errors.
+        told: what the images are called where too many cannot be read, which is an UnreadableError.
         batch_size, workers, device, autocast: as of `measure` and `evaluation_loader`.
-
-    Raises:
-        UnreadableError: as soon as too many images cannot be read.
     """
     # Runtimes read images as they lie in memory.
     layout = torch.contiguous_format if isinstance(model, ExportedModel) else torch.channels_last

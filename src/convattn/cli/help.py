@@ -44,13 +44,9 @@ class _Group:
 
 
 def help_page(page: str, prog: str, description: str, common: Sequence[str] = ()) -> str:
-    """The help of a command.
+    """The help of a command, out of the page that tyro prints, its boxes below one another.
 
-    Args:
-        page: as tyro prints it, its boxes below one another.
-        prog: the command.
-        description: what it does, with examples.
-        common: the options to show, as they are written; of the others how many there are. All where empty.
+    Of many options those in `common` are shown, and of the others how many there are; all where it is empty.
     """
     groups = {group.title: group for group in _read(page)}
     arguments = groups.pop("positional arguments", _Group("arguments"))

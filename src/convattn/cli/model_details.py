@@ -35,14 +35,7 @@ _FREE = {
 
 
 def show(name: str, image_size: Size | None, *, is_place: bool, as_json: bool) -> int:
-    """Print what a model is made of; returns the exit status.
-
-    Args:
-        name: of a model, or the path of a run folder, a model file or an exported file.
-        image_size: count at this size of images.
-        is_place: whether `name` is a path.
-        as_json: print JSON.
-    """
+    """Print what a model is made of, by its name or by its place (`is_place`); returns the exit status."""
     path = Path(name)
     if is_place and path.suffix in exported_suffixes():
         if image_size is not None:

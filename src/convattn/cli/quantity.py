@@ -10,11 +10,7 @@ _IN_THREES = re.compile(r"[0-9]{1,3}(?:,[0-9]{3}){1,4}")  # as tables show them;
 
 
 def quantity(text: str) -> int:
-    """The number that a text means: "15M", "1.5g", "800 K", "15000000" or "15,000,000".
-
-    Raises:
-        ValueError: if it is none, or not above 0.
-    """
+    """The number above 0 that a text means: "15M", "1.5g", "800 K", "15000000", "15,000,000"; ValueError if none."""
     number = 0
     if found := _WITH_UNIT.fullmatch(text.strip()):
         number = round(float(found[1]) * _UNITS[found[2].upper()])

@@ -234,11 +234,7 @@ def facts_of(data: Dataset, seen: Sequence[Seen]) -> dict[str, Any]:
 def sheets_of(split: str, check: SplitCheck, amounts: np.ndarray, note: Callable[[str], str]) -> list[Sheet]:
     """Images in even steps, and of each class those that have the most of it.
 
-    Args:
-        split: whose images.
-        check: what it holds.
-        amounts: how much each image has of each class of the check, (images, classes).
-        note: of a class, beside its name.
+    `amounts` says how much each image has of each class of the check, (images, classes); `note` stands beside a class.
     """
     count = len(amounts)
     even = [at * count // _EVEN for at in range(_EVEN)] if count > _EVEN else [*range(count)]

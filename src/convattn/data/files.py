@@ -39,13 +39,7 @@ class PlainFiles:
 
 
 class LabelledFiles(Labelled):
-    """A data set of image files.
-
-    Args:
-        files: where they are.
-        labels: one per file, 0 to len(classes) - 1.
-        classes: the names of the labels.
-    """
+    """Image files that have labels, 0 to len(classes) - 1 each."""
 
     def __init__(self, files: Files, labels: Iterable[int], classes: Sequence[str]):
         self.files = files
@@ -72,14 +66,7 @@ def label_by_name(
 ) -> LabelledFiles:
     """A data set of files of which each lies with its class, whose name is known: in a folder, or in its own name.
 
-    Args:
-        files: where they are.
-        names: the class of each.
-        where: what states them, for errors.
-        classes: the classes and their order; sorted by default.
-
-    Raises:
-        DataError: if there is no file, or a class is not among `classes`, naming it.
+    Classes are sorted where they are not known. DataError if there is no file, or a class is not among them.
     """
     if not names:
         raise DataError(f"{where}: no image; {WHAT_COUNTS}")
@@ -95,16 +82,9 @@ def label_as_stated(
     classes: Sequence[str] | None = None,
     names: Mapping[int, str] | None = None,
 ) -> LabelledFiles:
-    """A data set of files whose labels are stated one by one.
+    """A data set of files whose labels are stated one by one; `names` says what numbers mean, where that is stated.
 
-    Args:
-        files: where they are.
-        stated: one label for each.
-        classes: the classes and their order, if they are known.
-        names: what numbers mean, if that is stated.
-
-    Raises:
-        DataError: if there is no file, or a label is none of the classes or could be meant in two ways.
+    DataError if there is no file, or a label is none of the classes or could be meant in two ways.
     """
     if not stated.codes:
         raise DataError(f"{stated.where}: no image; {WHAT_COUNTS}")

@@ -21,11 +21,7 @@ _SYNSET = re.compile(r"(n\d{8})(?=[_.\- ])")
 
 
 def open_by_synset(files: Files, where: object, classes: Sequence[str] | None = None) -> LabelledFiles:
-    """Images whose names begin with their synset: `n01440764_tench.JPEG`.
-
-    Raises:
-        DataError: if one does not, naming it.
-    """
+    """Images whose names begin with their synset, as `n01440764_tench.JPEG`; DataError names one that does not."""
     labels: list[str] = []
     for path in files.paths:
         found = _SYNSET.match(_base(path))
@@ -45,23 +41,15 @@ def open_by_label_file(
     classes: Sequence[str] | None = None,
     folder: Path | None = None,
 ) -> LabelledFiles:
-    """Images whose labels a file states.
+    """Images whose labels a file states; `inside` are their paths within their folder or archive.
 
-    Either a line for each image, in the order of their names: the name of its class, or its number. Or lines of
-    `IMAGE CLASS` in any order (`ImagePaths`), parted by blanks, a tab, a comma, `;` or `|`; or a list with named
-    columns. What numbers mean says `StatedLabels`. ImageNet's own `ILSVRC2012_validation_ground_truth.txt` numbers the
-    classes in another order, that of the devkit's `meta.mat` beside it.
+    Either a line for each image, in the order of their names: the name of its class, or its number. Or lines of `IMAGE
+    CLASS` in any order (`ImagePaths`), parted by blanks, a tab, a comma, `;` or `|`; or a list with named columns. What
+    numbers mean says `StatedLabels`. ImageNet's own `ILSVRC2012_validation_ground_truth.txt` numbers the classes in
+    another order, that of the devkit's `meta.mat` beside it.
 
-    Args:
-        files: the images.
-        inside: their paths within their folder or archive.
-        label_file: a text file or Parquet.
-        classes: the classes and their order.
-        folder: where the images lie, if on disk.
-
-    Raises:
-        DataError: if an image has no label or two, or the file does not fit the images.
-        MissingExtra: if `meta.mat` is to be read without SciPy.
+    DataError if an image has no label or two, or the file does not fit the images; MissingExtra if `meta.mat` is to be
+    read without SciPy.
     """
     read = read_label_rows(label_file, are_known=classes is not None)
     chosen = _rows_of_images(read, inside, label_file, folder)

@@ -29,11 +29,7 @@ class Content:
 
 
 def content_of(folder: str | Path) -> Content:
-    """What lies in a folder, by one look at it and none at its files.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """What lies in a folder, by one look at it and none at its files; DataError if it cannot be read."""
     found = Content()
     try:
         with os.scandir(folder) as entries:
@@ -65,13 +61,9 @@ def class_folders(folder: Path) -> list[str]:
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     """The images below one folder, which has one folder per class; they may lie deeper in these.
 
-    Args:
-        folder: its sub-folders are the classes.
-        classes: the classes and their order; by default the sub-folders in order of their names. Classes and images
-            then have the order of torchvision's ImageFolder.
-
-    Raises:
-        DataError: if a class has no image, a sub-folder is not among `classes`, or one is a link to another's images.
+    By default the classes are the sub-folders in order of their names; then classes and images have the order of
+    torchvision's ImageFolder. DataError if a class has no image, a sub-folder is not among `classes`, or one is a link
+    to another's images.
     """
     content = content_of(folder)
     _check_links(folder, content)
@@ -98,12 +90,8 @@ def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> La
 def images_below(folder: Path, unread: list[str] | None = None) -> Iterator[str]:
     """Every image below a folder, however deep: its path within the folder, in a fixed order.
 
-    Args:
-        folder: where; hidden and service folders in it, and links that lead back to where they are, are passed over.
-        unread: gets the names of images of formats that are not read here.
-
-    Raises:
-        DataError: if a folder cannot be read.
+    Hidden and service folders, and links that lead back to where they are, are passed over. `unread` gets the names of
+    images of formats that are not read here. DataError if a folder cannot be read.
     """
     top = str(folder)
     found: list[tuple[str, list[str]]] = []

@@ -85,10 +85,9 @@ D = TypeVar("D", bound=Divisible)
 
 
 def cut_in_two(data: D, share: float, seed: int) -> tuple[D, D]:
-    """Images to train on, and about a `share` to validate on, whatever is to be said of them; as `hold_out` draws.
+    """Images to train on, and about a `share` to validate on, whatever is to be said of them, as `hold_out` draws.
 
-    Raises:
-        DataError: if all are the same picture.
+    DataError if all are the same picture.
     """
     held = draw_held_out(same_content(data), share, random.Random(f"held out {seed}"))
     if not held:

@@ -12,12 +12,7 @@ __all__ = ["JoinedDataset"]
 
 
 class JoinedDataset(Labelled):
-    """The images of `first`, then those of `second`, under the classes of `first`.
-
-    Args:
-        first: with classes.
-        second: its labels are of the same classes, or -1 (`open_unlabelled`).
-    """
+    """The images of `first`, then those of `second`, under the classes of `first`; labels of `second` may be -1."""
 
     def __init__(self, first: ImageDataset, second: ImageDataset):
         self._parts = first, second

@@ -38,22 +38,14 @@ class KnownClasses:
         self._by_value = by_value if len(by_value) == len(names) else None
 
     def named(self, text: str) -> int | None:
-        """The number of the class that has this name, None if none has.
-
-        Raises:
-            LabelError: if two have it.
-        """
+        """The number of the class that has this name, None if none has; LabelError if two have it."""
         text = spelled(text)
         if text in self._double:
             raise LabelError(f"{text!r} is the name of two classes, {self._position[text]} and {self._double[text]}")
         return self._position.get(text)
 
     def of(self, text: str) -> int:
-        """The number of the class that a label means.
-
-        Raises:
-            LabelError: if it means none, or could mean two.
-        """
+        """The number of the class that a label means; LabelError if it means none, or could mean two."""
         named = self.named(text)
         number = number_in(text) if named is None else number_or_none(text)
         if number is None:
@@ -80,11 +72,7 @@ class KnownClasses:
 
 
 def number_in(text: str) -> int | None:
-    """The number of a class that a text states, 2.0 being 2; None if it is a word.
-
-    Raises:
-        LabelError: if no class can have that number.
-    """
+    """The class's number that a text states, 2.0 being 2; None if it is a word. LabelError if no class can have it."""
     if not _NUMBER.fullmatch(text):
         return None
     value = float(text)
@@ -116,14 +104,10 @@ def is_code(text: str) -> bool:
 
 
 def impossible(texts: Collection[str], names: Collection[str] = ()) -> dict[str, LabelError]:
-    """The labels among `texts` that no class can have, and why: numbers below 0 or too high.
+    """The labels among `texts`, each once, that no class can have, and why: numbers below 0 or too high.
 
     A code that is too high for a number is a name: among words, and where all are codes. Among other numbers it is a
     slip. What a class is called is its name, whatever it looks like.
-
-    Args:
-        texts: the labels of a data set, each once.
-        names: of the classes, if they are known.
     """
     wrong: dict[str, LabelError] = {}
     for text in texts:

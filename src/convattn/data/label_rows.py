@@ -41,12 +41,7 @@ class LabelRows:
 def read_label_rows(file: Path, are_known: bool = False) -> LabelRows:
     """Read a label file: a list with named columns, or lines that begin with an image or are a label each.
 
-    Args:
-        file: a text file or Parquet.
-        are_known: whether the classes are known, so that it need not name them all.
-
-    Raises:
-        DataError: if it cannot be read, naming the line that is wrong.
+    Where the classes are known (`are_known`) it need not name them all. DataError names the line that is wrong.
     """
     if file.suffix.lower() == ".parquet":
         return _listed(file, are_known)

@@ -124,11 +124,7 @@ def paths_in_list(file: Path) -> Sequence[str]:
 
 
 def rows_of(file: Path, needed: Sequence[str] = ("path", "label")) -> Iterator[Row]:
-    """Each row; blank ones are passed over.
-
-    Raises:
-        DataError: naming the file, and the column or row that is missing or wrong.
-    """
+    """Each row but blank ones; DataError names the file, and the column or row that is missing or wrong."""
     word = row_word(file)
     for number, cells in _parquet(file, needed) if word == "row" else _text(file, needed):
         row = Row(number, **cells)
@@ -162,11 +158,7 @@ def is_separator_line(line: str) -> bool:
 
 
 class ClassNames:
-    """What the column `class` of a list calls the numbers beside it.
-
-    Args:
-        file: the list.
-    """
+    """What the column `class` of a list calls the numbers beside it."""
 
     def __init__(self, file: Path):
         self._file, self._names = file, dict[int, str]()

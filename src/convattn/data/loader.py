@@ -46,12 +46,7 @@ Key = tuple[int, int, int]  # epoch, repeat, index: all that the randomness of a
 
 
 class Samples(torch.utils.data.Dataset):
-    """A data set seen through a transform that draws nothing.
-
-    Args:
-        dataset: the images.
-        transform: from a picture and its target to a tensor and the target that goes with it.
-    """
+    """A data set seen through a transform that draws nothing, from picture and target to tensor and target."""
 
     def __init__(self, dataset: Dataset, transform: PairTransform):
         self.dataset = dataset
@@ -74,15 +69,10 @@ class Samples(torch.utils.data.Dataset):
 
 
 class SeededSamples(Samples):
-    """A data set seen through a random transform.
+    """A data set seen through a random transform, which may draw from the random states of Python, numpy and torch.
 
     What is random about a sample depends on the seed and its key alone: not on the number of workers or processes, nor
     on what was drawn before. So a resumed run sees the very same images.
-
-    Args:
-        dataset: the images.
-        transform: as of `Samples`; it may draw from the random states of Python, numpy and torch.
-        seed: of the random transforms.
     """
 
     def __init__(self, dataset: Dataset, transform: PairTransform, seed: int):

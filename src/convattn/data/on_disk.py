@@ -28,16 +28,9 @@ class OnDisk:
         self._listed: dict[str, dict[str, str]] = {}
 
     def path(self, stated: str, place: str) -> str:
-        """The file that a stated path means.
+        """The file that a stated path means; DataError if it can be no path here, or could mean two files.
 
         Files are not looked for, except where a path has a backslash or letters that Unicode writes in two ways.
-
-        Args:
-            stated: the path.
-            place: where it stands, for errors.
-
-        Raises:
-            DataError: if it can be no path here, or could mean two files.
         """
         if "\0" in stated:
             raise DataError(f"{place}: a zero byte in a path; save the list as UTF-8 text")

@@ -19,15 +19,10 @@ _INFLATION = 1000
 
 
 def parquet_rows(file: Path, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Sequence[str]]:
-    """The cells of each row.
+    """The cells of each row, of those columns that `choose` takes out of all their names, in its order.
 
-    Args:
-        file: the file.
-        choose: from the names of its columns to those that are read, in their order.
-
-    Raises:
-        DataError: if it is no Parquet, or would take far more memory than its size lets expect.
-        MissingExtra: without pyarrow.
+    DataError if it is no Parquet, or would take far more memory than its size lets expect; MissingExtra without
+    pyarrow.
     """
     check_regular(file)
     pyarrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")

@@ -10,11 +10,7 @@ __all__ = ["PictureFiles"]
 
 
 class PictureFiles:
-    """What data sets of pictures have in common whose targets have a place in the picture.
-
-    Args:
-        paths: one per picture.
-    """
+    """What data sets of pictures have in common whose targets have a place in the picture."""
 
     def __init__(self, paths: Sequence[str]):
         self.paths = paths

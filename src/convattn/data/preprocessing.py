@@ -23,14 +23,7 @@ _CROP_MODES = ("center", "squash", "border")
 
 
 def check_preprocessing(cfg: Mapping[str, Any]) -> None:
-    """Refuse what no images can be prepared by.
-
-    Args:
-        cfg: entries of `PREPROCESSING`, in timm's words; none is needed.
-
-    Raises:
-        ValueError: naming the entry, its value and what is taken.
-    """
+    """Raise ValueError for what no images can be prepared by: entries of `PREPROCESSING`, in timm's words."""
     for key in cfg:
         if key not in PREPROCESSING:
             raise ValueError(f"pretrained_cfg has {key!r}; known are {', '.join(PREPROCESSING)}")

@@ -99,18 +99,10 @@ def label_in(parts: Mapping[str, bytes]) -> str:
 def open_shards(
     tars: Sequence[Path], members: Sequence[Member], where: object, classes: Sequence[str] | None = None
 ) -> LabelledFiles:
-    """The samples of shards.
+    """The samples of shards; `members` are their images and labels, in the order of the shards.
 
     Numbers are named by `classes.txt` (or `classnames.txt`) beside the shards or a folder higher, a class a line.
-
-    Args:
-        tars: the shards.
-        members: their images and labels, in the order of the shards.
-        where: what errors call them all.
-        classes: the classes and their order.
-
-    Raises:
-        DataError: if there is no image, or a label is not among the classes.
+    DataError if there is no image, or a label is not among the classes.
     """
     images: list[Member] = []
     labels: list[str | None] = []

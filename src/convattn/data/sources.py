@@ -110,11 +110,7 @@ def open_data(
 
 
 def open_test(source: str | Path, classes: Sequence[str]) -> ImageDataset | None:
-    """The split `test` of a folder under the classes of training; None if there is none.
-
-    Raises:
-        DataError: if it is laid out in another way than expected.
-    """
+    """The split `test` of a folder under the classes of training; None if there is none."""
     place = None if str(source) == "digits" else _place(source)
     found = find_split(place.path, "test") if place is not None and place.is_folder else None
     return None if found is None else _open(found, classes=classes)
@@ -178,10 +174,7 @@ def open_evaluation(
 def open_unlabelled(source: str | Path) -> LabelledFiles:
     """Every image of a folder however deep, of archives (those below a folder without images too), or of a list.
 
-    Labels are -1, and there are no classes.
-
-    Raises:
-        DataError: if there is none.
+    Labels are -1, and there are no classes. DataError if there is no image.
     """
     place = _place(source, "give a folder of images, a .tar file, or a list of files")
     files: Files

@@ -60,14 +60,9 @@ class Place:
 
 
 def find_split(folder: Path, split: str) -> Place | None:
-    """Where a split lies in a folder; None if it is not there.
+    """Where "train", "val" or "test" lies in a folder, by the names in it alone; None if it is not there.
 
-    Args:
-        folder: where to look; only its own names are looked at.
-        split: "train", "val" or "test".
-
-    Raises:
-        DataError: if several could be meant, naming them.
+    DataError if several could be meant, naming them.
     """
     words, content = SPLITS[split], content_of(folder)
     folders = [folder / name for name in content.folders if name.lower() in words]

@@ -205,8 +205,7 @@ def told_apart(names: Sequence[str], numbers: Sequence[int], where: object) -> l
 def places_of(found: Sequence[str], known: Sequence[str], where: object) -> list[int]:
     """The number of each class that was found by its name, such as that of a folder.
 
-    Raises:
-        DataError: if one is not known, or two are one name in two normal forms of Unicode.
+    DataError if one is not known, or two are one name in two normal forms of Unicode.
     """
     classes, places, unknown = KnownClasses(known), list[int](), list[str]()
     for name in found:

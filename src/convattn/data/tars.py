@@ -63,10 +63,8 @@ class TarFiles:
 def scan_tars(tars: Sequence[Path]) -> list[Member]:
     """The images of some archives and what states their labels, those in archives within them too.
 
-    Images of formats that are not read here are among them; `is_unread_name` tells them.
-
-    Raises:
-        DataError: if an archive cannot be opened, is compressed or damaged, naming it.
+    Images of formats that are not read here are among them; `is_unread_name` tells them. DataError names an archive
+    that cannot be opened, is compressed or damaged.
     """
     known = load_index(tars)
     if known is not None:
@@ -105,19 +103,11 @@ def open_class_tars(
 ) -> LabelledFiles:
     """Archives whose images lie in a folder per class, or that are a class each.
 
-    A class is the first folder of a file within its archive, below folders that all files share; where archives
-    without folders are among several, the name of the archive, as with ImageNet's archive of 1,000 archives. Order is
-    that of the same files in folders, and as there, images beside the class folders are passed over and told. Of a
-    single archive without folders, the names have to begin with a synset (`open_by_synset`).
-
-    Args:
-        tars: the archives.
-        members: their images.
-        where: what errors call them all.
-        classes: the classes and their order; sorted by default.
-
-    Raises:
-        DataError: if there is no image, or a class is not among `classes`.
+    A class is the first folder of a file within its archive, below folders that all files share; where archives without
+    folders are among several, the name of the archive, as with ImageNet's archive of 1,000 archives. Order is that of
+    the same files in folders, and as there, images beside the class folders are passed over and told. Of a single
+    archive without folders, the names have to begin with a synset (`open_by_synset`). DataError if there is no image,
+    or a class is not among `classes`.
     """
     parents = _parents(members, tars)
     trusted = {parent for parent, member in zip(parents, members, strict=True) if not member.problem}
@@ -141,11 +131,7 @@ def open_class_tars(
 
 
 def members_of(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The headers of an archive one by one, none of them kept.
-
-    Raises:
-        DataError: if the archive is damaged.
-    """
+    """The headers of an archive one by one, none of them kept; DataError if the archive is damaged."""
     end = -1
     try:
         while (info := file.next()) is not None:

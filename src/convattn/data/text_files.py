@@ -17,8 +17,7 @@ _MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # o
 def text_lines(file: Path) -> Iterator[Iterator[str]]:
     """The lines of a file with their ends as they are, as the module `csv` wants them.
 
-    Raises:
-        DataError: if it cannot be read, is no text, or has a line without end, naming the file.
+    DataError if it cannot be read, is no text, or has a line without end, naming the file.
     """
     check_regular(file)
     try:
@@ -36,11 +35,7 @@ def text_lines(file: Path) -> Iterator[Iterator[str]]:
 
 
 def check_regular(file: Path) -> None:
-    """Refuse a pipe or a device, which could be waited for or read for ever.
-
-    Raises:
-        DataError: naming the file.
-    """
+    """Raise DataError for a pipe or a device, which could be waited for or read for ever."""
     if file.exists() and not file.is_file():
         raise DataError(f"{file}: {'a folder' if file.is_dir() else 'a pipe or a device'}, not a list of labels")
 

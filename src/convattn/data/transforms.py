@@ -25,12 +25,7 @@ Transform = Callable[[Image.Image], Tensor]  # PIL RGB -> (3, H, W) float, norma
 
 
 def training_transform(model: nn.Module, augmentation: Augmentation) -> Transform:
-    """The random transform of training, ending in the size, mean and std that `model` expects.
-
-    Args:
-        model: with a `pretrained_cfg`.
-        augmentation: what is varied, and how much.
-    """
+    """The random transform of training, ending in the size, mean and std that `model` expects."""
     config = _input_config(model)
     # Bicubic throughout, as the authors of these families train; timm's own default picks one at random.
     transform = create_transform(
@@ -98,11 +93,7 @@ def transforms_for(model: nn.Module) -> Transform:
 
 
 class PictureAlone:
-    """A transform of pictures, for pairs of which only the picture changes: the target stays as it is.
-
-    Args:
-        transform: from PIL to a tensor.
-    """
+    """A transform of pictures, for pairs of which only the picture changes: the target stays as it is."""
 
     def __init__(self, transform: Transform):
         self.transform = transform

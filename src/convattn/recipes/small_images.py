@@ -12,12 +12,7 @@ __all__ = ["RECIPES", "small_images"]
 
 
 def small_images(model: str, options: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run that all of them share; only the model differs, so that results can be compared.
-
-    Args:
-        model: name of the model.
-        options: further keywords of `create_model`.
-    """
+    """The run that all of them share; only the model and its options differ, so that results can be compared."""
     return RunConfig(
         model=ModelConfig(model, options=options or {}),
         data=DataConfig(source="data", image_size=32, batch_size=64),

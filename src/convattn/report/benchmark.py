@@ -19,16 +19,7 @@ _KINDS = 8  # operators of a profile
 
 
 def write_benchmark(path: str | Path, table: BenchmarkTable, tables: Sequence[Table] = ()) -> None:
-    """Write the page in one step; it needs nothing else and no network.
-
-    Args:
-        path: where it goes.
-        table: what the plot and the tables of figures show.
-        tables: what follows them.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the page in one step, `tables` behind the figures; it needs nothing else and no network."""
     page = render_page(
         "benchmark.html",
         table=table,

@@ -24,13 +24,9 @@ _NOT_COMPARED = {"output.folder"}  # differs always
 
 
 def find_runs(directory: str | Path) -> tuple[dict[str, RunFolder], list[str]]:
-    """The runs in a folder and below it: folders with `config.json` and `log.jsonl`.
+    """The runs in a folder and below it, which have `config.json` and `log.jsonl`, and a line about each damaged one.
 
-    Returns:
-        The runs by their path within `directory` ("." for itself), sorted, and a line about each one that is damaged.
-
-    Raises:
-        RunError: if there is no such folder.
+    By their path within `directory` ("." for itself), sorted. RunError if there is no such folder.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -72,12 +68,9 @@ def run_row(run: RunFolder) -> dict[str, Any]:
 
 
 def comparison_report(runs: dict[str, RunFolder], title: str, problems: Sequence[str] = ()) -> Report:
-    """The page about several runs: the best ones, their curves over one another, figures, and what differs.
+    """The page about several runs by name: the best, their curves over one another, figures, and what differs.
 
-    Args:
-        runs: by name.
-        title: stands on top.
-        problems: a line about each run that could not be read.
+    `problems` are lines about runs that could not be read.
     """
     time = duration(sum(run.seconds for run in runs.values()))
     return Report(

@@ -27,18 +27,7 @@ class _Thumbnail:
 def write_contact_sheet(
     path: str | Path, check: DataCheck, splits: Mapping[str, Dataset], source: object, room: RoomData
 ) -> None:
-    """Write the page in one step; it needs nothing else, no script and no network.
-
-    Args:
-        path: where it goes.
-        check: what was found.
-        splits: where the images are, as they were checked.
-        source: what the page calls the data set.
-        room: of the task, which shows an image.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the page in one step; it needs nothing else, no script and no network. `room` shows the images."""
     first = next(iter(splits))
 
     def thumbnail(found: Found, note: str) -> _Thumbnail:

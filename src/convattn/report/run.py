@@ -120,11 +120,7 @@ class RunFolder:
 
 
 def read_run(folder: str | Path) -> RunFolder:
-    """The run in `folder`, from its `config.json` and `log.jsonl`.
-
-    Raises:
-        RunError: if one of them is missing or damaged.
-    """
+    """The run in `folder`, from its `config.json` and `log.jsonl`; RunError if one of them is missing or damaged."""
     folder = Path(folder)
     for name in ("config.json", "log.jsonl"):
         if not (folder / name).is_file():
@@ -152,19 +148,14 @@ def _is_count(value: Any, may_lack: bool) -> bool:
 
 
 def write_run_report(folder: str | Path, findings: Findings | None = None) -> Path:
-    """Write `report.html` into a run folder: curves, the best result, what was set, what went wrong.
+    """Write `report.html` into a run folder: curves, the best result, what was set, what went wrong; gives its path.
 
-    May be called after every epoch: the page is replaced in one step. The environment is that of the caller.
+    May be called after every epoch: the page is replaced in one step. The environment is that of the caller. RunError
+    if the folder holds no run, or a damaged one.
 
     Args:
         folder: holds `config.json` and `log.jsonl`; `unreadable.txt` and `skipped.jsonl` are shown where they exist.
         findings: what the best model says of each validation image, once the run is over.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        RunError: if the folder holds no run, or a damaged one. OSError: if the page cannot be written.
     """
     run = read_run(folder)
     skipped_file = run.folder / "skipped.jsonl"

@@ -75,8 +75,7 @@ class _Sum(torch.autograd.Function):
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """`model` with every batch norm synchronised; names of parameters and buffers stay.
 
-    Raises:
-        ConfigError: on the CPU, for a batch norm of another kind than `nn.BatchNorm2d`.
+    ConfigError on the CPU for a batch norm of another kind than `nn.BatchNorm2d`.
     """
     if device.type == "cuda":
         return convert_sync_batchnorm(model)

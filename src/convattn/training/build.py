@@ -187,8 +187,7 @@ def build_schedule(
 ) -> "Schedule":
     """The learning rate as a function of updates done; the first update's is set.
 
-    Raises:
-        ConfigError: if the warm-up is longer than the run.
+    ConfigError for a warm-up as long as the run.
     """
     schedule = config.schedule
     factor = _lr_factor(config, num_processes)

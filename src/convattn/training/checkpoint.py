@@ -211,11 +211,7 @@ def remove_unfinished(run: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """A checkpoint whose files are as they were written, and open.
-
-    Raises:
-        CheckpointError: if it is damaged.
-    """
+    """A checkpoint whose files are as they were written, and open; CheckpointError if it is damaged."""
     try:
         return _read(folder)
     except CheckpointError:

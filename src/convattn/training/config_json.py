@@ -44,11 +44,7 @@ def config_from_json(text: str) -> RunConfig:
 
 
 def read_json(text: str | bytes) -> Any:
-    """JSON as the standard has it.
-
-    Raises:
-        ValueError: also for NaN and Infinity, for numbers without end, and for text nested too deep or too long.
-    """
+    """JSON as the standard has it; ValueError also for NaN, numbers without end, and what is too deep or too long."""
     if len(text) > _LONGEST:
         raise ValueError(f"{len(text):,} bytes are too many")
     try:

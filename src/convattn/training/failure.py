@@ -28,10 +28,6 @@ class EndTogether:
     """Within this context an error in one process ends all: those that wait for it in an exchange cannot by themselves.
 
     What was being written then is as after SIGKILL: unfinished, under another name. Nothing happens with one process.
-
-    Args:
-        rank: of this process.
-        count: how many train together.
     """
 
     def __init__(self, rank: int, count: int):

@@ -74,8 +74,7 @@ class Journal:
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """The entries of a run folder's log, oldest first; an unfinished last line (of a killed process) is left out.
 
-    Raises:
-        LogError: naming the file and the line that is no entry. OSError: if it cannot be read.
+    LogError names the file and the line that is no entry.
     """
     path = Path(folder) / _FILE
     if not path.is_file():

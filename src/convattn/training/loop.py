@@ -310,11 +310,7 @@ class _Loop:
         return _recorded(self.run.data.validation_loader, self.left_out)
 
     def _tell_left_out(self) -> None:
-        """Name the validation images that no process can read, and the classes that go with them, once each.
-
-        Raises:
-            UnreadableError: if they are too many.
-        """
+        """Name the validation images that no process can read, and the classes that go with them, once each."""
         run, data = self.run, self.run.data.validation
         for file, reason in run.processes.gather([*self.left_out.items()]):
             self.left_out[file] = reason

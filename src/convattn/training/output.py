@@ -88,11 +88,7 @@ def store_config(config: RunConfig) -> None:
 
 
 def check_held_out(folder: Path, config: RunConfig, validation: Dataset) -> None:
-    """Whether the images that a run holds out are those that it began with, which its folder lists.
-
-    Raises:
-        RunFolderError: if they are others, since files came or went.
-    """
+    """Raise RunFolderError if a run would hold out other images than its folder lists, since files came or went."""
     listed = folder / _HELD_OUT
     if share_of(config.data.validation) is None or not listed.is_file():
         return
@@ -124,11 +120,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def stored_config(folder: Path) -> RunConfig:
-    """The configuration of the run in `folder`.
-
-    Raises:
-        RunFolderError: if there is none, or it cannot be read.
-    """
+    """The configuration of the run in `folder`; RunFolderError if there is none, or it cannot be read."""
     if not holds_run(folder):
         raise RunFolderError(f"{folder}: no run to resume here; it holds no {_CONFIG}")
     try:
@@ -138,15 +130,9 @@ def stored_config(folder: Path) -> RunConfig:
 
 
 def check_place(name: str, value: str | None, option: str) -> None:
-    """Whether what a stored configuration names is still there.
+    """Raise RunFolderError if what the field `name` of a stored configuration names is gone.
 
-    Args:
-        name: dotted, of the field.
-        value: of the field.
-        option: of the command line, which names another place.
-
-    Raises:
-        RunFolderError: if it is not.
+    `option` is that of the command line which takes its new place.
     """
     if value is not None and Path(value).is_absolute() and "{" not in value and not Path(value).exists():
         raise RunFolderError(

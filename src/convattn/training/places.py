@@ -46,8 +46,7 @@ _PRETRAINED = "pretrained"
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same configuration, with every relative path taken from the working directory of now.
 
-    Raises:
-        ConfigError: if a path is empty, as from a variable of the shell that is not set.
+    ConfigError if a path is empty, as from a variable of the shell that is not set.
     """
     for name in places(config):
         value = field_of(config, name)

@@ -94,12 +94,7 @@ class TrainingDisplay:
 class Estimate:
     """Tells what time the rest of a run takes after a few updates, and again when all layers have begun to learn.
 
-    Validation is left out, and so is the first update, which takes longer.
-
-    Args:
-        updates: of the whole run.
-        note: shows a line.
-        clock: seconds.
+    Validation is left out, and so is the first update, which takes longer. `updates` are those of the whole run.
     """
 
     def __init__(self, updates: int, note: Callable[[str], None], clock: Callable[[], float] = perf_counter):

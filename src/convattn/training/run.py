@@ -60,11 +60,7 @@ class Counters:
 
     @classmethod
     def of(cls, state: Mapping[str, Any], updates_per_epoch: int) -> "Counters":
-        """Those of a checkpoint, also of one from before validations were counted: there each epoch ended in one.
-
-        Raises:
-            TypeError: for what no run counts to.
-        """
+        """Those of a checkpoint, also of one from before validations were counted: there each epoch ended in one."""
         counted = dict(state["counters"])
         if "validations" not in counted:
             total = counted.pop("loss_sum")
@@ -89,16 +85,7 @@ class Counters:
 
 
 class Run:
-    """The parts of a run.
-
-    Args:
-        config: the whole run.
-        folder: where it writes.
-        processes: those that train together.
-
-    Raises:
-        ConfigError, DataError: as `train`.
-    """
+    """The parts of a run, which writes to `folder`; ConfigError, DataError as `train`."""
 
     def __init__(self, config: RunConfig, folder: Path, processes: Processes):
         self.config, self.folder, self.processes = config, folder, processes

@@ -36,12 +36,7 @@ _THEIRS = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoin
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
-    """Spread the parameters of `model` over all processes, each stage or layer by itself; they become DTensors.
-
-    Args:
-        model: on `device`, the same in every process; changed in place.
-        device: of this process.
-    """
+    """Spread the parameters of `model`, in place, over all processes, each stage or layer by itself, as DTensors."""
     # Stages hand over views (channels-last maps); nothing in these networks writes into what a stage returned.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
@@ -57,11 +52,7 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_shards(folder: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
-    """Every process writes its part into `folder`.
-
-    Raises:
-        OSError: naming the folder and the cause, if one of them cannot.
-    """
+    """Every process writes its part into `folder`; OSError if one of them cannot, naming folder and cause."""
     try:
         state_dict_saver.save(_state(model, ema, optimizer), checkpoint_id=str(folder))
     except CheckpointException as error:
@@ -72,11 +63,7 @@ def save_shards(folder: Path, model: nn.Module, ema: nn.Module | None, optimizer
 
 
 def load_shards(folder: Path, model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
-    """Every process reads its part, however many there were when it was written.
-
-    Raises:
-        ValueError: in all of them, if one of them cannot.
-    """
+    """Every process reads its part, however many there were when it was written; ValueError in all if one cannot."""
     state = _state(model, ema, optimizer)
     try:
         state_dict_loader.load(state, storage_reader=_Reader(folder), planner=_Planner())
@@ -106,11 +93,7 @@ def _cause(error: CheckpointException) -> BaseException:
 
 
 def check_shards(folder: Path) -> None:
-    """Whether every part that the shards' index names is there, and as long as it says.
-
-    Raises:
-        ValueError, OSError, pickle.UnpicklingError: if it is not so, or the index cannot be read.
-    """
+    """Raise ValueError where a part that the index of shards names is missing, or shorter than it says."""
     for part in _read_index(folder).storage_data.values():
         file = folder / part.relative_path
         if file.parent != folder or not file.is_file() or file.stat().st_size < part.offset + part.length:

@@ -32,11 +32,7 @@ def check_trackers(names: Sequence[str]) -> None:
 class Trackers:
     """Sends each entry of the log on. One that fails is named once and left out: no run ends for it.
 
-    Args:
-        names: of Accelerate's trackers, as `check_trackers` lets them pass.
-        folder: the run folder, which names the run and takes what they write to disk.
-        settings: of the run, dotted names.
-        note: shows one line to the user.
+    The run folder names the run and takes what they write to disk; `settings` are those of the run, by dotted names.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any], note: Callable[[str], None]):

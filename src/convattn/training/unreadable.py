@@ -36,12 +36,7 @@ def check_unreadable(reasons: Collection[str], images: int, told: str, remedy: s
 
 
 class UnreadableImages:
-    """Keeps `unreadable.txt` of a run folder: one line a file, with the reason.
-
-    Args:
-        folder: the run folder.
-        images: size of the data set.
-    """
+    """Keeps `unreadable.txt` of a run folder: one line a file, with the reason. `images`: size of the data set."""
 
     def __init__(self, folder: Path, images: int):
         self._file = folder / "unreadable.txt"
@@ -49,15 +44,7 @@ class UnreadableImages:
         self._known = self._read()  # as keys, in order
 
     def add(self, unreadable: Mapping[str, str], note: Callable[[str], None]) -> None:
-        """Record the files of a batch; those seen before are passed over.
-
-        Args:
-            unreadable: file -> reason, which begins with the file's name.
-            note: shows one line to the user.
-
-        Raises:
-            UnreadableError: when more than 1 % of the data set is unreadable, naming the first.
-        """
+        """Record the files of a batch and their reasons, each once; UnreadableError as soon as they are too many."""
         if not unreadable:
             return
         self._known |= self._read()  # what other processes of the run have found

@@ -14,16 +14,9 @@ __all__ = ["parse_for", "parse_for_task"]
 
 
 def parse_for_task(options: type, part: str, args: Sequence[str], *, command: str, description: str) -> Any:
-    """Arguments as an instance of `options` and of what the task's room adds to them.
+    """Arguments as an instance of `options`, and of what the room of the model's task adds to them.
 
-    Args:
-        options: a dataclass; the options of every task.
-        part: which of a room's words: "evaluation", "prediction" or "export".
-        args: the words behind the command.
-        command, description: as of `parse`.
-
-    Raises:
-        UsageError: as `parse`.
+    `part` says which of its words: "evaluation", "prediction" or "export". The others, and errors, as of `parse`.
     """
     try:
         return parse_for(_kind(args), options, part, args, command=command, description=description)

@@ -84,11 +84,7 @@ def read(args: Sequence[str]) -> Options:
 
 
 def for_images(options: Options) -> Options:
-    """The options of a run without a named recipe, with the fields of the one that fits its images as the defaults.
-
-    Raises:
-        DataError: if a run could not be trained on the images. UsageError: if the words do not go with the recipe.
-    """
+    """The options of a run without a named recipe, with the fields of the one that fits its images as the defaults."""
     config, line = choose_recipe(run_config(options))
     return _with_defaults(options.words, AUTO, config, line)
 
