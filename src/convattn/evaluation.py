@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from convattn.task import Batch, Meter
 
@@ -53,7 +54,7 @@ def measure(
                 moved = batch.to(device, memory_format)
                 with autocast():
                     outputs = meter.run(model, moved)
-                meter.update(_as_float32(outputs), moved)
+                meter.update(tree_map(_as_float32, outputs), moved)
                 model_seconds += time.perf_counter() - loaded
                 images += len(batch)
             if on_batch is not None:
@@ -61,15 +62,8 @@ def measure(
     return Speed(images, time.perf_counter() - start, model_seconds)
 
 
-def _as_float32(outputs: Any) -> Any:
-    """Outputs of lower precision in float32, wherever they stand in lists and dictionaries."""
-    if isinstance(outputs, Tensor):
-        return outputs.float() if outputs.is_floating_point() else outputs
-    if isinstance(outputs, dict):
-        return {name: _as_float32(output) for name, output in outputs.items()}
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple
-        return type(outputs)(*map(_as_float32, outputs))
-    return type(outputs)(map(_as_float32, outputs)) if isinstance(outputs, list | tuple) else outputs
+def _as_float32(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
 @contextmanager

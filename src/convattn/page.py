@@ -232,8 +232,8 @@ class Report:
 
 def epochs_from_log(entries: Iterable[Mapping[str, float | None]]) -> tuple[Epoch, ...]:
     """The learning curves out of the entries of a run's `log.jsonl`."""
-    return tuple(Epoch(int(entry["epoch"] or 0), _whole(entry.get("step")), dict(entry)) for entry in entries)
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+    found = []
+    for entry in entries:
+        step = entry.get("step")
+        found.append(Epoch(int(entry["epoch"] or 0), None if step is None else int(step), dict(entry)))
+    return tuple(found)

@@ -10,6 +10,7 @@ what its children do is counted besides.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -70,34 +71,28 @@ def count(model: nn.Module, input_size: Size | None = None, style: Literal["full
     activations = 0
     kernel_macs: dict[str, int] = {}
 
-    def record(name: str, layer: bool) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            nonlocal activations
-            if isinstance(output, Tensor):
-                shapes[name] = tuple(output.shape)
-                activations += output.numel() if layer else 0
+    def record(name: str, is_layer: bool, module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal activations
+        if isinstance(output, Tensor):
+            shapes[name] = tuple(output.shape)
+            activations += output.numel() if is_layer else 0
 
-        return hook
-
-    def record_kernel(name: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Tensor) -> None:
-            kernel_macs[name] = kernel_macs.get(name, 0) + module.kernel_macs(inputs, output)
-
-        return hook
+    def record_kernel(name: str, module: Any, inputs: Any, output: Tensor) -> None:
+        kernel_macs[name] = kernel_macs.get(name, 0) + module.kernel_macs(inputs, output)
 
     parts = _parts(meta)
+    kernels = {name: module for name, module in meta.named_modules() if hasattr(module, "kernel_macs")}
+    for name, module in kernels.items():
+        module.register_forward_hook(partial(record_kernel, name))
     for name, module in meta.named_modules():
-        if hasattr(module, "kernel_macs"):
-            module.register_forward_hook(record_kernel(name))
         is_layer = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         if is_layer or name in parts:
-            module.register_forward_hook(record(name, is_layer))
+            module.register_forward_hook(partial(record, name, is_layer))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(torch.empty(1, *size, device="meta", dtype=_dtype(model)))
 
     macs_of = {name: _macs(ops, style) for name, ops in counter.get_flop_counts().items()}
     root = type(meta).__name__
-    kernels = {name: module for name, module in meta.named_modules() if hasattr(module, "kernel_macs")}
     # What is added to the counter's figures: a kernel's own, for what the counter saw of it.
     added = {
         name: (kernel_macs.get(name, 0) if style == "full" else 0) - _own_macs(module, f"{root}.{name}", macs_of)

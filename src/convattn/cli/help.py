@@ -114,17 +114,14 @@ def _short(groups: dict[str, _Group], common: Sequence[str]) -> list[_Group]:
         if rest:
             title = group.title.removesuffix(" options")
             call = f"--{title}.…" if group.title != _OPTIONS else ", ".join(rest)
-            others.append(_Entry(call, " ".join(filter(None, [group.purpose, _counted(len(rest))]))))
+            counted = f"({len(rest)} {'option' if len(rest) == 1 else 'options'})"
+            others.append(_Entry(call, f"{group.purpose} {counted}".strip()))
     return [_Group(_OPTIONS, entries=[by_name[name] for name in common]), _Group("more options", entries=others)]
 
 
 def _positive(name: str) -> str:
     """An option's name without the `no` of a switch that is on by default."""
     return re.sub(r"(?<=[.-])no-", "", name)
-
-
-def _counted(number: int) -> str:
-    return f"({number} {'option' if number == 1 else 'options'})"
 
 
 def _lines(group: _Group, width: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from convattn.data.progress import late_progress
 from convattn.data.stated_labels import places_of
 from convattn.shown import brief
 
-__all__ = ["Content", "class_folders", "content_of", "images_below", "list_folder", "open_class_folders"]
+__all__ = ["Content", "content_of", "images_below", "list_folder", "open_class_folders"]
 
 
 @dataclass
@@ -51,11 +51,6 @@ def content_of(folder: str | Path) -> Content:
     for names in (found.folders, found.images, found.unread, found.others):
         names.sort()
     return found
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The sub-folders of a folder in order of their names, as torchvision's classes, without hidden ones."""
-    return content_of(folder).folders
 
 
 def open_class_folders(folder: Path, classes: Sequence[str] | None = None) -> LabelledFiles:

@@ -144,12 +144,12 @@ def has_columns(file: Path, needed: Sequence[str]) -> bool:
             heading, _ = _heading(lines)
     except DataError:
         return False
-    return any(not isinstance(_columns(_cells(heading, mark), needed), str) for mark in _MARKS)
+    return any(_fits(_cells(heading, mark), needed) for mark in _MARKS)
 
 
 def names_columns(line: str) -> bool:
     """Whether a line names the columns of a list, in any of the usual ways."""
-    return any(not isinstance(_columns(_cells(line, mark), ("path", "label")), str) for mark in _MARKS)
+    return any(_fits(_cells(line, mark), ("path", "label")) for mark in _MARKS)
 
 
 def is_separator_line(line: str) -> bool:
@@ -218,10 +218,8 @@ def _text(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
     with text_lines(file) as lines:
         heading, before = _heading(lines)
         mark = _mark(file, heading, needed)
-        columns = _columns(_cells(heading, mark), needed)
-        if isinstance(columns, str):
-            raise DataError(f"{file}: {columns}")
-        count = len(_cells(heading, mark))
+        named = _cells(heading, mark)
+        columns, count = _columns(file, named, needed), len(named)
         reader = csv.reader(lines, delimiter=mark, strict=True, skipinitialspace=True)
         try:
             for cells in reader:
@@ -254,9 +252,7 @@ def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
     kinds: list[str] = []
 
     def choose(names: Sequence[str]) -> list[str]:
-        columns = _columns(names, needed)
-        if isinstance(columns, str):
-            raise DataError(f"{file}: {columns}")
+        columns = _columns(file, names, needed)
         kinds.extend(columns)
         return [names[at] for at in columns.values()]
 
@@ -267,7 +263,7 @@ def _parquet(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
 def _mark(file: Path, heading: str, needed: Sequence[str]) -> str:
     """What parts the cells of a text file: as its suffix says, or what else makes its heading name the columns."""
     usual = "\t" if file.suffix.lower() == ".tsv" else ","
-    fitting = [mark for mark in _MARKS if not isinstance(_columns(_cells(heading, mark), needed), str)]
+    fitting = [mark for mark in _MARKS if _fits(_cells(heading, mark), needed)]
     return fitting[0] if len(fitting) == 1 and usual not in fitting else usual
 
 
@@ -278,8 +274,16 @@ def _cells(line: str, mark: str) -> list[str]:
         return []
 
 
-def _columns(heading: Sequence[str], needed: Sequence[str]) -> dict[str, int] | str:
-    """Which columns hold path, label, name of the class and split, those that are there; or why that cannot be told."""
+def _fits(heading: Sequence[str], needed: Sequence[str]) -> bool:
+    """Whether a heading tells which columns hold these."""
+    try:
+        return bool(_columns("", heading, needed))
+    except DataError:
+        return False
+
+
+def _columns(file: object, heading: Sequence[str], needed: Sequence[str]) -> dict[str, int]:
+    """Which columns hold path, label, name of the class and split, those that are there; DataError if not told."""
     called = [re.sub(r"[\s_-]", "", name).lower() for name in heading]
     found: dict[str, int] = {}
     missing = []
@@ -289,7 +293,7 @@ def _columns(heading: Sequence[str], needed: Sequence[str]) -> dict[str, int] | 
         usable = own or [at for at, name in enumerate(called) if name in names]
         if len(usable) > 1:
             both = " and ".join(repr(heading[at]) for at in usable)
-            return f"columns {both} could all be the {kind}; call one of them {kind}"
+            raise DataError(f"{file}: columns {both} could all be the {kind}; call one of them {kind}")
         if usable:
             found[kind] = usable[0]
         else:
@@ -297,7 +301,7 @@ def _columns(heading: Sequence[str], needed: Sequence[str]) -> dict[str, int] | 
     if missing:
         shown = ", ".join(map(repr, heading)) or "none"
         hint = "; its first line has to name the columns: path,label" if any(map(is_image_name, heading)) else ""
-        return f"no column {' and no column '.join(missing)}; it has {shown}{hint}"
+        raise DataError(f"{file}: no column {' and no column '.join(missing)}; it has {shown}{hint}")
     if "label" in needed and "class" in called and called.index("class") != found["label"]:
         found["name"] = called.index("class")
     splits = [at for at, name in enumerate(called) if name in _SPLIT_COLUMNS and at not in found.values()]

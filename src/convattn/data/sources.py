@@ -8,7 +8,7 @@ from convattn.data.digits import open_digits
 from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path, is_unread_name, tell_unread
 from convattn.data.files import Files, LabelledFiles, PlainFiles, listing
 from convattn.data.flat import open_by_label_file, open_by_synset
-from convattn.data.folder import Content, class_folders, content_of, images_below, list_folder, open_class_folders
+from convattn.data.folder import Content, content_of, images_below, list_folder, open_class_folders
 from convattn.data.held_out import hold_out, share_of
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
 from convattn.data.names import Names
@@ -272,8 +272,8 @@ def _readable(members: Sequence[Member], where: object) -> list[Member]:
 def _training_classes(source: str | Path, image_size: Size) -> Sequence[str]:
     if str(source) != "digits":
         place = _split_of(source, "train")
-        if place.is_folder and place.labels is None and class_folders(place.path):
-            return class_folders(place.path)
+        if place.is_folder and place.labels is None and (folders := content_of(place.path).folders):
+            return folders
     return open_data(source, "train", image_size).classes
 
 
@@ -293,7 +293,7 @@ def _split_of(source: str | Path, split: str) -> Place:
             )
     if found is None:
         wanted = f"{split} or {_OTHERWISE[split]}" if split in _OTHERWISE else split
-        can_be_cut = find_split(place.path, "train") is not None or class_folders(place.path)
+        can_be_cut = find_split(place.path, "train") is not None or content_of(place.path).folders
         otherwise = "; or hold some of the images out: --data.validation 0.2" if can_be_cut else ""
         raise DataError(f"{place}: no folder {wanted}; {_LAYOUT}, found {list_folder(place.path)}{otherwise}")
     return found

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +156,14 @@ def _watch(model: nn.Module) -> list[str]:
     """A list that will begin with the name of the first module whose output is not finite."""
     found: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            tensors = output if isinstance(output, tuple | list) else [output]
-            if any(isinstance(tensor, Tensor) and not tensor.isfinite().all() for tensor in tensors):
-                found.append(f"{name} ({type(module).__name__})")
-
-        return hook
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        tensors = output if isinstance(output, tuple | list) else [output]
+        if any(isinstance(tensor, Tensor) and not tensor.isfinite().all() for tensor in tensors):
+            found.append(f"{name} ({type(module).__name__})")
 
     for name, module in model.named_modules():
         if name:
-            module.register_forward_hook(look(name))
+            module.register_forward_hook(partial(look, name))
     return found
 
 
