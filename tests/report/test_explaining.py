@@ -265,7 +265,7 @@ def test_the_page_is_whole_and_needs_nothing_else(pictures, tmp_path):
     name = '<b>&"x'
     one = subject(pictures[:1], label=name)
     sections = [explain(method, [one]) for method in ("grad_cam", "feature_map_variance")]
-    write_explanation(tmp_path / "page.html", sections, f"What {name} looks at", "a lead")
+    write_explanation(tmp_path / "page.html", sections, f"What {name} looks at")
     text = (tmp_path / "page.html").read_text()
     page = Page(text)
     images = page.all("img")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.data import ImageNetInfo, resolve_data_config
+from timm.data import ImageNetInfo
 from torch import nn
 
 from convattn.backbones.registry import official_weights
@@ -15,6 +15,7 @@ from convattn.classification.options import EvaluationOptions
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.data.class_names import class_names
 from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.transforms import input_config
 from convattn.model_files import is_place
 from convattn.page import Confusion
 from convattn.task import Table
@@ -37,7 +38,7 @@ class Examination(Ranking):
         super().__init__()
         self._model, self._options, self._data = model, options, data
         self._described = class_names(model) or data.classes
-        config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+        config = input_config(model)
         keys = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
         self._protocol = {key: config[key] for key in keys}
         self._real = _real_labels(options.real_labels, model, data) if options.real_labels else None

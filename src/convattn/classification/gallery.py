@@ -1,16 +1,14 @@
 """Samples for a report: which ones, and how they look with the heat map laid over them."""
 
-import io
 from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from timm.data import resolve_data_config
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from convattn.data.dataset import ImageDataset
-from convattn.data.transforms import transforms_for
+from convattn.data.images import as_png
+from convattn.data.transforms import input_config, picture_seen, transforms_for
 from convattn.explain.grad_cam import grad_cam
 from convattn.explain.overlay import overlay
 from convattn.extras import MissingExtra
@@ -68,23 +66,11 @@ def gallery(
     for row, index in enumerate(indices):
         shown = _picture(model, images[row])
         true, said = class_names[dataset.labels[index]], class_names[int(predicted[row])]
-        seen = (
-            (_png(shown), true),
-            (
-                _png(shown if heats is None else overlay(shown, heats[row])),
-                f"the same with the evidence for {said} in bright colours",
-            ),
-        )
-        items.append(
-            GalleryItem(
-                seen,
-                said,
-                float(confidence[row]),
-                truth="" if said == true else true,
-                is_right=said == true,
-                name=dataset.paths[index],
-            )
-        )
+        explained = shown if heats is None else overlay(shown, heats[row])
+        told = f"the same with the evidence for {said} in bright colours"
+        seen = ((as_png(shown), true), (as_png(explained), told))
+        truth = "" if said == true else true
+        items.append(GalleryItem(seen, said, float(confidence[row]), truth, not truth, dataset.paths[index]))
     mistakes = sum(not item.is_right for item in items)
     words = {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
     chosen = f"{words}, then images that are right, each the first of its class.{why_not}"
@@ -105,16 +91,8 @@ def _heats(
 
 
 def _picture(model: nn.Module, image: Tensor) -> Image.Image:
-    """What the model saw: the input without its normalisation, so that the heat map lies where it belongs."""
-    config = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
-    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
-    picture = to_pil_image((image * std + mean).clamp(0, 1))
+    """What the model saw, so that the heat map lies where it belongs."""
+    picture = picture_seen(image, input_config(model))
     scale = _SHOWN_SIZE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BICUBIC)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import ImageNetInfo, resolve_data_config
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from convattn.data.class_names import own_names
+from convattn.data.transforms import input_config
 from convattn.shown import brief
 
 __all__ = ["Student", "Teacher", "fit_teacher"]
@@ -31,7 +31,7 @@ class Student:
     @classmethod
     def of(cls, model: nn.Module, names: Sequence[str] | None) -> "Student":
         """As `model` describes its input."""
-        cfg = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)
+        cfg = input_config(model)
         height, width = cfg["input_size"][-2:]
         return cls(model.num_classes, names, cfg["mean"], cfg["std"], (height, width), cfg["interpolation"])  # type: ignore[arg-type]
 
@@ -137,7 +137,7 @@ def _names(model: nn.Module, student: Student) -> Sequence[str] | None:
 def _affine(
     model: nn.Module, student: Student, differs: list[tuple[str, str]]
 ) -> tuple[list[float], list[float]] | None:
-    cfg = _input(model)
+    cfg = input_config(model)
     channels = getattr(model, "in_chans", cfg["input_size"][0])
     if channels != 3:
         raise ValueError(f"the teacher takes images of {channels} channels, and these have 3; take another teacher")
@@ -153,7 +153,7 @@ def _affine(
 
 
 def _resize(model: nn.Module, student: Student, differs: list[tuple[str, str]]) -> tuple[int, int, str] | None:
-    cfg = _input(model)
+    cfg = input_config(model)
     height, width = cfg["input_size"][-2:]
     if (height, width) == tuple(student.image_size):
         if cfg["interpolation"] != student.interpolation:
@@ -164,10 +164,6 @@ def _resize(model: nn.Module, student: Student, differs: list[tuple[str, str]]) 
     own = " x ".join(map(str, student.image_size))
     differs.append((f"it expects images of {height} x {width}", f"these, of {own}, are resized"))
     return height, width, mode
-
-
-def _input(model: nn.Module) -> dict[str, Any]:
-    return resolve_data_config(pretrained_cfg=getattr(model, "pretrained_cfg", None) or {}, model=model)
 
 
 def _list(values: Sequence[float]) -> str:

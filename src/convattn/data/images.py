@@ -23,6 +23,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageError",
     "as_jpeg",
+    "as_png",
     "as_rgb",
     "decode_as_stored",
     "decode_image",
@@ -277,6 +278,13 @@ def as_jpeg(image: Image.Image, quality: int = 85) -> bytes:
     """A picture to be shown as a JPEG file, without what is transparent in it."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def as_png(image: Image.Image) -> bytes:
+    """A picture to be shown as a PNG file, without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -1,7 +1,7 @@
 """From a PIL image to a model's input, by timm's and torchvision's transforms."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,11 +12,11 @@ from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import AugmentOp, AugMixAugment, AutoAugment, RandAugment, posterize
 from torch import Tensor, nn
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomAffine
-from torchvision.transforms.functional import pil_modes_mapping
+from torchvision.transforms.functional import pil_modes_mapping, to_pil_image
 
 from convattn.data.augmentation import Augmentation
 
-__all__ = ["PictureAlone", "Transform", "training_transform", "transforms_for"]
+__all__ = ["PictureAlone", "Transform", "input_config", "picture_seen", "training_transform", "transforms_for"]
 
 _LONGEST = 16  # times the short side: what is longer is not resized whole
 _SUPPORT = 3  # pixels to either side that the widest filter reaches, Lanczos
@@ -26,7 +26,7 @@ Transform = Callable[[Image.Image], Tensor]  # PIL RGB -> (3, H, W) float, norma
 
 def training_transform(model: nn.Module, augmentation: Augmentation) -> Transform:
     """The random transform of training, ending in the size, mean and std that `model` expects."""
-    config = _input_config(model)
+    config = input_config(model)
     # Bicubic throughout, as the authors of these families train; timm's own default picks one at random.
     transform = create_transform(
         input_size=config["input_size"],
@@ -85,7 +85,7 @@ def transforms_for(model: nn.Module) -> Transform:
     Returns:
         A callable from a PIL image to a tensor (3, H, W).
     """
-    config = _input_config(model)
+    config = input_config(model)
     resize, crop, *rest = create_transform(**config, is_training=False).transforms
     if config["crop_mode"] in ("border", "squash"):
         return Compose([_Shortened(config), resize, crop, *rest])
@@ -146,5 +146,12 @@ class _Shortened:
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
 
 
-def _input_config(model: nn.Module) -> dict[str, Any]:
+def input_config(model: nn.Module) -> dict[str, Any]:
+    """What images the weights of a model expect, in timm's words: `input_size`, `mean`, `std`, `interpolation`, …"""
     return resolve_data_config(pretrained_cfg=getattr(model, "pretrained_cfg", None) or {}, model=model)
+
+
+def picture_seen(image: Tensor, config: Mapping[str, Any]) -> Image.Image:
+    """The picture that is in a model's input (3, H, W): without its normalisation, which the model's config states."""
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    return to_pil_image((image.cpu() * std + mean).clamp(0, 1))

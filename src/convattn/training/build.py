@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -18,6 +17,7 @@ from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 from convattn.data.some_images import usual_size
+from convattn.data.transforms import input_config
 from convattn.model_files import check_can_be_saved
 from convattn.rooms import room
 from convattn.task import Dataset, Meter, PairTransform
@@ -82,7 +82,7 @@ def build_model_and_data(config: RunConfig, processes: Processes) -> tuple[Train
     for name, source in map(name_and_source, config.data.evaluations):
         data, meter = task.further_evaluation(source, config, model, validation)
         evaluations.append(Evaluation(name, len(data), loader(data), meter))
-    height, width = resolve_data_config(pretrained_cfg=model.pretrained_cfg, model=model)["input_size"][-2:]
+    height, width = input_config(model)["input_size"][-2:]
     return TrainingData(train, validation, train_loader, loader(validation), (height, width), tuple(evaluations)), model
 
 

@@ -1,6 +1,7 @@
 """Sections of figures: receptive fields, spectra and variances."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from convattn.explain.feature_variance import draw_variances, feature_map_variance
 from convattn.explain.figures import map_picture
@@ -23,51 +24,32 @@ _PANEL = 160  # pixels of the side of a spectrum, at least
 
 def receptive_field_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImage) -> Section:
     """The maps side by side, and the table of their areas."""
-    layer = asked.layers[-1] if asked.layers else None
     fields = {}
     for subject in subjects:
-        seen = subject.squashed(PUBLISHED_SIZE if subject.size is None else subject.size)
+        seen, layer = subject.squashed(subject.size or PUBLISHED_SIZE), asked.last_layer
         fields[subject.label] = effective_receptive_field(subject.model, seen.each(), layer, on_image=on_image)
     about = (
         "How much each pixel counts for the middle of the last map: log10 of the positive gradients + 1, over its "
         "maximum."
     )
     strip = Strip("", (figure_panel(draw_receptive_fields(fields), ", ".join(fields)),))
-    return Section(
-        "effective_receptive_field",
-        f"Effective receptive field, {_fields(fields)}",
-        about,
-        (strip,),
-        (areas_table(fields),),
-    )
-
-
-def _fields(fields: Mapping[str, object]) -> str:
-    return "; ".join(dict.fromkeys(field.title() for field in fields.values()))  # type: ignore[attr-defined]
+    title = f"Effective receptive field, {'; '.join(dict.fromkeys(field.title() for field in fields.values()))}"
+    return Section("effective_receptive_field", title, about, (strip,), (areas_table(fields),))
 
 
 def relative_field_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImage) -> Section:
     """One line a model."""
     fields = {}
+    how: dict[str, Any] = dict(normalise=asked.normalise, layer=asked.last_layer, on_image=on_image)
     for subject in subjects:
-        fields[subject.label] = relative_receptive_field(
-            subject.model,
-            subject.images,
-            normalise=asked.normalise,
-            layer=asked.layers[-1] if asked.layers else None,
-            on_image=on_image,
-        )
+        fields[subject.label] = relative_receptive_field(subject.model, subject.images, **how)
     rows = [
         (label, block, f"{mean:.4f}", f"{deviation:.4f}")
         for label, field in fields.items()
         for block, mean, deviation in zip(field.blocks, field.means.tolist(), field.deviations.tolist(), strict=True)
     ]
-    table = Table(
-        "Relative receptive field by block",
-        ("model", "block", "mean over heads", "deviation"),
-        tuple(rows),
-        frozenset({2, 3}),
-    )
+    columns = ("model", "block", "mean over heads", "deviation")
+    table = Table("Relative receptive field by block", columns, tuple(rows), frozenset({2, 3}))
     about = (
         f"From how far attention takes what it takes ({asked.normalise}), block by block; bars: deviation over heads. "
         f"{budgets(subjects)}"

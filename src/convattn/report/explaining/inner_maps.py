@@ -23,7 +23,7 @@ def response_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImag
     """The picture, the ensemble and each group of tokens."""
     strips = []
     for subject in subjects:
-        found = response_maps(subject.model, subject.images, asked.layers[-1] if asked.layers else None)
+        found = response_maps(subject.model, subject.images, asked.last_layer)
         for index, name in enumerate(subject.names):
             shown = [Panel(overlay(subject.seen(index), maps[index]), title) for title, maps in found.maps.items()]
             strips.append(Strip(f"{name}: {subject.label}, {found.block}", (Panel(subject.seen(index), name), *shown)))
@@ -57,21 +57,17 @@ def modulation_section(subjects: Sequence[Subject], asked: Asked, on_image: OnIm
 def contexts_section(subjects: Sequence[Subject], asked: Asked, on_image: OnImage) -> Section:
     """Static and dynamic context, the weights of one position, and the share of the dynamic context along depth."""
     strips, shares = [], {}
-    layer = asked.layers[-1] if asked.layers else None
     for subject in subjects:
-        found = contexts(subject.model, subject.images, layer)
+        found = contexts(subject.model, subject.images, asked.last_layer)
         maps = {"static context": found.static, "dynamic context": found.dynamic, "output": found.output}
         for index, name in enumerate(subject.names):
-            shown = [
-                Panel(_enlarged(one[index].abs().float().mean(0)), title)
-                for title, one in maps.items()
-                if one is not None
-            ]
+            there = ((title, one[index].abs().float().mean(0)) for title, one in maps.items() if one is not None)
+            shown = [Panel(_enlarged(mean), title) for title, mean in there]
             strips.append(Strip(f"{name}: {subject.label}, {found.block}", (Panel(subject.seen(index), name), *shown)))
             on_image(1)
         if found.dynamic is not None:
             row, column = _place(subject, asked, found.static)
-            block, weights = local_weights(subject.model, subject.images[:1], (row, column), layer)
+            block, weights = local_weights(subject.model, subject.images[:1], (row, column), asked.last_layer)
             caption = f"{block} at row {row}, column {column} of {subject.names[0]}: 3 x 3 weights of each kernel"
             strips.append(
                 Strip(f"Local weights of {subject.label}", (figure_panel(draw_local_weights(weights[0]), caption),))

@@ -12,21 +12,11 @@ from convattn.report.templates import render_page
 __all__ = ["write_explanation"]
 
 
-def write_explanation(path: str | Path, sections: Sequence[Section], title: str, lead: str = "") -> None:
-    """Write the page in one step.
-
-    Args:
-        path: where it goes.
-        sections: what each method shows.
-        title, lead: at the top: which models, and what they were shown.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+def write_explanation(path: str | Path, sections: Sequence[Section], title: str) -> None:
+    """Write the page in one step."""
     page = render_page(
         "explanation.html",
         title=title,
-        lead=lead,
         sections=sections,
         environment=describe_environment(),
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),

@@ -1,6 +1,5 @@
 """What a page of explanations says: plain data and pictures."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from convattn.data.images import as_jpeg, as_png
 from convattn.explain.figures import as_picture
 from convattn.task import Table
 
@@ -26,12 +26,7 @@ class Panel:
 
     def encoded(self) -> bytes:
         """PNG of a figure, JPEG of a picture."""
-        buffer = io.BytesIO()
-        if self.is_figure:
-            self.picture.save(buffer, "PNG", optimize=True)
-        else:
-            self.picture.convert("RGB").save(buffer, "JPEG", quality=88)
-        return buffer.getvalue()
+        return as_png(self.picture) if self.is_figure else as_jpeg(self.picture, quality=88)
 
 
 @dataclass(frozen=True)
@@ -58,9 +53,7 @@ class Section:
             "method": self.method,
             "title": self.title,
             "about": self.about,
-            "pictures": [
-                {"of": strip.title, "show": [panel.caption for panel in strip.panels]} for strip in self.strips
-            ],
+            "pictures": [{"of": one.title, "show": [panel.caption for panel in one.panels]} for one in self.strips],
             "tables": [{"title": one.title, "columns": one.columns, "rows": one.rows} for one in self.tables],
         }
 
@@ -77,6 +70,11 @@ class Asked:
     masks: Path | None = None  # of objects, for the sfd score
     mask_classes: Sequence[str] = ()  # of these alone
     salient: float = 0.5
+
+    @property
+    def last_layer(self) -> str | int | None:
+        """For a method that looks at one."""
+        return self.layers[-1] if self.layers else None
 
 
 def figure_panel(figure: Any, caption: str = "") -> Panel:

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from timm.data import resolve_data_config
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from convattn.data.class_names import distinct_names
 from convattn.data.images import read_image
-from convattn.data.transforms import transforms_for
+from convattn.data.transforms import picture_seen, transforms_for
 from convattn.explain.targets import find_object
 from convattn.nearest import nearest
 from convattn.sizes import Size, image_shape
@@ -82,8 +81,7 @@ class Subject:
 
     def seen(self, index: int) -> Image.Image:
         """A picture as the model saw it, RGB, enlarged where it is small."""
-        mean, std = (torch.tensor(self._config[key])[:, None, None] for key in ("mean", "std"))
-        picture = to_pil_image((self.images[index].cpu() * std + mean).clamp(0, 1)).convert("RGB")
+        picture = picture_seen(self.images[index], self._config).convert("RGB")
         times = max(1, -(-_SHOWN // max(picture.size)))
         return picture.resize((picture.width * times, picture.height * times), Image.Resampling.BICUBIC)
 
