@@ -41,7 +41,7 @@ def growth_table(growths: Sequence[Growth]) -> Table:
         peaks = ["-" if peak is None else f"{peak / 2**20:.0f}" for peak in growth.peak_bytes]
         name = f"{growth.model}, {growth.runtime}, {growth.precision}"
         times = ", ".join(f"{milliseconds:.1f}" for milliseconds in growth.median_ms)
-        exponents = (_exponent(growth.time), memory, f"{growth.macs.value:.2f}")
+        exponents = (_exponent(growth.time), memory, f"{growth.macs.value:z.2f}")
         rows.append((name, f"{growth.over}: {at}{unit}", times, ", ".join(peaks), *exponents))
     columns = ("model", "over", "median ms", "peak MiB", "time ~", "memory ~", "multiply-adds ~")
     note = (
@@ -90,7 +90,7 @@ def profile_tables(name: str, profile: Profile) -> list[Table]:
 
 
 def _exponent(exponent: Exponent) -> str:
-    return f"{exponent.value:.2f} ± {exponent.standard_error:.2f}"
+    return f"{exponent.value:z.2f} ± {exponent.standard_error:.2f}"
 
 
 def _data(table: BenchmarkTable) -> Mapping[str, Any]:
