@@ -283,7 +283,7 @@ def test_the_task_takes_its_fields(built):
     task = task_of(config, data, model)
     mixing = task.mixing
     assert (mixing.mixup_alpha, mixing.cutmix_alpha, mixing.mix_prob, mixing.switch_prob) == (0.2, 1.0, 0.7, 0.4)
-    assert (task.mix_epochs, task.label_smoothing) == (3, 0.1)
+    assert (task.options.mix_epochs, task.options.label_smoothing) == (3, 0.1)
 
 
 def test_optimizer_fields_reach_the_optimizer(built):
