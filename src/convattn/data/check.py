@@ -181,13 +181,7 @@ class Examined:
 def examined(
     splits: Mapping[str, Dataset], look: Callable[[Any, int], Seen], on_images: Callable[[int], None] | None = None
 ) -> Examined:
-    """Look at every image once, on all processors.
-
-    Args:
-        splits: the images.
-        look: at one of a data set; it raises nothing.
-        on_images: called with a number of images that are done.
-    """
+    """Look at every image once, on all processors; `look` raises nothing. `on_images` is told how many are done."""
     all_seen: dict[str, list[Seen]] = {}
     odd: list[tuple[Found, str]] = []
     by_content: dict[bytes, list[tuple[Found, Hashable]]] = defaultdict(list)

@@ -26,11 +26,7 @@ class ReadableFiles(Protocol):
 
 
 def share_of(validation: str | Path | None) -> float | None:
-    """The share of the images that is held out, where that is said instead of a place; None otherwise.
-
-    Raises:
-        DataError: if it is not between 0 and 1.
-    """
+    """The share of the images that is held out, where that and no place is said; DataError unless between 0 and 1."""
     try:
         share = float(str(validation))
     except ValueError:

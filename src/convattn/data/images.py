@@ -153,11 +153,7 @@ def decode_as_stored(content: bytes, name: str) -> Image.Image:
 
 
 def size_of(content: bytes, name: str) -> tuple[int, int]:
-    """Width and height of the upright image in the content of a file, by its header alone where that tells them.
-
-    Raises:
-        ImageError: as `read_image`.
-    """
+    """Width and height of the upright image in a file, by its header alone where that tells; errors of `read_image`."""
     return _guarded(_size, content, name)
 
 

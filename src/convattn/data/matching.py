@@ -27,11 +27,7 @@ class ImagePaths:
         self._exact = {path: at for at, path in enumerate(self._inside)}
 
     def find(self, stated: str) -> tuple[int, bool] | None:
-        """The number of the image that a path means, and whether it lies just there; None if there is none.
-
-        Raises:
-            DataError: if it could mean several, naming two.
-        """
+        """Which image a path means, and whether it lies just there; None for none, DataError if it could be several."""
         path = stated if stated in self._exact else _plain(stated.replace("\\", "/"))
         seen = [path.removeprefix(prefix) for prefix in self._prefixes if path.startswith(prefix)]
         there = {self._exact[name] for name in seen if name in self._exact}

@@ -29,12 +29,7 @@ _LOOSE = ""  # the class of what lies in no class folder
 
 
 class TarFiles:
-    """Members of archives. Each read opens its archive anew, so worker processes share nothing that could get mixed up.
-
-    Args:
-        tars: the archives.
-        members: which of their files.
-    """
+    """Members of archives, opened anew for each read, so worker processes share nothing that could get mixed up."""
 
     def __init__(self, tars: Sequence[Path], members: Iterable[Member]):
         members = list(members)

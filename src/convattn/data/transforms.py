@@ -103,12 +103,7 @@ class PictureAlone:
 
 
 class _Middle:
-    """Resizes an image and crops its middle; of a very long one, whose other pixels could fill the memory, only that.
-
-    Args:
-        resize: timm's.
-        crop: timm's.
-    """
+    """timm's resizing and cropping; of a very long image, whose other pixels could fill the memory, only the middle."""
 
     def __init__(self, resize: Any, crop: CenterCrop):
         self.resize, self.crop = resize, crop
