@@ -1,6 +1,6 @@
 import pytest
 
-from convattn.shown import shown
+from convattn.shown import brief, reason, shown
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,23 @@ def test_what_would_not_be_seen_is_escaped(name, seen):
     assert shown(name) == seen
     assert len(shown(name).splitlines()) == 1
     shown(name).encode()
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "said"),
+    [
+        ((), {}, ""),
+        ("ab", {}, "a, b"),
+        ("abcdef", {}, "a, b, c, d, e and 1 more"),
+        (range(2000), {"most": 2}, "0, 1 and 1,998 more"),
+        ("abc", {"most": 2, "between": "; "}, "a; b; and 1 more"),
+    ],
+)
+def test_of_many_names_the_first_are_said(names, options, said):
+    assert brief(iter(names), **options) == said
+
+
+def test_an_error_of_somebodys_takes_one_line():
+    assert reason(ValueError("two\n  lines")) == "two lines"
+    assert reason(ValueError("two\n  lines"), 3) == "two"
+    assert reason(KeyError()) == "KeyError"
