@@ -214,13 +214,7 @@ def _figures(run: RunFolder, unreadable: int, skipped: int) -> list[Figure]:
     if speeds:
         figures.append(Figure("Images/s", short_count(round(speeds[-1])), "in training, last epoch"))
     if run.seconds:
-        figures.append(
-            Figure(
-                "Time",
-                duration(run.seconds),
-                f"{duration(run.seconds / run.done)} an {run.unit[:-1]}",
-            )
-        )
+        figures.append(Figure("Time", duration(run.seconds), f"{duration(run.seconds / run.done)} an {run.unit[:-1]}"))
     for count, what in ((skipped, "Skipped updates"), (unreadable, "Unreadable images")):
         if count:
             figures.append(Figure(what, f"{count:,}", "listed below", is_warning=True))
