@@ -44,10 +44,11 @@ def built(pictures, tmp_path):
     return build
 
 
-def task_of(config, data, model, note=None):
-    """The task of a run; without a `note` nothing may differ that it would tell."""
+def task_of(config, data, model):
+    """The task of a run."""
     room = convattn.rooms.room("classification")
-    return room.build(config, model, data.train, data.validation, torch.device("cpu"), note)
+    notes = []
+    return room.build(config, model, data.train, data.validation, torch.device("cpu"), notes.append)
 
 
 def optimizer_of(built, **fields):
@@ -222,9 +223,7 @@ def test_a_teacher_of_another_order_is_matched_in_a_run_that_says_so(built, pict
     teacher.pretrained_cfg = {**teacher.pretrained_cfg, "label_names": ("dark", "bright"), "input_size": (3, 16, 16)}
     path = tmp_path / "teacher.safetensors"
     save_model(teacher, path)
-    config, data, model = built(task=dict(distillation=DistillationConfig(teacher=str(path))))
-    with pytest.raises(ConfigError, match=r"^teacher .*teacher.safetensors: its classes stand in another order than"):
-        task_of(config, data, model)
+    config, _, _ = built(task=dict(distillation=DistillationConfig(teacher=str(path))))
     run = Run(config, tmp_path / "run", Processes(config.loop))
     (note,) = run.notes
     assert note.startswith(f"teacher {path}: its classes stand in another order")
