@@ -7,9 +7,10 @@ from torch import nn
 import convattn
 from convattn.detection.create import create_detector
 from convattn.detection.detector import DenseDetector
-from convattn.weights.detectors import NO_WEIGHTS, from_mmdetection_1, is_mmdetection_1
+from convattn.weights.detectors import NO_WEIGHTS
+from convattn.weights.errors import CheckpointError, WeightsNote
 from detection_golden import load_golden
-from tiny_detectors import DENSE, SIZE, WITH, Trunk, detector, images
+from tiny_detectors import DENSE, NAMES, SIZE, WITH, Trunk, detector, images
 
 SMT = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "atss")
 
@@ -201,10 +202,9 @@ def test_whole_files_of_mmdetection_and_detectron2_are_read_and_written():
 
 
 def test_files_of_mmdetection_1_are_brought_to_the_names_of_later_ones():
-    model = detector("mask_rcnn")
-    ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
+    model, other = detector("mask_rcnn"), detector("mask_rcnn")
     old = {}
-    for name, tensor in ours.items():
+    for name, tensor in model.state_dict().items():
         if ".fc_cls." in name:
             tensor = torch.roll(tensor, 1, 0)  # background in front
         elif ".fc_reg." in name:
@@ -212,8 +212,36 @@ def test_files_of_mmdetection_1_are_brought_to_the_names_of_later_ones():
         elif ".conv_logits." in name:
             tensor = torch.cat([torch.ones_like(tensor[:1]), tensor])
         old[name.removeprefix("roi_head.")] = tensor
-    assert is_mmdetection_1(old) and not is_mmdetection_1(ours)
-    assert not is_mmdetection_1(detector("retinanet").state_dict())
-    brought = from_mmdetection_1(old)
-    assert brought.keys() == ours.keys()
-    assert all(torch.equal(brought[name], tensor) for name, tensor in ours.items())
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.warns(WeightsNote, match="of mmdetection 1, whose background is the first class: moved behind"):
+        convattn.load_official(other, {"state_dict": old})
+    state = other.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    dense = detector("retinanet")
+    convattn.load_official(dense, dense.state_dict())  # whose heads are called so in every version: no note
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in NAMES), ("cascade_mask_rcnn", dict(style="detectron2"))]
+)
+def test_a_file_of_other_classes_is_told(name, options):
+    model, file = detector(name, 3, **options), detector(name, 5, **options).state_dict()
+    with pytest.raises(CheckpointError, match="the file has 5 classes; build the model with num_classes=5"):
+        convattn.load_official(model, file)
+    one = detector(name, 1, **options)
+    with pytest.raises(CheckpointError, match="the file has 3 classes; build the model with num_classes=3"):
+        convattn.load_official(one, model.state_dict())
+    if name == "atss":
+        return
+    with pytest.raises(CheckpointError, match=r"head_rows is one output a class, and .* has (4|27); leave it out"):
+        convattn.load_official(model, file, head_rows=[0, 2, 4])
+
+
+@pytest.mark.parametrize(("own", "theirs"), [("mmdet", "detectron2"), ("detectron2", "mmdet")])
+def test_a_file_of_the_other_style_is_told(own, theirs):
+    small = dict(width=32, hidden=16, stem="conv", dims=(8,) * 4)
+    model, other = (create_detector("cotnet_nano", "faster_rcnn", 2, style=style, **small) for style in (own, theirs))
+    told = f"but of one with style='{theirs}', and this one has style='{own}'; build it with style='{theirs}'$"
+    with pytest.raises(CheckpointError, match=told):
+        convattn.load_official(model, convattn.to_official(other))

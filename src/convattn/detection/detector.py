@@ -15,7 +15,7 @@ from convattn.detection.region_proposals import RegionProposals
 from convattn.detection.region_stage import RegionStages
 from convattn.detection.targets import truths_of
 from convattn.detection.truth import Truth
-from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES, NO_WEIGHTS
+from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES, MMDETECTION_1, NO_WEIGHTS
 from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
 
 __all__ = ["DenseDetector", "Detector", "Finder", "RegionDetector", "Sizes", "Targets"]
@@ -279,18 +279,21 @@ class RegionDetector(Detector):
     @property
     def official_names(self) -> NameMap:
         """The names of mmdetection, which are ours, or of detectron2; and the backbone's authors'."""
-        if self.mmdet:
-            parts = [Part(name, name, SAME_NAMES) for name in ("neck", "rpn_head", "roi_head")]
-            return JoinedNames([self.backbone_names(), *parts], no_weights=NO_WEIGHTS)
-        return JoinedNames(
-            [
-                self.backbone_names("backbone.bottom_up"),
-                Part("neck", "backbone", DETECTRON2_NECK_NAMES),
-                Part("rpn_head", "proposal_generator.rpn_head", DETECTRON2_REGION_NAMES),
-                Part("roi_head", "roi_heads", DETECTRON2_REGION_NAMES),
-            ],
-            no_weights=NO_WEIGHTS,
-        )
+        return next(iter(self.official_forms.values()))
+
+    @property
+    def official_forms(self) -> Mapping[str, NameMap]:
+        """The names of either style, by the option that builds it; its own first."""
+        same = [Part(name, name, SAME_NAMES) for name in ("neck", "rpn_head", "roi_head")]
+        theirs = [
+            Part("neck", "backbone", DETECTRON2_NECK_NAMES),
+            Part("rpn_head", "proposal_generator.rpn_head", DETECTRON2_REGION_NAMES),
+            Part("roi_head", "roi_heads", DETECTRON2_REGION_NAMES),
+        ]
+        mmdet = JoinedNames([self.backbone_names(), *same], no_weights=NO_WEIGHTS, older=MMDETECTION_1)
+        detectron2 = JoinedNames([self.backbone_names("backbone.bottom_up"), *theirs], no_weights=NO_WEIGHTS)
+        forms = [("style='mmdet'", mmdet), ("style='detectron2'", detectron2)]
+        return dict(forms if self.mmdet else forms[::-1])
 
     @property
     def finder(self) -> RegionStages:

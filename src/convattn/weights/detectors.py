@@ -1,6 +1,6 @@
 """Names of detectors' heads in the files of mmdetection and detectron2.
 
-Ours are those of mmdetection 2 and 3. Files of mmdetection 1 are brought to them by `from_mmdetection_1`.
+Ours are those of mmdetection 2 and 3. Files of mmdetection 1 are brought to them by `MMDETECTION_1`.
 """
 
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from convattn.weights.rename import NameMap
+from convattn.weights.rename import NameMap, Older
 
-__all__ = ["DETECTRON2_NECK_NAMES", "DETECTRON2_REGION_NAMES", "NO_WEIGHTS", "from_mmdetection_1", "is_mmdetection_1"]
+__all__ = ["DETECTRON2_NECK_NAMES", "DETECTRON2_REGION_NAMES", "MMDETECTION_1", "NO_WEIGHTS"]
 
 _LEVELS = range(4)  # of strides 4 to 32, which detectron2 numbers 2 to 5
 
@@ -61,13 +61,13 @@ NO_WEIGHTS = (
 )
 
 
-def is_mmdetection_1(state: Mapping[str, Tensor]) -> bool:
+def _is_mmdetection_1(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is that of a detector in two stages from a version of mmdetection below 2."""
     two_stages = any(name.startswith("rpn_head.") for name in state)
     return two_stages and any(name.startswith("bbox_head.") for name in state)
 
 
-def from_mmdetection_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_mmdetection_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict of a detector in two stages as later versions have it.
 
     Heads of regions stand behind `roi_head.`; background is the last class instead of the first; boxes and masks have
@@ -86,3 +86,11 @@ def from_mmdetection_1(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         is_region = name.startswith(("bbox_head.", "mask_head."))
         found[f"roi_head.{name}" if is_region else name] = tensor
     return found
+
+
+MMDETECTION_1 = Older(
+    "mmdetection 1",
+    "whose background is the first class: moved behind the others",
+    _is_mmdetection_1,
+    _from_mmdetection_1,
+)

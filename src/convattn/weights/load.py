@@ -29,6 +29,7 @@ from convattn.weights.official import (
     Conversion,
     convert_official,
     describe,
+    forms_of,
     is_behind,
     name_map,
     shapes_by_name,
@@ -146,7 +147,9 @@ def _convert(
         raise CheckpointError(f"{source}: the model is on the meta device, which holds no weights; build it on another")
     part = find_weights(content, shapes_by_name(model), source)
     head, place = _head_beside(part, model, classifiers) if head_rows != FRESH else ({}, "")
-    state, notes = to_our_names(part.state, model) | head, part.notes
+    state, notes, older = to_our_names(part.state, model) | head, part.notes, name_map(model).older
+    if older and older.wrote(part.state):
+        notes.append(f"of {older.name}, {older.differs}")
     notes += [f"head taken from {place}, beside it"] if head else []
     copies = stand_twice(state, model)
     if copies:
@@ -165,6 +168,7 @@ def _convert(
             raise CheckpointError(
                 f"head_rows has {len(rows):,} rows for {model.num_classes:,} classes; give one a class"
             )
+        _check_one_a_class(model, classifiers)
     elif outputs == IMAGENET_22K != getattr(model, "num_classes", 0):
         classes = classes or _cfg(model).get("label_names") or ()
         rows = imagenet_22k_rows(classes) if are_imagenet(classes) else None
@@ -195,17 +199,25 @@ def _convert(
     return conversion, notes
 
 
-def _other_form(conversion: Conversion, model: nn.Module) -> str:
-    """Which form of the model a file is of, where the authors' names differ by form; empty if of its own or none.
+def _check_one_a_class(model: nn.Module, classifiers: Sequence[str]) -> None:
+    """Refuse rows for a model whose outputs are not its classes: there is background, or each anchor has its own."""
+    own, classes = model.state_dict(), getattr(model, "num_classes", 0)
+    outputs = next((len(own[f"{name}.weight"]) for name in classifiers if f"{name}.weight" in own), classes)
+    if outputs != classes:
+        raise CheckpointError(
+            f"head_rows is one output a class, and {describe(model)} has {outputs:,}; leave it out: with strict=False "
+            "all but the layers of classes is loaded"
+        )
 
-    A model with such forms has `official_forms`, what builds each -> its names, its own first.
-    """
-    own, *others = (getattr(model, "official_forms", None) or {}).items() or [None]
-    target = model.state_dict()
-    for option, names in others:
+
+def _other_form(conversion: Conversion, model: nn.Module) -> str:
+    """Which form of the model a file is of, where the authors' names differ by form; empty if of its own or none."""
+    forms = [*forms_of(model).items()]
+    target = model.state_dict() if forms else {}
+    for option, names in forms[1:]:
         known = sum(names.to_ours(name) in target for name in conversion.unexpected)
         if 2 * known > len(conversion.unexpected):
-            return f", but of one with {option}, and this one has {own[0]}; build it with {option}"
+            return f", but of one with {option}, and this one has {forms[0][0]}; build it with {option}"
     return ""
 
 
@@ -354,12 +366,23 @@ def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:
 
 def _other_classes(conversion: Conversion, model: nn.Module) -> list[str]:
     """One phrase if a file differs from a model in the number of classes alone."""
-    others = {name: tensor for name, tensor in conversion.mismatched.items() if _is_of(name, _classifiers(model))}
-    rest = len(conversion.mismatched) - len(others) + len(conversion.missing) + len(conversion.unexpected)
-    weight = next((tensor for name, tensor in others.items() if name.endswith(".weight")), None)
-    if rest or weight is None:
+    own, classes = model.state_dict(), getattr(model, "num_classes", 0)
+    wrong = dict(conversion.mismatched)
+    telling = {name: wrong.pop(name) for name in conversion.mismatched if _is_of(name, _classifiers(model))}
+    weight = next((name for name in telling if name.endswith(".weight")), None)
+    if weight is None or not classes or conversion.missing or conversion.unexpected:
         return []
-    return [f"the file has {len(weight):,} classes; build the model with num_classes={len(weight)}"]
+    theirs = _classes_of(len(telling[weight]), len(own[weight]), classes)
+    for name, tensor in wrong.items():  # of boxes and masks, so many a class
+        shape = own[name].shape
+        if not shape or [*tensor.shape] != [shape[0] * theirs / classes, *shape[1:]]:
+            return []
+    return [f"the file has {theirs:,} classes; build the model with num_classes={theirs}"]
+
+
+def _classes_of(outputs: int, own: int, classes: int) -> int:
+    """How many classes so many outputs tell where a model has its `own` for its classes: background too, or several."""
+    return outputs - 1 if own == classes + 1 else outputs // (own // classes)
 
 
 def _say(source: str, notes: list[str]) -> None:

@@ -88,6 +88,8 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
 def to_our_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict under our names, whatever fits; names without counterpart, or for what is there twice, are kept."""
     names = name_map(model)
+    if names.older and names.older.wrote(state):
+        state = names.older.renew(state)
     ours = model.state_dict().keys()
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -132,16 +134,23 @@ def convert_official(state: Mapping[str, Tensor], model: nn.Module) -> Conversio
 
 
 def shapes_by_name(model: nn.Module) -> dict[str, Size]:
-    """The shapes of the entries of `model`, under each of the names that a file may have for them."""
-    names = name_map(model)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name, shape in list(shapes.items()):
-        theirs = names.to_theirs(name)
-        if theirs is not None:
-            spellings = [theirs, *(theirs.replace(ours, alias) for alias, ours in names.aliases.items())]
-            for spelling in (*spellings, names.second_of(theirs) or theirs):
-                shapes.setdefault(spelling, shape)
+    """The shapes of the entries of `model`, under each of the names that a file may have for them, of any form."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shapes = dict(own)
+    for names in forms_of(model).values() or [name_map(model)]:
+        for name, shape in own.items():
+            theirs = names.to_theirs(name)
+            if theirs is not None:
+                spellings = [theirs, *(theirs.replace(ours, alias) for alias, ours in names.aliases.items())]
+                for spelling in (*spellings, names.second_of(theirs) or theirs):
+                    shapes.setdefault(spelling, shape)
     return shapes
+
+
+def forms_of(model: nn.Module) -> Mapping[str, NameMap]:
+    """Of a model whose authors' names differ by form: the option that builds each -> its names, its own first."""
+    forms: Mapping[str, NameMap] | None = getattr(model, "official_forms", None)
+    return forms or {}
 
 
 def name_map(model: nn.Module) -> NameMap:

@@ -1,14 +1,23 @@
 """Translating the names in a state dict by a table, in both directions."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-__all__ = ["SAME_NAMES", "JoinedNames", "NameMap", "Part"]
+__all__ = ["SAME_NAMES", "JoinedNames", "NameMap", "Older", "Part"]
 
 _SLOT = re.compile(r"\{(\w+)(\+1)?\}")
+
+
+class Older(NamedTuple):
+    """What files of an older version of the authors' code hold otherwise."""
+
+    name: str  # of the version
+    differs: str  # how, in a few words
+    wrote: Callable[[Mapping[str, Any]], bool]  # a state dict
+    renew: Callable[[Mapping[str, Any]], dict[str, Any]]  # into one of the present version
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class NameMap:
         unused: entries of the authors' files that their code never reads -> what stands there in a file written by us.
         no_weights: how entries begin that are no weights and in some files only; none is written by us.
         copies: how entries begin that stand in the authors' files a second time -> how they begin the first time.
+        older: a version whose files differ by more than names.
     """
 
     modules: Mapping[str, str]
@@ -32,6 +42,7 @@ class NameMap:
     unused: Mapping[str, Any] = field(default_factory=dict)
     no_weights: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    older: Older | None = None
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no row knows it."""
@@ -79,13 +90,17 @@ class JoinedNames(NameMap):
 
     Args:
         parts: prefixes and maps.
-        aliases, no_weights: as in `NameMap`, of whole names; the aliases of the parts count too.
+        aliases, no_weights, older: as in `NameMap`, of whole names; the aliases of the parts count too.
     """
 
     parts: tuple[Part, ...]
 
     def __init__(
-        self, parts: Iterable[Part], aliases: Mapping[str, str] | None = None, no_weights: tuple[str, ...] = ()
+        self,
+        parts: Iterable[Part],
+        aliases: Mapping[str, str] | None = None,
+        no_weights: tuple[str, ...] = (),
+        older: Older | None = None,
     ):
         parts = tuple(parts)
         spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
@@ -93,7 +108,7 @@ class JoinedNames(NameMap):
         copies = {
             _front(part) + second: _front(part) + first for part in parts for second, first in part.names.copies.items()
         }
-        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights, copies)
+        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights, copies, older)
         object.__setattr__(self, "parts", parts)
 
     def to_ours(self, name: str) -> str | None:
