@@ -16,7 +16,7 @@ FAMILIES = {
     "groupmixformer_nano": dict(stem_stride=4),
     "nextvit_nano_extra_norm": dict(stem_stride=4),
     "cotnet_nano": dict(stem="conv"),
-    "resnet18_das": dict(channels=(16, 32, 64, 128)),
+    "resnet18_das": dict(dims=(16, 32, 64, 128)),
 }
 HEADS = ("upernet", "semantic_fpn")
 QUICK = ("smt_nano", "semantic_fpn")
