@@ -91,6 +91,7 @@ class Pairs:
     got: list[Tensor]  # of each output those rows that have a partner
     want: list[Tensor]  # the partners, in the same order
     share: float  # of all that was found, 0 to 1: what has a partner
+    scales: list[float | None]  # of each output what differences are compared with: 1 of probabilities; None: the peak
 
 
 class Target(Protocol):

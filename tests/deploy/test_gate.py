@@ -14,6 +14,7 @@ from convattn.deploy.gate import TOLERANCES, Tolerance, Trial, compare, compare_
 from convattn.deploy.inputs import MOST_PHOTOGRAPHS, read_calibration, read_photographs
 from convattn.deploy.runtimes import torch_export
 from convattn.deploy.runtimes.runtime import as_list, output_names
+from convattn.task import Pairs
 from tiny_exports import SIZE, tiny_net
 from toys import build_toy
 
@@ -101,6 +102,14 @@ def test_outputs_are_compared_by_their_own_scale():
     (found,) = compare_outputs([want + 0.01 * want.max()], want)
     assert found.relative_error == pytest.approx(0.01, rel=1e-5)
     assert not found.meets(TOLERANCES["fp32"])
+
+
+def test_what_a_task_says_the_scale_of_is_compared_by_that():
+    model, trial = nn.Flatten(), Trial("random", (torch.rand(1, 3, 1, 1),))
+    for got, want, error in ((0.06, 0.064, 0.004), (0.6, 0.64, 0.04)):
+        pairs = Pairs([torch.tensor([[got]])], [torch.tensor([[want]])], 1.0, [1.0])
+        (found,) = compare(model, lambda images: [model(images)], [trial], paired=lambda *both, pairs=pairs: pairs)
+        assert found.check.relative_error == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,7 @@ EMPTY = (0, 0, 0, 0, 0.0, NOTHING)
 def test_findings_are_paired_by_class_and_overlap():
     pairs = exported.paired(tables(A, B, EMPTY), tables(B, A, EMPTY))
     assert pairs.share == 1.0 and pairs.got[0].equal(pairs.want[0]) and pairs.got[0].shape == (1, 2, 4)
+    assert pairs.scales == [None, 1.0, None]  # boxes, scores, labels
     other = (*A[:5], 0)  # of another class
     assert exported.paired(tables(A, B), tables(other, B)).share == pytest.approx(1.0 / 2.8)
     apart = (6, 0, 16, 10, 0.9, 1)  # IoU 0.25

@@ -61,7 +61,7 @@ class OutputCheck:
     """One output of the file beside the eager model's."""
 
     name: str  # see `output_names`
-    relative_error: float  # max|exported - eager| / max|eager|; of whole numbers the share of those that differ
+    relative_error: float  # over max|eager| or a task's scale; of whole numbers the share of those that differ
     cosine: float  # the least over the images
 
     def meets(self, tolerance: Tolerance) -> bool:
@@ -211,8 +211,8 @@ def _compared(
     pairs = None if paired is None else paired(got, listed)
     if pairs is None:
         return _Compared(checks, shares)
-    checks = [_check(*three) for three in zip(output_names(want, several), pairs.got, pairs.want, strict=True)]
-    return _Compared(checks, shares, pairs.share)
+    rows = zip(output_names(want, several), pairs.got, pairs.want, pairs.scales, strict=True)
+    return _Compared([_check(*four) for four in rows], shares, pairs.share)
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Any:
@@ -220,21 +220,23 @@ def _outputs(model: nn.Module, images: Tensor) -> Any:
         return model(images)
 
 
-def _check(name: str, got: Tensor, want: Tensor) -> OutputCheck:
+def _check(name: str, got: Tensor, want: Tensor, scale: float | None = None) -> OutputCheck:
     if got.shape != want.shape:
         return OutputCheck(name, float("inf"), -1.0)
     if not want.is_floating_point():  # classes: one beside the right one is as wrong as any other
         differ = (got.double() != want.double()).double().mean().item() if got.numel() else 0.0
         return OutputCheck(name, differ, 1.0 - differ)
     got, want = got.double(), want.double()
-    return OutputCheck(name, relative_error(got, want), _cosine(got, want))
+    return OutputCheck(name, relative_error(got, want, scale), _cosine(got, want))
 
 
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """max|got - want| / max|want| of two tensors of one shape in float64; infinite where a NaN is."""
+def relative_error(got: Tensor, want: Tensor, scale: float | None = None) -> float:
+    """max|got - want| / max|want|, or / `scale`, of two tensors of one shape in float64; infinite where a NaN is."""
     difference = torch.where(got == want, 0.0, (got - want).abs())  # an infinity that both have agrees
-    scale = torch.where(want.isfinite(), want.abs(), 0.0)
-    error = (difference.max() / scale.max().clamp_min(1e-30)).item() if got.numel() else 0.0
+    if not got.numel():
+        return 0.0
+    peak = torch.where(want.isfinite(), want.abs(), 0.0).max().clamp_min(1e-30).item() if scale is None else scale
+    error = difference.max().item() / peak
     return error if error == error else float("inf")  # NaN never agrees
 
 

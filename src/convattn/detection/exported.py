@@ -119,7 +119,8 @@ def _pairs(got: Sequence[Tensor], want: Sequence[Tensor], least: float, counted:
         mine.append([one[rows] for one in ours])
         yours.append([one[partners] for one in theirs])
     ours, theirs = ([torch.cat(parts)[None] for parts in zip(*images, strict=True)] for images in (mine, yours))
-    return Pairs(ours, theirs, shared / total if total else 1.0)
+    scales = [None, 1.0, None, 1.0][: len(want)]  # boxes, scores, labels, masks
+    return Pairs(ours, theirs, shared / total if total else 1.0, scales)
 
 
 def agreement(got: Sequence[Tensor], want: Sequence[Tensor]) -> dict[str, float]:
