@@ -61,7 +61,7 @@ class OutputCheck:
     """One output of the file beside the eager model's."""
 
     name: str  # see `output_names`
-    relative_error: float  # over max|eager| or a task's scale; of whole numbers the share of those that differ
+    relative_error: float  # see `relative_error`; of whole numbers the share of those that differ
     cosine: float  # the least over the images
 
     def meets(self, tolerance: Tolerance) -> bool:
