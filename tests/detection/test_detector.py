@@ -169,6 +169,13 @@ def test_boxes_of_torchvision_and_of_whole_numbers_are_taken():
         assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
+def test_crowds_need_no_outline():
+    model = detector("mask_rcnn").eval()
+    outline = [[5.0, 6, 50, 6, 50, 40]]
+    one = {"boxes": WITH["boxes"], "labels": WITH["labels"], "iscrowd": torch.tensor([False, True])}
+    assert model.losses(images(SIZE), [one | {"polygons": [outline, None]}]).keys() > {"mask"}
+
+
 def test_crowds_are_no_objects():
     model = detector("mask_rcnn").eval()
     mixed = {name: torch.cat([WITH[name], CROWD[name]]) for name in ("boxes", "labels", "masks")}

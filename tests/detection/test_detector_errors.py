@@ -68,11 +68,47 @@ def says(text: str):
             {name: value for name, value in target(SIZE, (5, 6, 50, 40)).items() if name != "masks"} | {"polygons": []},
             "image 1 has 1 boxes and 0 polygons; give one list each",
         ),
+        (
+            target(SIZE, (5, 6, 50, 40)) | {"boxes": torch.tensor([[5.0, 6, 1e30, 1e30]])},
+            r"box 0 of image 1 \(90 × 61 pixels\) is 5, 6, 1e\+30, 1e\+30: it leads far outside the image; give .*",
+        ),
+        (
+            target(SIZE, (5, 6, 50, 40)) | {"boxes": torch.tensor([[-90.0, 0, 180.5, 61]])},
+            r"box 0 of image 1 \(90 × 61 pixels\) is -90, 0, 180.5, 61: it leads far outside the image; .*",
+        ),
+        (
+            target(SIZE, (5, 6, 50, 40)) | {"masks": torch.full((1, *SIZE), 255)},
+            "masks of image 1 hold numbers from 255 to 255; give 0 and 1",
+        ),
+        (
+            target(SIZE, (5, 6, 50, 40)) | {"masks": torch.full((1, *SIZE), NAN)},
+            "masks of image 1 hold numbers from nan to nan; give 0 and 1",
+        ),
     ],
 )
 def test_targets(wrong, message):
     with says(message):
         detector("mask_rcnn").train()(images(SIZE, SIZE), [WITH, wrong])
+
+
+@pytest.mark.parametrize("style", ["mmdet", "detectron2"])
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        ([], "its outline has fewer than three corners"),
+        ([[1.0, 2, 3, 4]], "its outline has fewer than three corners"),
+        ([[1.0, 2, 3, 4, 5, 6, 7]], "its outline is no list of x and y in turn"),
+        ([[1.0, 2, NAN, 4, 5, 6]], "its outline leads far outside the image"),
+        ([[1.0, 2, 1e9, 4, 5, 6]], "its outline leads far outside the image"),
+        ([["a"]], "its outline holds something else than numbers"),
+        (None, "its outline is no list of polygons"),
+    ],
+)
+def test_outlines(style, outline, message):
+    """What pycocotools would read beyond its memory, or not at all."""
+    wrong = {name: value for name, value in target(SIZE, (5, 6, 50, 40)).items() if name != "masks"}
+    with says(f"object 0 of image 0: {message}; give a list of polygons, each x and y in turn"):
+        detector("mask_rcnn", style=style).train()(images(SIZE), [wrong | {"polygons": [outline]}])
 
 
 def test_boxes_in_another_format_of_torchvision():
@@ -104,6 +140,9 @@ def test_targets_are_for_training():
 def test_as_many_original_sizes_as_images():
     with says("1 original sizes for 2 images; give one each"):
         detector("retinanet").eval()(images(SIZE, SIZE), original_sizes=[(10, 10)])
+    for wrong, told in (((0, 5), "0 × 5"), ((10.5, 5), r"10\.5 × 5"), ((5,), "5")):
+        with says(f"original size 0 is {told}; give height and width in pixels, whole numbers from 1"):
+            detector("retinanet").eval()(images(SIZE), original_sizes=[wrong])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +180,7 @@ def test_images(wrong, message):
         ("atss", dict(width=48), "width 48 must be a multiple of 32, and 64 or more, for atss: .*"),
         ("mask_rcnn", dict(num_classes=0), "num_classes 0 must be 1 or more"),
         ("mask_rcnn", dict(max_detections=0), "max_detections 0 must be 1 or more"),
+        ("mask_rcnn", dict(num_classes=2.5), r"num_classes 2\.5 must be a whole number"),
         ("mask_rcnn", dict(score_threshold=1.5), r"score_threshold 1.5 must be 0 to 1"),
         ("mask_rcnn", dict(frozen_stages=9), "frozen_stages 9 must be 0 to 5: .*"),
         ("dino", dict(style="detectron2"), "style 'detectron2' is of R-CNN; dino has flavours: leave it out"),

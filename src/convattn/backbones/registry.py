@@ -228,7 +228,9 @@ def official_weights(name: str) -> OfficialWeights:
     architecture, tag = split_model_name_tag(name)
     records = {weights.tag: weights for weights in OFFICIAL_WEIGHTS.get(architecture, ())}
     if not records:
-        raise CheckpointError(f"{architecture} has no published weights")
+        raise CheckpointError(
+            f"{architecture} has no published weights; build it with pretrained off, or from a file (pretrained_path)"
+        )
     if tag and tag not in records:
         raise UnknownWeights(f"{architecture} has no weights {tag!r}; it has {', '.join(records)}")
     return records[tag or next(iter(records))]

@@ -300,8 +300,12 @@ def _strides(row: _Row, numbers: Mapping[str, Any]) -> Sequence[int]:
 
 def _check(detector: str, row: _Row, num_classes: int, numbers: Mapping[str, Any]) -> None:
     for name, number in {"num_classes": num_classes, **numbers}.items():
-        if name not in ("flavour", "score_threshold") and number < 1:
+        if name in ("flavour", "score_threshold"):
+            continue
+        if number < 1:
             raise ValueError(f"{name} {number} must be 1 or more")
+        if number != int(number):
+            raise ValueError(f"{name} {number} must be a whole number")
     least, width = numbers["score_threshold"], numbers["width"]
     if not 0 <= least <= 1:
         raise ValueError(f"score_threshold {least} must be 0 to 1")

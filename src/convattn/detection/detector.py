@@ -118,9 +118,8 @@ class Detector(OnLevels):
             ValueError: for images that are not as they should be, or another number of sizes.
         """
         batch = self._batch(images)
-        if original_sizes is not None and len(original_sizes) != len(batch.sizes):
-            raise ValueError(f"{len(original_sizes)} original sizes for {len(batch.sizes)} images; give one each")
-        return self._found_in(batch, original_sizes)
+        originals = None if original_sizes is None else _originals(original_sizes, len(batch.sizes))
+        return self._found_in(batch, originals)
 
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
         """The neck's levels of a batch (B, 3, H, W), the finest first."""
@@ -202,6 +201,20 @@ class Detector(OnLevels):
     ) -> list[dict[str, Tensor]]:
         """As `detections`, of the neck's levels; `sizes` are height and width of the images without padding."""
         raise NotImplementedError
+
+
+def _originals(sizes: Sizes, count: int) -> list[tuple[int, int]]:
+    """Height and width of the picture behind each of so many images."""
+    if len(sizes) != count:
+        raise ValueError(f"{len(sizes)} original sizes for {count} images; give one each")
+    found = []
+    for number, size in enumerate(sizes):
+        sides = tuple(float(side) for side in size)
+        if len(sides) != 2 or not all(side >= 1 and side.is_integer() for side in sides):
+            told = " × ".join(f"{side:g}" for side in sides)
+            raise ValueError(f"original size {number} is {told}; give height and width in pixels, whole numbers from 1")
+        found.append((int(sides[0]), int(sides[1])))
+    return found
 
 
 class DenseDetector(Detector):

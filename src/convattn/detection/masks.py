@@ -68,6 +68,8 @@ class Polygons:
 
 def _filled(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """All that any of the outlines encloses, as COCO's own tool fills them, (H, W) of 0 and 1."""
+    if not outlines:  # of a crowd, which nobody looks at
+        return np.zeros((height, width), dtype=np.uint8)
     coco = require("pycocotools.mask", "detection")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools 2.0.11 about numpy 2

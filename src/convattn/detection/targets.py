@@ -21,6 +21,7 @@ from torch import Tensor
 
 from convattn.detection.image_batch import ImageBatch
 from convattn.detection.masks import Bitmaps, Polygons
+from convattn.detection.rasterise import as_polygons
 from convattn.detection.truth import Truth
 
 __all__ = ["truths_of"]
@@ -57,7 +58,7 @@ def truths_of(
     found = []
     for image, (target, (boxes, labels, crowd)) in enumerate(zip(targets, parts, strict=True)):
         size, padded = images.sizes[image], images.padded[image] if mmdet else None
-        masks = _masks(image, target, len(boxes), size, padded) if with_masks else None
+        masks = _masks(image, target, boxes, crowd, size, padded) if with_masks else None
         if crowd is None:
             found.append(Truth(boxes, labels, size, masks, None, padded))
         else:
@@ -99,7 +100,13 @@ def _check_values(
 ) -> None:
     """Refuse what is no box or no class; the device is waited for once."""
     box, label = torch.cat([*boxes]), torch.cat([*labels])
-    wrong = [~box.isfinite().all(1), ~(box[:, 2:] > box[:, :2]).all(1), (label < 0) | (label >= num_classes)]
+    ends = torch.cat([_ends(own, size).expand(len(own), 4) for own, size in zip(boxes, sizes, strict=True)])
+    wrong = [
+        ~box.isfinite().all(1),
+        ~(box[:, 2:] > box[:, :2]).all(1),
+        _far(box, ends),
+        (label < 0) | (label >= num_classes),
+    ]
     if not len(box) or not bool(torch.stack(wrong).any()):
         return
     number, image = int(torch.stack(wrong).any(0).nonzero()[0]), 0
@@ -107,44 +114,88 @@ def _check_values(
         number, image = number - len(boxes[image]), image + 1
     shown = ", ".join(f"{side:g}" for side in boxes[image][number].tolist())
     where = f"box {number} of image {image} ({sizes[image][1]} × {sizes[image][0]} pixels) is {shown}"
-    _complain(where, boxes[image][number], int(labels[image][number]), num_classes)
+    _complain(where, boxes[image][number], sizes[image], int(labels[image][number]), num_classes)
 
 
-def _complain(where: str, box: Tensor, label: int, num_classes: int) -> None:
+def _ends(like: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    return like.new_tensor([width, height, width, height])
+
+
+def _far(boxes: Tensor, ends: Tensor) -> Tensor:
+    """Whether boxes lead further out of their image than it is large, (n,) bool; regions of any size cannot be read."""
+    return ((boxes < -ends) | (boxes > 2 * ends)).any(1)
+
+
+def _complain(where: str, box: Tensor, size: tuple[int, int], label: int, num_classes: int) -> None:
     if not bool(box.isfinite().all()):
         raise ValueError(f"{where}: not all of its numbers are finite; leave it out")
     if not bool((box[2:] > box[:2]).all()):
         raise ValueError(f"{where}: x2 must be above x1 and y2 above y1; give corners, not a width and a height")
+    if bool(_far(box[None], _ends(box, size))):
+        raise ValueError(f"{where}: it leads far outside the image; give pixels of the image as the network sees it")
     hint = "; there is no background among them, count from 0" if label == num_classes else ""
     raise ValueError(f"{where} with label {label}; labels are 0 to {num_classes - 1}{hint}")
 
 
 def _masks(
-    image: int, target: Mapping[str, Any], count: int, size: tuple[int, int], padded: tuple[int, int] | None
+    image: int,
+    target: Mapping[str, Any],
+    boxes: Tensor,
+    crowd: Tensor | None,
+    size: tuple[int, int],
+    padded: tuple[int, int] | None,
 ) -> Bitmaps | Polygons:
     masks, polygons = target.get("masks"), target.get("polygons")
-    if masks is None and polygons is None:
-        raise ValueError(f"target of image {image} has no masks; this detector learns them: give (n, H, W)")
-    if masks is None:
-        outlines = Polygons(
-            [[np.asarray(part, dtype=np.float64).reshape(-1) for part in own] for own in polygons or ()]
-        )
-        if len(outlines) != count:
-            raise ValueError(f"image {image} has {count} boxes and {len(outlines)} polygons; give one list each")
+    if masks is not None:
+        pixels = _bitmaps(image, masks, len(boxes), size)
+    elif polygons is not None:
+        learnt = [True] * len(boxes) if crowd is None else (~crowd).tolist()
+        outlines = _outlines(image, polygons, learnt, size)
         if padded is None:
             return outlines
         pixels = outlines.drawn(size)
     else:
-        pixels = torch.as_tensor(masks).as_subclass(Tensor)
-        pixels = pixels.reshape(0, *size) if not count and not pixels.numel() else pixels
-        if tuple(pixels.shape) != (count, *size):
-            raise ValueError(
-                f"image {image} of {size[1]} × {size[0]} pixels has {count} boxes and masks of shape "
-                f"{tuple(pixels.shape)}; give ({count}, {size[0]}, {size[1]})"
-            )
+        raise ValueError(f"target of image {image} has no masks; this detector learns them: give (n, H, W)")
     if padded is None:
         return Bitmaps(pixels)
     return Bitmaps(F.pad(pixels, (0, padded[1] - size[1], 0, padded[0] - size[0])))
+
+
+def _bitmaps(image: int, masks: Any, count: int, size: tuple[int, int]) -> Tensor:
+    pixels = torch.as_tensor(masks).as_subclass(Tensor)
+    pixels = pixels.reshape(0, *size) if not count and not pixels.numel() else pixels
+    if tuple(pixels.shape) != (count, *size):
+        raise ValueError(
+            f"image {image} of {size[1]} × {size[0]} pixels has {count} boxes and masks of shape "
+            f"{tuple(pixels.shape)}; give ({count}, {size[0]}, {size[1]})"
+        )
+    least, most = (float(pixels.min()), float(pixels.max())) if count else (0.0, 1.0)
+    if not 0 <= least <= most <= 1:
+        raise ValueError(f"masks of image {image} hold numbers from {least:g} to {most:g}; give 0 and 1")
+    return pixels
+
+
+def _outlines(image: int, polygons: Sequence[Any], learnt: Sequence[bool], size: tuple[int, int]) -> Polygons:
+    """Those of objects that are learnt from; of the others nobody asks."""
+    if len(polygons) != len(learnt):
+        raise ValueError(f"image {image} has {len(learnt)} boxes and {len(polygons)} polygons; give one list each")
+    return Polygons(
+        [
+            _outline(f"object {number} of image {image}", own, size) if there else []
+            for number, (own, there) in enumerate(zip(polygons, learnt, strict=True))
+        ]
+    )
+
+
+def _outline(where: str, parts: Any, size: tuple[int, int]) -> list[np.ndarray]:
+    """The polygons of an object, each flat, checked before pycocotools sees them."""
+    try:
+        if isinstance(parts, list | tuple):
+            parts = [part if np.isscalar(part) else np.ravel(part) for part in parts]
+        return as_polygons(parts, size)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; give a list of polygons, each x and y in turn") from None
 
 
 def _part(masks: Bitmaps | Polygons, kept: Tensor) -> Bitmaps | Polygons:
