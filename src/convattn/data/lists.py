@@ -20,7 +20,7 @@ from convattn.data.known_classes import LabelError, number_in
 from convattn.data.names import Names
 from convattn.data.on_disk import OnDisk
 from convattn.data.parquet_rows import parquet_rows
-from convattn.data.split_words import SPLITS
+from convattn.data.split_words import SPLIT_WORDS
 from convattn.data.stated_labels import StatedLabels
 from convattn.data.text_files import text_lines
 
@@ -47,7 +47,7 @@ _COLUMNS = {
     "mask": ("mask", "maskpath", "maskfile", "maskname", "annotation", "annotationpath", "segmentation"),
 }
 _SPLIT_COLUMNS = {"split", "set", "subset", "dataset", "partition", "isvalid", "isvalidation", "istest", "istrain"}
-_SPLIT_CELLS = {word for words in SPLITS.values() for word in words} | {"true", "false", "0", "1", "2"}
+_SPLIT_CELLS = SPLIT_WORDS | {"true", "false", "0", "1", "2"}
 
 
 @dataclass(frozen=True, slots=True)

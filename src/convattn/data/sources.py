@@ -13,7 +13,7 @@ from convattn.data.held_out import hold_out, share_of
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
 from convattn.data.names import Names
 from convattn.data.shards import are_shards, open_shards
-from convattn.data.split_words import SPLITS
+from convattn.data.split_words import SPLIT_WORDS, SPLITS
 from convattn.data.splits import Place, find_split, holds_classes, split_words
 from convattn.data.tar_cache import Member
 from convattn.data.tars import TarFiles, last_of_each, open_class_tars, scan_tars
@@ -301,8 +301,7 @@ def _split_of(source: str | Path, split: str) -> Place:
 
 def _beside(folder: Path) -> str:
     """What else lies in a folder with splits that could hold validation images under another name."""
-    words = {word for names in SPLITS.values() for word in names}
-    others = [name for name in content_of(folder).folders if name.lower() not in words]
+    others = [name for name in content_of(folder).folders if name.lower() not in SPLIT_WORDS]
     return f"; not read: {listing(f'{name}/' for name in others)}" if others else ""
 
 

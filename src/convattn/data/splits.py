@@ -14,7 +14,7 @@ from pathlib import Path
 from convattn.data.dataset import DataError, tell
 from convattn.data.folder import Content, content_of, images_below
 from convattn.data.lists import LIST_SUFFIXES, is_list_name
-from convattn.data.split_words import SPLITS
+from convattn.data.split_words import SPLIT_WORDS, SPLITS
 from convattn.shown import brief, shown
 
 __all__ = ["Place", "find_split", "holds_classes", "split_to_validate", "split_words"]
@@ -99,10 +99,10 @@ def holds_classes(folder: Path) -> bool:
     So it is where one folder alone is called like a split, no list is, and all hold images: that one no folders, lists
     or archives.
     """
-    words = {word for split in SPLITS.values() for word in split}
     content = content_of(folder)
-    called = [name for name in content.folders if name.lower() in words]
-    if len(called) != 1 or len(content.folders) < 2 or any(Path(name).stem.lower() in words for name in content.others):
+    called = [name for name in content.folders if name.lower() in SPLIT_WORDS]
+    beside = any(Path(name).stem.lower() in SPLIT_WORDS for name in content.others)
+    if len(called) != 1 or len(content.folders) < 2 or beside:
         return False
     if not _holds_images_alone(content_of(folder / called[0])):
         return False

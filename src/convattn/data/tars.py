@@ -19,7 +19,7 @@ from convattn.data.flat import open_by_synset
 from convattn.data.images import MAX_BYTES, ImageError
 from convattn.data.names import Names
 from convattn.data.progress import late_progress
-from convattn.data.split_words import SPLITS
+from convattn.data.split_words import SPLIT_WORDS
 from convattn.data.tar_cache import Member, load_index, save_index
 
 __all__ = ["TarFiles", "last_of_each", "members_of", "open_class_tars", "problem_with", "scan_tars"]
@@ -117,7 +117,7 @@ def open_class_tars(
     tell_loose(where, [member.name for label, member in zip(labels, members, strict=True) if label == _LOOSE])
     kept = [at for at, label in enumerate(labels) if label != _LOOSE]
     called = {labels[at].lower() for at in kept}
-    if len(called) > 1 and called <= {word for words in SPLITS.values() for word in words}:
+    if len(called) > 1 and called <= SPLIT_WORDS:
         raise DataError(
             f"{where}: its folders {' and '.join(sorted(called))} are splits, not classes; make an archive of each"
         )
