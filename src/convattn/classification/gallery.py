@@ -69,8 +69,8 @@ def gallery(
         explained = shown if heats is None else overlay(shown, heats[row])
         told = f"the same with the evidence for {said} in bright colours"
         seen = ((as_png(shown), true), (as_png(explained), told))
-        truth = "" if said == true else true
-        items.append(GalleryItem(seen, said, float(confidence[row]), truth, not truth, dataset.paths[index]))
+        is_right, share, name = said == true, float(confidence[row]), dataset.paths[index]
+        items.append(GalleryItem(seen, said, share, "" if is_right else true, is_right, name))
     mistakes = sum(not item.is_right for item in items)
     words = {0: "No mistakes", 1: "The one mistake"}.get(mistakes, f"{mistakes} mistakes, the most confident first")
     chosen = f"{words}, then images that are right, each the first of its class.{why_not}"
