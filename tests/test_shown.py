@@ -35,7 +35,7 @@ def test_what_would_not_be_seen_is_escaped(name, seen):
     ("names", "options", "said"),
     [
         ((), {}, ""),
-        ("ab", {}, "a, b"),
+        ("abcde", {}, "a, b, c, d, e"),
         ("abcdef", {}, "a, b, c, d, e and 1 more"),
         (range(2000), {"most": 2}, "0, 1 and 1,998 more"),
         ("abc", {"most": 2, "between": "; "}, "a; b; and 1 more"),
