@@ -20,32 +20,12 @@ from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes, free_axes
 from convattn.deploy.muted import muted
+from convattn.deploy.runtimes import pt2_archive
 from convattn.deploy.runtimes.cast import cast
-from convattn.deploy.runtimes.pt2_archive import (
-    SUFFIX,
-    archive,
-    contents,
-    digest,
-    one_line,
-    read_metadata,
-    write_metadata,
-)
+from convattn.deploy.runtimes.pt2_archive import archive, contents, one_line
 from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile, as_list
 
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
-
+SUFFIX = pt2_archive.SUFFIX
 LIBRARIES: tuple[str, ...] = ()
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
@@ -53,6 +33,8 @@ DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
 _OPTIONS = {"freezing": True}
 _SHAPE = "convattn_shape"  # of the images, JSON with null for what is free; the library itself does not check it
 _CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # of x86 processors, in PyTorch's words, each with those before it
+
+digest, read_metadata, write_metadata = pt2_archive.digest, pt2_archive.read_metadata, pt2_archive.write_metadata
 
 
 def form(model: nn.Module) -> nn.Module:

@@ -32,21 +32,6 @@ from convattn.deploy.runtimes.runtime import (
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "MAX_BATCH",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
-
 SUFFIX = SUFFIXES["core_ml"]
 LIBRARIES: tuple[str, ...] = ("coremltools",)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -57,10 +42,7 @@ MAX_BATCH = 64  # Core ML wants a limit
 _MOST_DIMENSIONS = 5  # of a tensor in Core ML
 _KEY = "convattn"
 
-
-def form(model: nn.Module) -> nn.Module:
-    """The graph form."""
-    return graph_form(model)
+form = graph_form
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:

@@ -19,26 +19,12 @@ from torch.export import ExportedProgram
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.graph_form import graph_form
 from convattn.deploy.muted import muted
+from convattn.deploy.runtimes import trailer
 from convattn.deploy.runtimes.decompositions import decompositions
 from convattn.deploy.runtimes.low_rank import LowRank
 from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile
-from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
-
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
 
 SUFFIX = SUFFIXES["executorch"]
 LIBRARIES: tuple[str, ...] = ("executorch",)
@@ -47,10 +33,8 @@ DYNAMIC: tuple[Dynamic, ...] = ("none",)
 
 _MOST_DIMENSIONS = 6  # of a tensor in XNNPACK; lowering takes more and running fails
 
-
-def form(model: nn.Module) -> nn.Module:
-    """The graph form."""
-    return graph_form(model)
+form = graph_form
+digest, read_metadata, write_metadata = trailer.digest, trailer.read_metadata, trailer.write_metadata
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -94,7 +78,7 @@ def open_file(path: Path) -> OpenedFile:
 def operators(path: Path) -> dict[str, int]:
     """The operators of the program: XNNPACK's as `xnnpack.…`, the portable kernels' as `aten::…`."""
     program = _executorch("executorch.exir._serialize._program").deserialize_pte_binary(
-        without_trailer(path.read_bytes())
+        trailer.without_trailer(path.read_bytes())
     )
     plan = program.program.execution_plan[0]
     counts: Counter[str] = Counter()

@@ -16,21 +16,6 @@ from convattn.deploy.runtimes.runtime import OpenedFile, Precision, Request, Unr
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "OPSET",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
-
 SUFFIX = SUFFIXES["onnx"]
 LIBRARIES: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
 PRECISIONS: tuple[Precision, ...] = ("fp32",)
@@ -42,10 +27,7 @@ OPSET = 20  # the first with GELU as one operator
 
 _LARGEST = 2**31  # bytes; a message of protobuf has no more
 
-
-def form(model: nn.Module) -> nn.Module:
-    """The graph form."""
-    return graph_form(model)
+form = graph_form
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:

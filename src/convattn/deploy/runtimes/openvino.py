@@ -32,21 +32,6 @@ from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
 from convattn.walk import exchange
 
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "quantisation_report",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
-
 SUFFIX = SUFFIXES["openvino"]
 LIBRARIES: tuple[str, ...] = ("openvino", "nncf")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")

@@ -91,7 +91,7 @@ class Request:
 
 
 class Runtime(Protocol):
-    """One file format: a module with these names. Its own library is imported in its functions only.
+    """One file format: a module with these names, and so without `__all__`; its library is imported in functions only.
 
     A module may also have OPSET, a number that the reports show, and `quantisation_report(path)`, the layers of an int8
     file as `QuantisedLayer`.

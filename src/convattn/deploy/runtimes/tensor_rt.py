@@ -17,28 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from convattn.deploy.dynamic import Dynamic
-from convattn.deploy.runtimes import onnx
+from convattn.deploy.runtimes import onnx, trailer
 from convattn.deploy.runtimes.cast import cast
 from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, UnreadableFile
-from convattn.deploy.runtimes.trailer import digest, read_metadata, without_trailer, write_metadata
 from convattn.deploy.suffixes import SUFFIXES
 from convattn.extras import require
-
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "MAX_BATCH",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-    "write_onnx",
-]
 
 SUFFIX = SUFFIXES["tensor_rt"]
 LIBRARIES: tuple[str, ...] = ("onnx", "onnxscript", "tensorrt")
@@ -47,10 +30,8 @@ DYNAMIC: tuple[Dynamic, ...] = ("none", "batch")
 
 MAX_BATCH = 64  # an engine is built for a range of shapes
 
-
-def form(model: nn.Module) -> nn.Module:
-    """That of the ONNX file that the engine is built from."""
-    return onnx.form(model)
+form = onnx.form  # the engine is built from an ONNX file
+digest, read_metadata, write_metadata = trailer.digest, trailer.read_metadata, trailer.write_metadata
 
 
 def write(model: nn.Module, request: Request, path: Path) -> None:
@@ -120,7 +101,7 @@ class _Engine:
     def __init__(self, path: Path):
         self.trt = _tensorrt(path)
         self.runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.ERROR))
-        self.engine = self.runtime.deserialize_cuda_engine(without_trailer(path.read_bytes()))
+        self.engine = self.runtime.deserialize_cuda_engine(trailer.without_trailer(path.read_bytes()))
         if self.engine is None:
             raise UnreadableFile(
                 f"{path}: is no engine of this version of TensorRT ({self.trt.__version__}) and this GPU"

@@ -13,27 +13,17 @@ from torch.export import ExportedProgram
 
 from convattn.deploy.dynamic import Dynamic, dynamic_shapes
 from convattn.deploy.muted import muted
+from convattn.deploy.runtimes import pt2_archive
 from convattn.deploy.runtimes.cast import cast
-from convattn.deploy.runtimes.pt2_archive import SUFFIX, contents, digest, one_line, read_metadata, write_metadata
+from convattn.deploy.runtimes.pt2_archive import contents, one_line
 from convattn.deploy.runtimes.runtime import OpenedFile, Precision, Request, UnreadableFile, as_list
 
-__all__ = [
-    "DYNAMIC",
-    "LIBRARIES",
-    "PRECISIONS",
-    "SUFFIX",
-    "digest",
-    "form",
-    "open_file",
-    "operators",
-    "read_metadata",
-    "write",
-    "write_metadata",
-]
-
+SUFFIX = pt2_archive.SUFFIX
 LIBRARIES: tuple[str, ...] = ()
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 DYNAMIC: tuple[Dynamic, ...] = ("none", "batch", "all")
+
+digest, read_metadata, write_metadata = pt2_archive.digest, pt2_archive.read_metadata, pt2_archive.write_metadata
 
 
 def form(model: nn.Module) -> nn.Module:
