@@ -53,11 +53,7 @@ class Comparison:
         return tuple(design for design in self.designs if not design.missing)
 
 
-def plug_in(
-    kind: Literal["attach", "replace"], mixer: str, where: str, *, frozen: bool = False, **options: Any
-) -> Mapping[str, Any]:
+def plug_in(kind: Literal["attach", "replace"], mixer: str, where: str) -> Mapping[str, Any]:
     """One of `ModelConfig.plug_ins`, started as the mixer's authors do."""
-    given: dict[str, Any] = {"kind": kind, "mixer": mixer, "where": where}
-    if kind == "attach":
-        given["init"] = "paper"
-    return given | ({"frozen": True} if frozen else {}) | ({"options": options} if options else {})
+    given = {"kind": kind, "mixer": mixer, "where": where}
+    return given | {"init": "paper"} if kind == "attach" else given

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 LEAST_FOR_BOOTSTRAP = 10  # seeds; with five the interval is too narrow
+_CONFIDENCE = 0.95  # of every interval
 _RESAMPLES = 10_000
 _ROUNDING = 1e-9  # of figures with few digits: differences that are equal
 _POWER = 2.8  # 1.96 + 0.84: 5 % in error, 80 % found
@@ -31,7 +32,7 @@ _POWER = 2.8  # 1.96 + 0.84: 5 % in error, 80 % found
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and where it may lie."""
+    """A mean difference and where it may lie, at 95 %."""
 
     mean: float
     low: float
@@ -39,7 +40,6 @@ class Interval:
     deviation: float  # of the differences from seed to seed
     count: int  # seeds
     p: float | None  # two-sided; None where the kind has none
-    confidence: float = 0.95
 
     @property
     def half_width(self) -> float:
@@ -61,58 +61,53 @@ def paired_differences(base: Mapping[int, float], design: Mapping[int, float]) -
     return tuple(design[seed] - base[seed] for seed in sorted(base.keys() & design.keys()))
 
 
-def paired_interval(
-    differences: Sequence[float], *, confidence: float = 0.95, test_over_train: float | None = None
-) -> Interval:
+def paired_interval(differences: Sequence[float], *, test_over_train: float | None = None) -> Interval:
     """The paired t interval: mean ± t · s · √(1/n), and its p; that of the sign test where all differences are equal.
 
     Args:
         differences: one a seed, two or more.
-        confidence: of the interval, above 0 and below 1.
         test_over_train: where each seed draws its own split of the same images: tested images over training images.
             The runs then share images, and the variance is taken (1/n + this) times instead of 1/n.
 
     Raises:
-        ValueError: for fewer than two, or a confidence out of range.
+        ValueError: for fewer than two.
 
     Source: Nadeau and Bengio, Inference for the generalization error, 2003, for resampled splits.
     """
-    _check(len(differences), confidence)
+    if len(differences) < 2:
+        raise ValueError(f"{len(differences)} seeds say nothing of the spread; take two or more, five to begin with")
     count, middle, deviation = len(differences), fmean(differences), stdev(differences)
     if deviation < _ROUNDING * max(1.0, abs(middle)):
         deviation = 0.0
     error = deviation * math.sqrt(1 / count + (test_over_train or 0.0))
-    half = t_quantile(confidence, count - 1) * error
+    half = t_quantile(_CONFIDENCE, count - 1) * error
     if not middle:
         p = 1.0
     elif error:
         p = two_sided_p(middle / error, count - 1)
     else:  # coarse figures; what is sure is that all differences have one sign
         p = 2.0 ** (1 - count)
-    return Interval(middle, middle - half, middle + half, deviation, count, p, confidence)
+    return Interval(middle, middle - half, middle + half, deviation, count, p)
 
 
-def bootstrap_interval(differences: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
+def bootstrap_interval(differences: Sequence[float]) -> Interval:
     """The interval of the means of seeds drawn anew with replacement (percentiles of 10,000 draws).
 
     Args:
         differences: one a seed, ten or more.
-        confidence: of the interval, above 0 and below 1.
-        seed: of the draws.
 
     Raises:
-        ValueError: for fewer than ten, with which it is too narrow, or a confidence out of range.
+        ValueError: for fewer than ten, with which it is too narrow.
     """
     if len(differences) < LEAST_FOR_BOOTSTRAP:
         raise ValueError(
             f"{len(differences)} seeds make a bootstrap interval too narrow; take {LEAST_FOR_BOOTSTRAP} or more"
         )
-    _check(len(differences), confidence)
-    draw = random.Random(seed)
+    draw = random.Random(0)
     means = sorted(fmean(draw.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
-    outside = round((1 - confidence) / 2 * _RESAMPLES)
+    outside = round((1 - _CONFIDENCE) / 2 * _RESAMPLES)
     low, high = means[outside], means[-1 - outside]
-    return Interval(fmean(differences), low, high, stdev(differences), len(differences), None, confidence)
+    return Interval(fmean(differences), low, high, stdev(differences), len(differences), None)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -156,10 +151,3 @@ def mcnemar(only_first: int, only_second: int) -> float:
         return 1.0
     tail = sum(math.comb(count, wrong) for wrong in range(fewer + 1))
     return float(min(1.0, 2 * tail / 2**count))
-
-
-def _check(count: int, confidence: float) -> None:
-    if count < 2:
-        raise ValueError(f"{count} seeds say nothing of the spread; take two or more, five to begin with")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} must be above 0 and below 1")

@@ -68,11 +68,6 @@ class _Task:
     def metric(self) -> Metric:
         return words_of(self.recipe.task.kind).metrics[0]
 
-    @property
-    def wanted(self) -> int:
-        """Networks to draw."""
-        return max(self.rungs[0].count, random_count(self.rungs))
-
     def times(self, models: Mapping[str, nn.Module]) -> dict[str, Latency]:
         with pytorch_threads(self.options.threads):
             return latencies(models, self.options.runtime, self.setting)
@@ -112,9 +107,7 @@ def command(options: Options) -> int:
     try:
         with each_warning_once():
             with FolderLock(task.output / "claims" / "search"):
-                _check_meets(task)
-                study = open_study(task.output / _STUDY, task.asked(), maximise=task.metric.greater_is_better)
-                networks = _drawn(task, study)
+                study, networks = _drawn(task)
                 halved = _halved(task, study, networks, failed)
                 plan = _plan(task, networks, halved)
             swept = sweep(plan.runs(task.output / _RETRAINED), task.output / _RETRAINED)
@@ -151,20 +144,19 @@ def _task(options: Options) -> _Task:
     return _Task(options, output, recipe, len(images.classes), len(images), space, rungs, setting)  # type: ignore[attr-defined]
 
 
-def _check_meets(task: _Task) -> None:
-    """Refuse a latency that nothing meets, before there is a study of it."""
-    if not (task.output / _STUDY).exists():
+def _drawn(task: _Task) -> tuple[Study, list[Network]]:
+    """The study, a new one only of a latency that something meets, and the networks to train."""
+    path, limit_ms = task.output / _STUDY, limit_ms_of(task.options)
+    if not path.exists():
         with notes().status("measuring the smallest networks"):
-            check_meets(task.space, limit_ms_of(task.options), task.classes, task.time, task.options.runtime)
-
-
-def _drawn(task: _Task, study: Study) -> list[Network]:
+            check_meets(task.space, limit_ms, task.classes, task.time, task.options.runtime)
+    study = open_study(path, task.asked(), maximise=task.metric.greater_is_better)
     with notes().status("drawing networks") as status:
-        return draw_networks(
+        return study, draw_networks(
             study,
             task.space,
-            task.wanted,
-            limit_ms_of(task.options),
+            max(task.rungs[0].count, random_count(task.rungs)),
+            limit_ms,
             seed=task.options.seed,
             classes=task.classes,
             setting=task.setting,
@@ -194,7 +186,7 @@ def _costs_of_hand_made(task: _Task) -> Costs:
 
 def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
     """How the best are trained again; made once."""
-    output, options = task.output / _RETRAINED, task.options
+    output, options, limit = task.output / _RETRAINED, task.options, limit_ms_of(task.options)
     plan = read_plan(output)
     if plan is None:
         with warnings.catch_warnings(), notes().status("planning") as status:
@@ -207,8 +199,6 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
                 best = halved.ranking(task.metric)[0]
                 return task.time_beside(next(n for n in networks if n.number == best), design)
 
-            limit = limit_ms_of(options)
-            title = f"Networks within {limit:g} ms in {options.runtime}"
             comparison = finalists(
                 task.space,
                 networks,
@@ -216,7 +206,7 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
                 task.metric,
                 limit,
                 measure,
-                title=title,
+                title=f"Networks within {limit:g} ms in {options.runtime}",
                 classes=task.classes,
                 note=note,
             )
@@ -231,17 +221,14 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
             note("timing all in turns")
             models = {design.name: build(design, num_classes=task.classes) for design in plan.comparison.buildable}
             plan = with_latencies(plan, task.times(models))
-        store_plan(plan, output)
-    elif options.seeds > plan.seeds:
-        plan = replace(plan, seeds=options.seeds)
-        store_plan(plan, output)
+    plan = replace(plan, seeds=max(plan.seeds, options.seeds))
+    store_plan(plan, output)
     return replace(plan, recipe=replace(plan.recipe, data=replace(plan.recipe.data, source=task.recipe.data.source)))
 
 
 def _results(task: _Task, study: Study, networks: Sequence[Network], halved: Halved, plan: Plan) -> SearchResults:
-    output = task.output / _RETRAINED
+    output, options = task.output / _RETRAINED, task.options
     kept, held_out = chosen(plan, output, task.metric) or (None, {})
-    options = task.options
     threads = f", {options.threads} threads" if options.threads else ""
     return SearchResults(
         read_results(plan, output, options.worth),
@@ -291,9 +278,7 @@ def _show(found: SearchResults, output: Path, as_json: bool) -> None:
     print_tables(*found.tables(), *results_tables(found.retrained), missing_table(found.retrained.plan))
     for sentence in found.sentences():
         say(sentence)
-    for rows in found.retrained.rows.values():
-        for row in rows:
-            if row.sentence:
-                say(row.sentence)
+    for sentence in (row.sentence for rows in found.retrained.rows.values() for row in rows if row.sentence):
+        say(sentence)
     say(f"front: {', '.join(found.front())}")
     say(str(output / "report.html"))
