@@ -238,20 +238,8 @@ class GroupMixFormer(Pyramid):
         self.level_norms = nn.ModuleList(norms)
         self.apply(init_weights)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """As in `Pyramid`; with the option `level_norm` every level leaves through a norm."""
-        final, levels = super().forward_intermediates(x, indices, norm, stop_early, output_fmt)
-        wanted = sorted(self._take_indices(indices)[0])
-        levels = [self.level_norms[index](level) for index, level in zip(wanted, levels, strict=True)]
-        return levels if intermediates_only else (final, levels)
+    def _as_level(self, index: int, x: Tensor) -> Tensor:
+        return self.level_norms[index](x)
 
     def infer_options(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Widths, depths and MLP ratios that a checkpoint under our names has, where they differ from this model's."""

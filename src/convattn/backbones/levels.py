@@ -19,6 +19,7 @@ __all__ = [
     "FormNote",
     "Level",
     "dense_backbone",
+    "described_levels",
     "find_levels",
     "fixed_size",
     "level_maps",
@@ -104,18 +105,30 @@ def find_levels(backbone: nn.Module, strides: Sequence[int] = STRIDES) -> tuple[
         ValueError: if there is none of a stride, naming those there are.
     """
     name = (getattr(backbone, "built_as", None) or {}).get("name") or type(backbone).__name__
-    rows = _described(backbone)
+    rows = described_levels(backbone)
     if not rows:
         raise ValueError(f"{name} has no feature_info, which says what levels it has")
     last = {row["reduction"]: at for at, row in enumerate(rows)}
     if any(stride not in last for stride in strides):
         there = ", ".join(map(str, last))
         raise ValueError(f"{name} has levels of stride {there}; {', '.join(map(str, strides))} are needed")
-    modules = {name for name, _ in backbone.named_modules()}
-    return tuple(
-        Level(at, rows[at]["num_chs"], stride, _found(rows[at].get("module", ""), modules))
-        for stride, at in ((stride, last[stride]) for stride in strides)
-    )
+    chosen = [last[stride] for stride in strides]
+    return tuple(Level(at, rows[at]["num_chs"], rows[at]["reduction"], rows[at]["module"]) for at in chosen)
+
+
+def described_levels(model: nn.Module) -> list[dict[str, Any]]:
+    """The rows of a model's `feature_info`; none where it has none.
+
+    `module` is what gives the level, by its name in this form of the model: `features_only` wraps it, or renames its
+    parts. It is empty where that is not told.
+    """
+    info: Any = getattr(model, "feature_info", None) or ()
+    modules, rows = {name for name, _ in model.named_modules()}, []
+    for row in info.get_dicts() if hasattr(info, "get_dicts") else info:
+        told = row.get("module", "")
+        forms = (told, told.replace(".", "_"), f"model.{told}", f"body.{told}")
+        rows.append({**row, "module": next((form for form in forms if form and form in modules), "")})
+    return rows
 
 
 def level_maps(backbone: nn.Module, images: Tensor, levels: Sequence[Level]) -> list[Tensor]:
@@ -168,9 +181,8 @@ def _takes(backbone: nn.Module, levels: Sequence[Level], size: tuple[int, int]) 
 
 def modules_in_front(backbone: nn.Module, level: Level) -> list[str]:
     """What gives the finer levels: dotted names inside the backbone, as far as they are told."""
-    modules = {name for name, _ in backbone.named_modules()}
-    finer = (row.get("module", "") for row in _described(backbone) if row["reduction"] < level.stride)
-    return [name for name in (_found(told, modules) for told in finer) if name]
+    finer = (row["module"] for row in described_levels(backbone) if row["reduction"] < level.stride)
+    return [name for name in finer if name]
 
 
 def _dense_form(name: str, options: Mapping[str, Any], task: DenseTask) -> dict[str, Any]:
@@ -237,16 +249,5 @@ def _stated(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
 
 
-def _described(backbone: nn.Module) -> list[dict[str, Any]]:
-    info: Any = getattr(backbone, "feature_info", None) or ()
-    return [dict(row) for row in (info.get_dicts() if hasattr(info, "get_dicts") else info)]
-
-
 def _dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def _found(told: str, modules: set[str]) -> str:
-    """How a module that timm names is called in this form of the model: `features_only` wraps it, or renames it."""
-    forms = (told, told.replace(".", "_"), f"model.{told}", f"body.{told}")
-    return next((form for form in forms if form and form in modules), "")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from convattn.backbones.recompute import recompute
 
-__all__ = ["Pyramid", "Stage", "check_images", "check_options", "pool_for"]
+__all__ = ["Pyramid", "Stage", "check_images", "check_options", "pool_for", "take_levels"]
 
 torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
@@ -135,14 +135,14 @@ class Pyramid(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
         self._check_input(x)
-        wanted, deepest = self._take_indices(indices)
+        wanted, deepest = take_levels(indices, len(self.stages))
         levels = []
         last = len(self.stages) - 1
         x = self.stem(x)
         for index, stage in enumerate(self.stages[: deepest + 1] if stop_early else self.stages):
             x = stage(x)
             if index in wanted:
-                levels.append(self.norm(x) if norm and index == last else x)
+                levels.append(self._as_level(index, self.norm(x) if norm and index == last else x))
         if intermediates_only:
             return levels
         return (x if stop_early and deepest < last else self.norm(x)), levels
@@ -151,7 +151,7 @@ class Pyramid(nn.Module):
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop stages behind the last level in `indices`, and the norm and head if asked; returns the levels kept."""
-        wanted, deepest = self._take_indices(indices)
+        wanted, deepest = take_levels(indices, len(self.stages))
         if prune_norm or deepest < len(self.stages) - 1:
             self.norm = nn.Identity()
         self.stages = self.stages[: deepest + 1]
@@ -196,15 +196,24 @@ class Pyramid(nn.Module):
         """Names of parameters with two or more dimensions that must not decay: none."""
         return set()
 
-    def _take_indices(self, indices: int | list[int] | None) -> tuple[list[int], int]:
-        try:
-            return feature_take_indices(len(self.stages), indices)
-        except AssertionError:
-            last = len(self.stages) - 1
-            raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
+    def _as_level(self, index: int, x: Tensor) -> Tensor:
+        """What a stage gives, as the level that leaves the network."""
+        return x
 
     def _check_input(self, x: Tensor) -> None:
         check_images(x, self.in_chans, self.min_input_size)
+
+
+def take_levels(indices: int | list[int] | None, count: int) -> tuple[list[int], int]:
+    """Which of so many levels timm's `indices` mean, and the deepest of them.
+
+    Raises:
+        ValueError: for a level that does not exist.
+    """
+    try:
+        return feature_take_indices(count, indices)
+    except AssertionError:
+        raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {count - 1}") from None
 
 
 @register_notrace_function

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 import torch.fx
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from convattn.backbones.pyramid import check_images, pool_for
+from convattn.backbones.pyramid import check_images, pool_for, take_levels
 from convattn.backbones.recompute import Recomputed
 
 __all__ = ["TimmNetwork", "check_output_stride"]
@@ -54,7 +53,7 @@ class TimmNetwork:
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt {output_fmt!r} is not available; pyramid levels are 'NCHW'")
         check_images(x, self.in_chans, self.min_input_size)
-        wanted = [index + self.hidden_levels for index in self._take_indices(indices)]
+        wanted = [index + self.hidden_levels for index in take_levels(indices, len(self.feature_info))[0]]
         return super().forward_intermediates(  # type: ignore[misc]
             x, wanted, norm, stop_early, output_fmt, intermediates_only
         )
@@ -63,11 +62,11 @@ class TimmNetwork:
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop what lies behind the last level in `indices`, and the head if asked; returns the levels kept."""
-        wanted = self._take_indices(indices)
+        wanted, deepest = take_levels(indices, len(self.feature_info))
         in_timm = [index + self.hidden_levels for index in wanted]
         super().prune_intermediate_layers(in_timm, prune_norm, prune_head)  # type: ignore[misc]
-        if max(wanted) < len(self.feature_info) - 1:
-            self.num_features = self.head_hidden_size = self.feature_info[max(wanted)]["num_chs"]
+        if deepest < len(self.feature_info) - 1:
+            self.num_features = self.head_hidden_size = self.feature_info[deepest]["num_chs"]
         return wanted
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -90,13 +89,6 @@ class TimmNetwork:
     def no_weight_decay(self) -> set[str]:
         """Names of parameters with two or more dimensions that must not decay: none."""
         return set()
-
-    def _take_indices(self, indices: int | list[int] | None) -> list[int]:
-        try:
-            return feature_take_indices(len(self.feature_info), indices)[0]
-        except AssertionError:
-            last = len(self.feature_info) - 1
-            raise ValueError(f"out_indices {indices} do not exist; levels are 0 to {last}") from None
 
 
 def check_output_stride(output_stride: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from convattn.backbones.levels import described_levels
 from convattn.nearest import nearest
 from convattn.surgery.places import find_places
 from convattn.surgery.trace import trace
@@ -110,17 +111,9 @@ def _layers(model: nn.Module, names: Sequence[str]) -> list[Layer]:
 
 def _levels(model: nn.Module) -> dict[int, str]:
     """Stride -> the module that gives the last map of it, the finest first."""
-    info: Any = getattr(model, "feature_info", None) or ()
-    rows = info.get_dicts() if hasattr(info, "get_dicts") else info
+    rows = described_levels(model)
     if rows:
-        known = dict(model.named_modules())
-        told = {int(row["reduction"]): str(row["module"]) for row in rows}
-        # features_only wraps a model, or renames the modules of its sequences
-        forms = {
-            at: next((form for form in (n, n.replace(".", "_"), f"model.{n}") if form in known), None)
-            for at, n in told.items()
-        }
-        return {at: form for at, form in forms.items() if form is not None}
+        return {int(row["reduction"]): row["module"] for row in rows if row["module"]}
     try:
         places, calls = find_places(model, "stages"), trace(model)
     except ValueError:  # no stages can be told

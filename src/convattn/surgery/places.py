@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from convattn.backbones.levels import described_levels
 from convattn.mixers.registry import is_gate_module
 from convattn.nearest import nearest
 from convattn.sizes import Size
@@ -153,23 +154,11 @@ def _last_inside(model: nn.Module, name: str, calls: dict[str, Call]) -> str:
 
 
 def _stages(model: nn.Module, calls: dict[str, Call]) -> list[str]:
-    names = _described(model, calls) or [n for n in ("layer1", "layer2", "layer3", "layer4") if n in calls]
+    names = [row["module"] for row in described_levels(model) if row["module"] in calls]
+    names = names or [n for n in ("layer1", "layer2", "layer3", "layer4") if n in calls]
     if not names and isinstance(getattr(model, "features", None), nn.Sequential):
         names = _groups_by_width(model, calls)
     return _without_stem(model, names or _groups_by_size(model, calls))
-
-
-def _described(model: nn.Module, calls: dict[str, Call]) -> list[str]:
-    """The levels that timm's `feature_info` names, as they are called inside this form of the model."""
-    info: Any = getattr(model, "feature_info", None)
-    levels = info.get_dicts() if hasattr(info, "get_dicts") else info or []
-    names: list[str] = []
-    for level in levels:
-        told = level["module"]
-        # features_only wraps the model, or renames the modules of its sequences.
-        known = [n for n in (told, told.replace(".", "_"), f"model.{told}", f"body.{told}") if n in calls]
-        names += known[:1]
-    return names
 
 
 def _groups_by_width(model: nn.Module, calls: dict[str, Call]) -> list[str]:
