@@ -16,7 +16,7 @@ from convattn.detection.region_stage import RegionStages
 from convattn.detection.targets import truths_of
 from convattn.detection.truth import Truth
 from convattn.weights.detectors import DETECTRON2_NECK_NAMES, DETECTRON2_REGION_NAMES, MMDETECTION_1, NO_WEIGHTS
-from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
+from convattn.weights.rename import SAME_NAMES, NameMap, Part, joined_names
 
 __all__ = ["DenseDetector", "Detector", "Finder", "RegionDetector", "Sizes", "Targets"]
 
@@ -235,7 +235,7 @@ class DenseDetector(Detector):
     def official_names(self) -> NameMap:
         """The names of mmdetection, which are ours, and the backbone's authors' behind `backbone.`."""
         parts = [Part(name, name, SAME_NAMES) for name in ("neck", "bbox_head")]
-        return JoinedNames([self.backbone_names(), *parts], no_weights=NO_WEIGHTS)
+        return joined_names([self.backbone_names(), *parts], no_weights=NO_WEIGHTS)
 
     @property
     def finder(self) -> DenseHead:
@@ -303,8 +303,8 @@ class RegionDetector(Detector):
             Part("rpn_head", "proposal_generator.rpn_head", DETECTRON2_REGION_NAMES),
             Part("roi_head", "roi_heads", DETECTRON2_REGION_NAMES),
         ]
-        mmdet = JoinedNames([self.backbone_names(), *same], no_weights=NO_WEIGHTS, older=MMDETECTION_1)
-        detectron2 = JoinedNames([self.backbone_names("backbone.bottom_up"), *theirs], no_weights=NO_WEIGHTS)
+        mmdet = joined_names([self.backbone_names(), *same], no_weights=NO_WEIGHTS, older=MMDETECTION_1)
+        detectron2 = joined_names([self.backbone_names("backbone.bottom_up"), *theirs], no_weights=NO_WEIGHTS)
         forms = [("style='mmdet'", mmdet), ("style='detectron2'", detectron2)]
         return dict(forms if self.mmdet else forms[::-1])
 

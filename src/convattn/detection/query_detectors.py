@@ -21,7 +21,7 @@ from convattn.detection.sparse_rcnn import SparseHead, read_all_levels
 from convattn.detection.truth import Truth
 from convattn.weights.detectors import NO_WEIGHTS
 from convattn.weights.query_detectors import DETREX_DINO_NAMES, MMDET_DINO_NAMES, SPARSE_RCNN_NAMES
-from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
+from convattn.weights.rename import SAME_NAMES, NameMap, Part, joined_names
 
 __all__ = ["DinoDetector", "QueryDetector", "QueryNote", "SparseDetector"]
 
@@ -147,7 +147,7 @@ class SparseDetector(QueryDetector):
     def official_names(self) -> NameMap:
         """The names of mmdetection, and the backbone's authors' behind `backbone.`."""
         parts = [self.backbone_names(), Part("neck", "neck", SAME_NAMES), Part("head", "", SPARSE_RCNN_NAMES)]
-        return JoinedNames(parts, no_weights=NO_WEIGHTS)
+        return joined_names(parts, no_weights=NO_WEIGHTS)
 
     def surest(self, images: Tensor) -> Surest:
         """As `QueryDetector.surest`; every level is asked for all regions."""
@@ -188,7 +188,7 @@ class DinoDetector(QueryDetector):
         own = self.head.flavour.name
         names = {"detrex": DETREX_DINO_NAMES, "mmdet": MMDET_DINO_NAMES}
         return {
-            f"flavour={name!r}": JoinedNames([self.backbone_names(), Part("head", "", heads)], no_weights=NO_WEIGHTS)
+            f"flavour={name!r}": joined_names([self.backbone_names(), Part("head", "", heads)], no_weights=NO_WEIGHTS)
             for name, heads in sorted(names.items(), key=lambda item: item[0] != own)
         }
 

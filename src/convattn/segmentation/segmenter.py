@@ -14,7 +14,7 @@ from convattn.segmentation.fcn import AuxiliaryHead
 from convattn.segmentation.resize import resized
 from convattn.segmentation.semantic_fpn import FPNHead, Neck
 from convattn.segmentation.upernet import UPerHead
-from convattn.weights.rename import SAME_NAMES, JoinedNames, NameMap, Part
+from convattn.weights.rename import SAME_NAMES, NameMap, Part, joined_names
 
 __all__ = ["Segmenter", "create_segmenter"]
 
@@ -122,7 +122,7 @@ class Segmenter(OnLevels):
             parts.append(Part("neck", "neck", _NECK_NAMES))
         if self.auxiliary_head is not None:
             parts.append(Part("auxiliary_head", "auxiliary_head", SAME_NAMES))
-        return JoinedNames(parts, aliases={"auxiliary_head.0.": "auxiliary_head."})  # where there could be several
+        return joined_names(parts, aliases={"auxiliary_head.0.": "auxiliary_head."})  # where there could be several
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""

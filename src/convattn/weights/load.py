@@ -38,7 +38,7 @@ from convattn.weights.official import (
     unwrap_model,
 )
 from convattn.weights.read import read_checkpoint
-from convattn.weights.rename import JoinedNames
+from convattn.weights.rename import NameMap
 
 __all__ = ["HeadRows", "load_official", "load_pretrained", "not_finite"]
 
@@ -223,8 +223,7 @@ def _other_form(conversion: Conversion, model: nn.Module) -> str:
 
 def _part_of(content: Any, model: nn.Module) -> str:
     """Of which part of the model a file is that has nothing of the whole; empty if of none."""
-    names = name_map(model)
-    for part in names.parts if isinstance(names, JoinedNames) else ():
+    for part in name_map(model).parts:
         inner = model.get_submodule(part.ours)
         state = find_weights(content, shapes_by_name(inner)).state
         if 2 * len(convert_official(state, inner).fits) > len(inner.state_dict()):
@@ -313,7 +312,7 @@ def _take_fresh_norms(model: nn.Module, conversion: Conversion) -> list[str]:
 
 def _stands_behind(name: str, model: nn.Module, classifiers: Sequence[str], pyramid: bool) -> bool:
     """Whether an entry that the model lacks belongs behind its end: a head, its norm, levels that were taken off."""
-    if isinstance(name_map(model), JoinedNames):
+    if name_map(model).parts:
         return is_behind(name, model)  # of its backbone; its own classifier is there
     if _is_of(name, classifiers):
         return True
@@ -348,12 +347,12 @@ def _misfit(source: str, model: nn.Module, conversion: Conversion, way_out: str 
     if other:
         return f"{source}: not a checkpoint of {describe(model)}{other}"
     said = conversion.problems(model)
-    if isinstance(names, JoinedNames):
+    if names.parts:
         said = _lacking_parts(conversion, names) or _other_classes(conversion, model) or said
     return f"{source}: does not fit {describe(model)}: {brief(said, 12, '; ')}{way_out}"
 
 
-def _lacking_parts(conversion: Conversion, names: JoinedNames) -> list[str]:
+def _lacking_parts(conversion: Conversion, names: NameMap) -> list[str]:
     """One phrase for the parts of a model of which a file has nothing that fits, and for what it has instead."""
     parts = [part.ours for part in names.parts]
     fresh = [part for part in parts if not any(name.startswith(f"{part}.") for name in conversion.fits)]

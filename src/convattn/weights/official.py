@@ -13,7 +13,7 @@ from convattn.weights.cotnet import COTNET_NAMES
 from convattn.weights.groupmixformer import GROUPMIXFORMER_NAMES
 from convattn.weights.nextvit import nextvit_names
 from convattn.weights.read import CheckpointError
-from convattn.weights.rename import JoinedNames, NameMap
+from convattn.weights.rename import NameMap
 from convattn.weights.smt import SMT_NAMES
 
 __all__ = [
@@ -156,7 +156,7 @@ def forms_of(model: nn.Module) -> Mapping[str, NameMap]:
 def name_map(model: nn.Module) -> NameMap:
     """The names of the authors' files for a model: of its family, or what its `official_names` says.
 
-    A network that is made of parts, such as a segmenter, says it so: see `convattn.weights.rename.JoinedNames`.
+    A network that is made of parts, such as a segmenter, says it so: see `convattn.weights.rename.joined_names`.
     """
     stated: Any = getattr(model, "official_names", None)
     if isinstance(stated, NameMap):
@@ -171,7 +171,7 @@ def is_behind(name: str, model: nn.Module) -> bool:
     What is inside a level that is there, or one more than the model ever had, is of another, deeper model.
     """
     names = name_map(model)
-    if isinstance(names, JoinedNames):
+    if names.parts:
         return any(_is_behind_part(name, part.ours, model) for part in names.parts)
     if names is not _OWN_NAMES and names.to_theirs(name) is None:
         return False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-__all__ = ["SAME_NAMES", "JoinedNames", "NameMap", "Older", "Part"]
+__all__ = ["SAME_NAMES", "NameMap", "Older", "Part", "joined_names"]
 
 _SLOT = re.compile(r"\{(\w+)(\+1)?\}")
 
@@ -35,6 +35,7 @@ class NameMap:
         no_weights: how entries begin that are no weights and in some files only; none is written by us.
         copies: how entries begin that stand in the authors' files a second time -> how they begin the first time.
         older: a version whose files differ by more than names.
+        parts: of a network that is made of such: each with names of its own, looked at before `modules`.
     """
 
     modules: Mapping[str, str]
@@ -43,16 +44,26 @@ class NameMap:
     no_weights: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     older: Older | None = None
+    parts: tuple["Part", ...] = ()
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the authors', or None if no row knows it."""
         name = self.first_of(name) or name
         for alias, spelling in self.aliases.items():
             name = name.replace(alias, spelling)
+        for part in self.parts:
+            inside = part.names.to_ours(name.removeprefix(part.front)) if name.startswith(part.front) else None
+            if inside is not None:
+                return f"{part.ours}.{inside}"
         return _translate(name, ((theirs, ours) for ours, theirs in self.modules.items()))
 
     def to_theirs(self, name: str) -> str | None:
         """The authors' name for one of ours, or None if no row knows it."""
+        for part in self.parts:
+            ours = f"{part.ours}."
+            inside = part.names.to_theirs(name.removeprefix(ours)) if name.startswith(ours) else None
+            if inside is not None:
+                return part.front + inside
         return _translate(name, self.modules.items())
 
     def first_of(self, name: str) -> str | None:
@@ -84,58 +95,29 @@ class Part(NamedTuple):
     theirs: str  # and in the authors' files; empty if nothing stands in front there
     names: NameMap  # of what is in it
 
+    @property
+    def front(self) -> str:
+        """What stands in front of the authors' names."""
+        return f"{self.theirs}." if self.theirs else ""
 
-class JoinedNames(NameMap):
+
+def joined_names(
+    parts: Iterable[Part],
+    aliases: Mapping[str, str] | None = None,
+    no_weights: tuple[str, ...] = (),
+    older: Older | None = None,
+) -> NameMap:
     """The names of a network that is made of parts: a backbone with its own map behind `backbone.`, heads, a neck.
 
     Args:
         parts: prefixes and maps.
         aliases, no_weights, older: as in `NameMap`, of whole names; the aliases of the parts count too.
     """
-
-    parts: tuple[Part, ...]
-
-    def __init__(
-        self,
-        parts: Iterable[Part],
-        aliases: Mapping[str, str] | None = None,
-        no_weights: tuple[str, ...] = (),
-        older: Older | None = None,
-    ):
-        parts = tuple(parts)
-        spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
-        unused = {_front(part) + name: value for part in parts for name, value in part.names.unused.items()}
-        copies = {
-            _front(part) + second: _front(part) + first for part in parts for second, first in part.names.copies.items()
-        }
-        super().__init__({}, {**(aliases or {}), **spellings}, unused, no_weights, copies, older)
-        object.__setattr__(self, "parts", parts)
-
-    def to_ours(self, name: str) -> str | None:
-        """Our name for one of the authors', or None if no part knows it."""
-        name = self.first_of(name) or name
-        for alias, spelling in self.aliases.items():
-            name = name.replace(alias, spelling)
-        for part in self.parts:
-            if name.startswith(_front(part)):
-                ours = part.names.to_ours(name.removeprefix(_front(part)))
-                if ours is not None:
-                    return f"{part.ours}.{ours}"
-        return None
-
-    def to_theirs(self, name: str) -> str | None:
-        """The authors' name for one of ours, or None if no part knows it."""
-        for part in self.parts:
-            if name.startswith(f"{part.ours}."):
-                theirs = part.names.to_theirs(name.removeprefix(f"{part.ours}."))
-                if theirs is not None:
-                    return _front(part) + theirs
-        return None
-
-
-def _front(part: Part) -> str:
-    """What stands in front of the authors' names of a part."""
-    return f"{part.theirs}." if part.theirs else ""
+    parts = tuple(parts)
+    spellings = {alias: spelling for part in parts for alias, spelling in part.names.aliases.items()}
+    unused = {part.front + name: value for part in parts for name, value in part.names.unused.items()}
+    copies = {part.front + second: part.front + first for part in parts for second, first in part.names.copies.items()}
+    return NameMap({}, {**(aliases or {}), **spellings}, unused, no_weights, copies, older, parts)
 
 
 def _begun_otherwise(name: str, beginnings: Iterable[tuple[str, str]]) -> str | None:
