@@ -20,7 +20,7 @@ from convattn.deploy.inputs import random_images, read_calibration, read_photogr
 from convattn.deploy.load import ExportedModel, load_exported
 from convattn.deploy.metadata import Metadata, describe, read, seal
 from convattn.deploy.quantize import QuantisedLayer
-from convattn.deploy.runtimes.runtime import CannotRunHere, Precision, Request, Runtime, as_list
+from convattn.deploy.runtimes.runtime import CannotRunHere, OpenedFile, Precision, Request, Runtime, as_list
 from convattn.deploy.staging import move_in, require_space, staging
 from convattn.extras import MissingExtra
 from convattn.rooms import room
@@ -104,19 +104,16 @@ def export(
     with staging(path) as folder:
         require_space(path, folder, sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())))
         job = _Job(asked, path, folder, step, started)
-        prepared = _prepare(job, model, shape, calibration, photographs)
-        proven = _prove_numbers(job, prepared)
-        if proven is not None:
-            prepared = replace(prepared, request=replace(prepared.request, quantised=proven.quantisation))
+        prepared, proven = _prove_numbers(job, _prepare(job, model, shape, calibration, photographs))
         written = _write(job, prepared)
-        checked = _check(job, prepared, written, () if proven is None else proven.checks)
+        exported, checks, not_checked = _check(job, prepared, written, proven)
         change = None
-        if metric is not None and max_drop is not None and checked.exported is not None:
+        if metric is not None and max_drop is not None and exported is not None:
             step("measuring the model")
             before = float(metric(model))
             step("measuring the file")
-            change = MetricChange(figure or _FIGURE, before, float(metric(checked.exported)), max_drop)
-        report = _report(job, prepared, written, checks=checked.checks, not_checked=checked.not_checked, metric=change)
+            change = MetricChange(figure or _FIGURE, before, float(metric(exported)), max_drop)
+        report = _report(job, prepared, written, checks=checks, not_checked=not_checked, metric=change)
         if change is not None and not change.is_kept:
             raise ExportError(f"{path}: {change}, by more than {max_drop:g}; the file was not kept", report)
         move_in(folder, written.files, path)
@@ -155,14 +152,6 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class _Proven:
-    """The numbers of a model agree: in what, and what 8 bits cost in them."""
-
-    checks: tuple[ParityCheck, ...]
-    quantisation: tuple[QuantisedLayer, ...] | None
-
-
-@dataclass(frozen=True)
 class _Written:
     """A file that nobody has run yet."""
 
@@ -171,15 +160,6 @@ class _Written:
     metadata: Metadata  # as it is read from it
     operators: dict[str, int]
     quantisation: tuple[QuantisedLayer, ...] | None
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """The file as a model, and how it agrees; or why it could not be run."""
-
-    exported: ExportedModel | None
-    checks: tuple[ParityCheck, ...] = ()
-    not_checked: str | None = None
 
 
 def _prepare(
@@ -224,14 +204,16 @@ def _prepare(
     )
 
 
-def _prove_numbers(job: _Job, prepared: _Prepared) -> _Proven | None:
-    """Compare what a model computes before it decides, in a file of its own that is not kept; None if it does not.
+def _prove_numbers(job: _Job, prepared: _Prepared) -> tuple[_Prepared, tuple[ParityCheck, ...]]:
+    """Compare what a model computes before it decides, in a file of its own that is not kept.
 
-    None, too, where such a file cannot be run.
+    Returns:
+        What is to be written, with what 8 bits cost in those numbers; and in what they agree. Nothing new of a model
+        that does not decide, or where such a file cannot be run.
     """
     asked, numbers = job.asked, prepared.numbers
     if numbers is None:
-        return None
+        return prepared, ()
     job.step(f"writing the numbers as {asked.format}")
     fused = fuse(numbers)
     with tempfile.TemporaryDirectory(dir=job.folder) as place:
@@ -240,19 +222,13 @@ def _prove_numbers(job: _Job, prepared: _Prepared) -> _Proven | None:
         try:
             run = asked.runtime.open_file(path)
         except CannotRunHere:
-            return None
+            return prepared, ()
         job.step("comparing the numbers")
         quantisation = _quantisation(asked, path)
-        found: list[Comparison] = []
         nothing = _Written([], 0, prepared.metadata, {}, quantisation)
-        for trial in prepared.trials:
-            try:
-                found += compare(numbers, run, [trial])
-            except Exception as error:  # whatever a runtime raises
-                done = tuple(comparison.check for comparison in found)
-                raise ExportError(_refusal(job, trial, error), _report(job, prepared, nothing, checks=done)) from error
-        _refuse_differences(job, replace(prepared, model=numbers, fused=fused), nothing, found)
-    return _Proven(tuple(comparison.check for comparison in found), quantisation)
+        plain = replace(prepared, model=numbers, fused=fused, agreement=None, paired=None)
+        checks = _compare(job, plain, nothing, run)
+    return replace(prepared, request=replace(prepared.request, quantised=quantisation)), checks
 
 
 def _write(job: _Job, prepared: _Prepared) -> _Written:
@@ -290,17 +266,26 @@ def _written_to(file: Path, job: _Job, fused: nn.Module, request: Request, metad
         raise ValueError(f"{job.path}: {reason}; change what it names, or choose another format") from error
 
 
-def _check(job: _Job, prepared: _Prepared, written: _Written, before: tuple[ParityCheck, ...] = ()) -> _Checked:
-    """Compare the file with the model, as a user will run it; `before` is what was compared already."""
+def _check(
+    job: _Job, prepared: _Prepared, written: _Written, before: tuple[ParityCheck, ...]
+) -> tuple[ExportedModel | None, tuple[ParityCheck, ...], str | None]:
+    """Compare the file with the model, as a user will run it; `before` is what was compared already.
+
+    Returns:
+        The file as a model, how it agrees, and why it could not be run.
+    """
     job.step("comparing")
     try:
         exported = load_exported(job.unproven)
     except CannotRunHere as error:
-        return _Checked(None, not_checked=str(error).replace(str(job.unproven), str(job.path)))
+        return None, (), str(error).replace(str(job.unproven), str(job.path))
+    return exported, _compare(job, prepared, written, lambda images: as_list(exported(images)), before), None
 
-    def run(images: Tensor) -> list[Tensor]:
-        return as_list(exported(images))
 
+def _compare(
+    job: _Job, prepared: _Prepared, written: _Written, run: OpenedFile, before: tuple[ParityCheck, ...] = ()
+) -> tuple[ParityCheck, ...]:
+    """All checks, `before` in front; ExportError if one is no agreement, naming where the difference begins."""
     found: list[Comparison] = []
     for trial in prepared.trials:
         try:
@@ -308,22 +293,10 @@ def _check(job: _Job, prepared: _Prepared, written: _Written, before: tuple[Pari
         except Exception as error:  # whatever a runtime raises
             checks = (*before, *(comparison.check for comparison in found))
             raise ExportError(_refusal(job, trial, error), _report(job, prepared, written, checks=checks)) from error
-    _refuse_differences(job, prepared, written, found, before)
-    return _Checked(exported, (*before, *(comparison.check for comparison in found)))
-
-
-def _refuse_differences(
-    job: _Job,
-    prepared: _Prepared,
-    written: _Written,
-    found: Sequence[Comparison],
-    before: tuple[ParityCheck, ...] = (),
-) -> None:
-    """Raise ExportError if one of the comparisons is no agreement, naming where the difference begins."""
+    checks = (*before, *(comparison.check for comparison in found))
     failed = [comparison for comparison in found if not comparison.check.meets(job.asked.tolerance)]
     if not failed:
-        return
-    checks = (*before, *(comparison.check for comparison in found))
+        return checks
     worst = max(failed, key=lambda comparison: comparison.check.relative_error)
     where: FirstDifference | str = "all that it computes before it decides agrees"
     if not before:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from convattn.deploy.gate import relative_error
+from convattn.deploy.gate import worst_error
 from convattn.sizes import likely_shapes
 from convattn.walk import copied, without_listeners
 
@@ -66,11 +66,9 @@ def disagreement(block: nn.Module, form: nn.Module, inputs: tuple[Any, Any] | No
     with _plainly(like):
         want = _run(block, inputs)
         try:
-            pairs = [*zip(tree_leaves(_run(form, inputs)), tree_leaves(want), strict=True)]
-            errors = [relative_error(got.double(), told.double()) for got, told in pairs if isinstance(told, Tensor)]
+            worst = worst_error(_run(form, inputs), want)
         except Exception as error:
             return f"its inference form does not run ({' '.join(str(error).split())[:160]})"
-    worst = max(errors, default=0.0)
     if worst <= (1e-3 if like.dtype in (torch.float32, torch.float64) else 0.1):
         return None
     return f"its inference form gives other numbers (relative error {worst:.1e}): it is not as its class builds it"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from convattn.deploy.dynamic import Dynamic
 from convattn.deploy.inputs import random_images
@@ -27,6 +28,7 @@ __all__ = [
     "eager",
     "relative_error",
     "trials",
+    "worst_error",
 ]
 
 Kind = Literal["photographs", "random"]
@@ -238,6 +240,14 @@ def relative_error(got: Tensor, want: Tensor, scale: float | None = None) -> flo
     peak = torch.where(want.isfinite(), want.abs(), 0.0).max().clamp_min(1e-30).item() if scale is None else scale
     error = difference.max().item() / peak
     return error if error == error else float("inf")  # NaN never agrees
+
+
+def worst_error(got: Any, want: Any) -> float:
+    """The greatest `relative_error` of the tensors anywhere in what two networks gave; ValueError if not as many."""
+    pairs = zip(tree_leaves(got), tree_leaves(want), strict=True)
+    return max(
+        (relative_error(one.double(), told.double()) for one, told in pairs if isinstance(told, Tensor)), default=0.0
+    )
 
 
 def _cosine(got: Tensor, want: Tensor) -> float:

@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula
 
-from convattn.deploy.gate import relative_error
+from convattn.deploy.gate import worst_error
 from convattn.ops.linear import Linear2d
 from convattn.walk import copied, exchange, hung_on, names_of
 
@@ -98,9 +97,7 @@ def _check(packed: nn.Module, images: Tensor, want: Any, tolerance: float) -> No
     """Raises ValueError if the packed model gives other numbers."""
     try:
         with torch.inference_mode():
-            pairs = [*zip(tree_leaves(packed(images)), tree_leaves(want), strict=True)]
-        errors = [relative_error(a.double(), b.double()) for a, b in pairs if isinstance(b, Tensor)]
-        worst = max(errors, default=0.0)
+            worst = worst_error(packed(images), want)
         found = f"gives other numbers (relative error {worst:.1e})" if worst > tolerance else ""
     except Exception as error:  # whatever a network of somebody's makes of a layer that is another
         found = f"does not run ({' '.join(str(error).split())[:160]})"
