@@ -55,6 +55,9 @@ class Preprocessing:
     crop_pct: float
     crop_mode: str
 
+    def __post_init__(self) -> None:
+        check_preprocessing(vars(self))
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -131,7 +134,7 @@ def describe(
         returns="tensor" if isinstance(outputs, Tensor) else "dict" if isinstance(outputs, Mapping) else "list",
         channels=tuple(info.channels()) if info else (),
         reductions=tuple(info.reduction()) if info else (),
-        preprocessing=_preprocessing(cfg) if cfg else None,
+        preprocessing=_preprocessing(resolve_data_config(pretrained_cfg=cfg)) if cfg else None,
         task=kind,
         details=_details(kind, room(kind).describe(model)) if kind else {},
         versions=_versions(format),
@@ -187,13 +190,13 @@ def _details(kind: str, described: Any) -> dict[str, Any]:
     return dict(room(kind).check_description(described))
 
 
-def _preprocessing(cfg: dict[str, Any]) -> Preprocessing:
-    config = resolve_data_config(pretrained_cfg=cfg)
-    return _checked(
-        Preprocessing(
-            *(tuple(config["mean"]), tuple(config["std"])),
-            *(config["interpolation"], config["crop_pct"], config["crop_mode"]),
-        )
+def _preprocessing(told: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(
+        mean=tuple(told["mean"]),
+        std=tuple(told["std"]),
+        interpolation=_text(told["interpolation"]),
+        crop_pct=told["crop_pct"],
+        crop_mode=_text(told["crop_mode"]),
     )
 
 
@@ -243,17 +246,7 @@ def _parse(path: Path, entry: dict[str, Any]) -> Metadata:
 
 
 def _from_entry(entry: dict[str, Any]) -> Metadata:
-    preprocessing = entry["preprocessing"]
-    if preprocessing is not None:
-        preprocessing = _checked(
-            Preprocessing(
-                mean=tuple(preprocessing["mean"]),
-                std=tuple(preprocessing["std"]),
-                interpolation=_text(preprocessing["interpolation"]),
-                crop_pct=preprocessing["crop_pct"],
-                crop_mode=_text(preprocessing["crop_mode"]),
-            )
-        )
+    preprocessing = None if entry["preprocessing"] is None else _preprocessing(entry["preprocessing"])
     channels, height, width = entry["input_size"]
     crop = {} if preprocessing is None else {"crop_pct": preprocessing.crop_pct}
     check_preprocessing({"input_size": (channels, height, width), **crop})
@@ -283,11 +276,6 @@ def _from_entry(entry: dict[str, Any]) -> Metadata:
     if len(levels) != len(metadata.reductions) or (levels and len(names) != len(levels)):
         raise ValueError(f"{short(names)} with channels {levels} and reductions {metadata.reductions}")
     return metadata
-
-
-def _checked(preprocessing: Preprocessing) -> Preprocessing:
-    check_preprocessing(vars(preprocessing))
-    return preprocessing
 
 
 def _whole(value: Any, least: int) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from convattn.explain.layers import LayerChoice, find_layer, find_layers
 from convattn.nearest import nearest
 
-__all__ = ["BLOCKS", "GENERAL", "available_methods", "find_blocks"]
+__all__ = ["BLOCKS", "GENERAL", "available_methods", "blocks_in_layer", "find_blocks"]
 
 # Method -> the class of block that it looks into. A class derived from it counts too; its fused form has another name.
 BLOCKS: Mapping[str, str] = {
@@ -53,6 +54,14 @@ def find_blocks(model: nn.Module, method: str, within: str | None = None) -> dic
     if not inside:
         raise ValueError(f"there is no {kind} in {within!r}; {nearest(within, found)}")
     return inside
+
+
+def blocks_in_layer(model: nn.Module, method: str, layer: LayerChoice = None) -> dict[str, nn.Module]:
+    """Those in `layer`; by default in the penultimate level, or all where it has none. ValueError as `find_blocks`."""
+    if layer is not None:
+        return find_blocks(model, method, find_layer(model, layer).name)
+    every, levels = find_blocks(model, method), find_layers(model)
+    return {n: block for n, block in every.items() if len(levels) > 1 and n.startswith(f"{levels[-2].name}.")} or every
 
 
 def available_methods(model: nn.Module) -> list[str]:

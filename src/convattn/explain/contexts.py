@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convattn.explain.blocks import find_blocks
+from convattn.explain.blocks import blocks_in_layer, find_blocks
 from convattn.explain.captures import captures
 from convattn.explain.figures import axes_of, figure_of
 from convattn.explain.layers import LayerChoice
-from convattn.explain.response_maps import last_of_penultimate
 
 __all__ = ["Contexts", "contexts", "draw_local_weights", "draw_shares", "dynamic_shares", "kernel_of", "local_weights"]
 
@@ -44,7 +43,7 @@ def contexts(model: nn.Module, images: Tensor, layer: LayerChoice = None) -> Con
     Raises:
         ValueError: for a model without such a block, or a layer that holds none.
     """
-    name, block = last_of_penultimate(model, _METHOD, layer)
+    name, block = [*blocks_in_layer(model, _METHOD, layer).items()][-1]
     there = [f"{name}.{part}" for part in ("key", "act", "gate") if hasattr(block, part)]
     with captures(model, [name, *there]) as kept, torch.no_grad():
         model(images)
@@ -87,7 +86,7 @@ def local_weights(
     Raises:
         ValueError: as `contexts`; for a position off the map, or a block without a dynamic context.
     """
-    name, block = last_of_penultimate(model, _METHOD, layer)
+    name, block = [*blocks_in_layer(model, _METHOD, layer).items()][-1]
     if not hasattr(block, "embed"):
         raise ValueError(f"{name} has the static context alone, no local weights; choose another block")
     with captures(model, [f"{name}.embed"]) as kept, torch.no_grad():

@@ -21,7 +21,7 @@ def feature_map_variance(
     images: Tensor,
     layers: str | Sequence[LayerChoice] = "blocks",
     *,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> dict[str, float]:
     """Layer -> the variance over the positions of its map (unbiased), a mean over images and channels.
 
@@ -39,8 +39,7 @@ def feature_map_variance(
     for image in images.split(1):
         for name, variance in of_layers(model, image, chosen, _variance).items():
             sums[name] += variance
-        if on_image is not None:
-            on_image(1)
+        on_image(1)
     return {name: total / len(images) for name, total in sums.items()}
 
 

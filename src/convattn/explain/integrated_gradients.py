@@ -24,7 +24,7 @@ def integrated_gradients(
     *,
     baseline: Tensor | float = 0.0,
     steps: int = 50,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> Tensor:
     """What each pixel adds to the score: Σ over channels of (x - b) · ∫ d score(b + t (x - b)) / dx dt, t from 0 to 1.
 
@@ -58,8 +58,7 @@ def integrated_gradients(
                 image, start, n_steps=steps, internal_batch_size=min(steps, 8)
             )
             found.append(attribution.detach().float().sum(1))
-            if on_image is not None:
-                on_image(1)
+            on_image(1)
     return torch.cat(found)
 
 

@@ -25,7 +25,7 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
     fill: float = 0.0,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> Tensor:
     """score(x) - score(x with a window hidden), at each pixel the mean over the windows that hide it.
 
@@ -65,6 +65,5 @@ def occlusion(
                 perturbations_per_eval=8,
             )
             found.append(attribution.float().mean(1))
-            if on_image is not None:
-                on_image(1)
+            on_image(1)
     return torch.cat(found)

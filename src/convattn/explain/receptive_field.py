@@ -76,7 +76,7 @@ def effective_receptive_field(
     images: Tensor | Iterable[Tensor],
     layer: LayerChoice = None,
     *,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> ReceptiveField:
     """The positive gradients of the middle of the last map with respect to the image, a mean over images.
 
@@ -106,8 +106,7 @@ def effective_receptive_field(
                 raise ValueError(f"images of {_size(contribution)} and {_size(total)} pixels; resize all to one size")
             else:
                 total, counted = total + contribution, counted + 1
-            if on_image is not None:
-                on_image(1)
+            on_image(1)
     if not counted:
         raise ValueError(f"no image to take the mean over ({skipped} with gradients that are no numbers)")
     return ReceptiveField(total / counted, counted, skipped)

@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from convattn.explain.blocks import find_blocks
+from convattn.explain.blocks import blocks_in_layer
 from convattn.explain.captures import captures
 from convattn.explain.figures import axes_of, figure_of
-from convattn.explain.layers import LayerChoice, find_layer, find_layers
+from convattn.explain.layers import LayerChoice
 from convattn.nearest import nearest
 
 __all__ = ["Form", "RelativeField", "draw_relative_fields", "grid_distances", "relative_receptive_field"]
@@ -56,7 +56,7 @@ def relative_receptive_field(
     *,
     normalise: Form = "furthest",
     layer: LayerChoice = None,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> RelativeField:
     """The distance from which attention takes what it takes, for each head of each of SMT's attention blocks.
 
@@ -77,7 +77,7 @@ def relative_receptive_field(
     """
     if normalise not in get_args(Form):
         raise ValueError(f"normalise {normalise!r} is unknown; {nearest(str(normalise), get_args(Form))}")
-    blocks = _blocks_within(model, layer)
+    blocks = blocks_in_layer(model, "relative_receptive_field", layer)
     reads = [f"{name}.{part}" for name in blocks for part in ("query", "key_value")]
     sums = [0.0 * torch.zeros(int(block.num_heads)) for block in blocks.values()]  # type: ignore[arg-type]
     for image in images.split(1):
@@ -87,8 +87,7 @@ def relative_receptive_field(
             query = kept.outputs[f"{name}.query"]
             key, _ = kept.outputs[f"{name}.key_value"].chunk(2, 1)
             total += _of_heads(query, key, int(block.num_heads), normalise)  # type: ignore[arg-type]
-        if on_image is not None:
-            on_image(1)
+        on_image(1)
     return RelativeField(tuple(blocks), tuple(total / len(images) for total in sums), normalise, len(images))
 
 
@@ -100,16 +99,6 @@ def grid_distances(height: int, width: int, *, is_sequence: bool = False) -> Ten
         rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
         places = torch.stack([rows.flatten(), columns.flatten()], 1)
     return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _blocks_within(model: nn.Module, layer: LayerChoice) -> dict[str, nn.Module]:
-    method = "relative_receptive_field"
-    if layer is not None:
-        return find_blocks(model, method, find_layer(model, layer).name)
-    every = find_blocks(model, method)
-    levels = find_layers(model)
-    inside = {n: block for n, block in every.items() if len(levels) > 1 and n.startswith(f"{levels[-2].name}.")}
-    return inside or every
 
 
 def _of_heads(query: Tensor, key: Tensor, num_heads: int, form: Form) -> Tensor:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convattn.explain.blocks import find_blocks
+from convattn.explain.blocks import blocks_in_layer
 from convattn.explain.captures import captures
-from convattn.explain.layers import LayerChoice, find_layer, find_layers
+from convattn.explain.layers import LayerChoice
 
-__all__ = ["ResponseMaps", "last_of_penultimate", "response_maps"]
+__all__ = ["ResponseMaps", "response_maps"]
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,12 @@ def response_maps(model: nn.Module, images: Tensor, layer: LayerChoice = None) -
     Raises:
         ValueError: for a model without such a block, or a layer that holds none.
     """
-    name, block = last_of_penultimate(model, "response_maps", layer)
+    name, block = [*blocks_in_layer(model, "response_maps", layer).items()][-1]
     with captures(model, [f"{name}.proj"], [f"{name}.proj"]) as kept, torch.no_grad():
         model(images)
     parts = kept.inputs[f"{name}.proj"].chunk(_segments(block), 1)
     found = {"ensemble": kept.outputs[f"{name}.proj"], **dict(zip(_titles(block), parts, strict=True))}
     return ResponseMaps(name, {title: _response(part, images.shape[-2:]) for title, part in found.items()})
-
-
-def last_of_penultimate(model: nn.Module, method: str, layer: LayerChoice = None) -> tuple[str, nn.Module]:
-    """The block that a method looks into: the last in `layer`, or of the penultimate level, or of all.
-
-    Raises:
-        ValueError: as `find_blocks`.
-    """
-    blocks = find_blocks(model, method)
-    if layer is not None:
-        blocks = find_blocks(model, method, find_layer(model, layer).name)
-    else:
-        levels = find_layers(model)
-        inside = {n: b for n, b in blocks.items() if len(levels) > 1 and n.startswith(f"{levels[-2].name}.")}
-        blocks = inside or blocks
-    name = [*blocks][-1]
-    return name, blocks[name]
 
 
 def _segments(block: Any) -> int:

@@ -46,7 +46,7 @@ def fourier_spectrum(
     images: Tensor,
     layers: str | Sequence[LayerChoice] = "levels",
     *,
-    on_image: Callable[[int], None] | None = None,
+    on_image: Callable[[int], object] = lambda count: None,
 ) -> Spectra:
     """The mean over images and channels of ln(|FFT of the map| + 1e-6): no window, the mean not taken out.
 
@@ -64,8 +64,7 @@ def fourier_spectrum(
     for image in images.split(1):
         for name, amplitude in of_layers(model, image, chosen, lambda layer, x: _amplitude(layer, x, images)).items():
             sums[name] = sums[name] + amplitude if name in sums else amplitude
-        if on_image is not None:
-            on_image(1)
+        on_image(1)
     attends = {name: _attends(layer.module) for name, layer in chosen.items()}
     return Spectra({name: total / len(images) for name, total in sums.items()}, attends, len(images))
 

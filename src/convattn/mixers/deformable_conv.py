@@ -13,6 +13,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from convattn.mixers.heads import nearest_divisor
 from convattn.ops.deformable import Sampling, deformable_conv2d
 
 __all__ = ["DeformableConv2d"]
@@ -58,10 +59,8 @@ class DeformableConv2d(nn.Module):
             ("offset_groups", offset_groups, (in_channels,)),
         ):
             if value < 1 or any(width % value for width in widths):
-                common = math.gcd(*widths)
-                nearest = min((n for n in range(1, common + 1) if common % n == 0), key=lambda n: abs(n - value))
-                widths_text = " and ".join(map(str, widths))
-                raise ValueError(f"{name} {value} does not divide {widths_text} channels; the nearest is {nearest}")
+                nearest, said = nearest_divisor(math.gcd(*widths), value), " and ".join(map(str, widths))
+                raise ValueError(f"{name} {value} does not divide {said} channels; the nearest is {nearest}")
         self.modulated = modulated
         self.sampling = sampling
         self.taps = offset_groups * kernel_size**2

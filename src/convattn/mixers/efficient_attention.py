@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from convattn.mixers.heads import check_head_dim
 from convattn.ops.attention import map_attention, map_tokens
 from convattn.ops.fold import fold_norms_linear
 from convattn.ops.linear import Linear2d
@@ -101,9 +102,7 @@ class EfficientAttention(nn.Module):
         norm_layer: type[nn.Module] = nn.BatchNorm2d,
     ):
         super().__init__()
-        if head_dim < 1 or dim % head_dim:
-            nearest = min((n for n in range(1, dim + 1) if dim % n == 0), key=lambda n: abs(n - head_dim))
-            raise ValueError(f"head_dim {head_dim} does not divide dim {dim}; the nearest that does is {nearest}")
+        check_head_dim(dim, head_dim)
         pool = TokenPool(sr_ratio, token_pool)
         self.num_heads = dim // head_dim
         self.q = Linear2d(dim, dim, bias=qkv_bias)

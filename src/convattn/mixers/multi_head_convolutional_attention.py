@@ -11,6 +11,7 @@ In spite of the name there is no attention in it: the paper reads a trained kern
 import torch
 from torch import Tensor, nn
 
+from convattn.mixers.heads import check_head_dim
 from convattn.ops.fold import fold_chain
 
 __all__ = ["MultiHeadConvolutionalAttention"]
@@ -40,9 +41,7 @@ class MultiHeadConvolutionalAttention(nn.Module):
         act_layer: type[nn.Module] = nn.ReLU,
     ):
         super().__init__()
-        if head_dim < 1 or dim % head_dim:
-            nearest = min((n for n in range(1, dim + 1) if dim % n == 0), key=lambda n: abs(n - head_dim))
-            raise ValueError(f"head_dim {head_dim} does not divide dim {dim}; the nearest that does is {nearest}")
+        check_head_dim(dim, head_dim)
         self.group_conv3x3 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim // head_dim, bias=False)
         self.norm = norm_layer(dim)
         self.act = act_layer()

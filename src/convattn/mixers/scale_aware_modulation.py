@@ -17,6 +17,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convattn.mixers.heads import nearest_divisor
 from convattn.ops.fold import fold_chain, merge_depthwise, widen_groups
 from convattn.ops.linear import Linear2d
 
@@ -46,8 +47,7 @@ class MultiHeadMixedConv(nn.Module):
     def __init__(self, dim: int, num_heads: int = 4, kernel_growth: int = 2):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            fits = [n for n in range(1, dim + 1) if dim % n == 0]
-            nearest = min(fits, key=lambda n: abs(n - num_heads))
+            nearest = nearest_divisor(dim, num_heads)
             raise ValueError(f"num_heads {num_heads} does not divide dim {dim}; the nearest that does is {nearest}")
         if kernel_growth < 0 or kernel_growth % 2:
             raise ValueError(f"kernel_growth {kernel_growth} must be even and not negative, so that kernels stay odd")

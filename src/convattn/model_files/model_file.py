@@ -51,7 +51,6 @@ def save_model(model: nn.Module, path: str | Path, *, metrics: Mapping[str, floa
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a model file ends in .safetensors; write to {path.with_suffix('.safetensors')}")
     model = _bare(model)
-    _check_kind(model)
     recipe, buffers = _recipe(model)
     tensors = _tensors({**saved_tensors(model), **buffers})
     described = _description(model, recipe, metrics or {})
@@ -65,9 +64,7 @@ def check_can_be_saved(model: nn.Module) -> None:
     Raises:
         CheckpointError: as `save_model`.
     """
-    model = _bare(model)
-    _check_kind(model)
-    _recipe(model)
+    _recipe(_bare(model))
 
 
 def load_model(path: str | Path) -> nn.Module:
@@ -176,6 +173,7 @@ def _check_kind(model: Any) -> None:
 
 def _recipe(model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What builds the model again, and the buffers that it needs besides its state dict."""
+    _check_kind(model)
     name = model.built_as["name"]
     try:
         recipe, buffers, differences = find_recipe(model)

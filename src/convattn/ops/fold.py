@@ -105,21 +105,15 @@ def _check_depthwise(conv: nn.Module) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def batch_norm_to_depthwise(norm: nn.BatchNorm2d, repeats: int = 1) -> nn.Conv2d:
-    """An evaluating batch norm that has no layer to fold into, as a depthwise 1×1 convolution.
-
-    Args:
-        norm: over C channels, with running statistics.
-        repeats: how often C channels with these statistics stand side by side in the input.
-    """
+def batch_norm_to_depthwise(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """An evaluating batch norm that has no layer to fold into, as a depthwise 1×1 convolution."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    channels = norm.num_features * repeats
-    conv = nn.Conv2d(channels, channels, 1, groups=channels).to(scale)
-    conv.weight.copy_(scale.repeat(repeats).view(-1, 1, 1, 1))
+    conv = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features).to(scale)
+    conv.weight.copy_(scale.view(-1, 1, 1, 1))
     assert conv.bias is not None
-    conv.bias.copy_(shift.repeat(repeats))
+    conv.bias.copy_(shift)
     return conv
 
 

@@ -49,7 +49,7 @@ def find_places(model: nn.Module, where: Where, input_size: Size | None = None) 
         names = [*dict.fromkeys(_next(name, own) if name in greedy else name for name in names)]
     elif callable(where):
         named = names_of(model).items()
-        names = [name for module, (name, *others) in named if name in own and _chosen(where, module, name, *others)]
+        names = [known[0] for module, known in named if known[0] in own and any(where(name, module) for name in known)]
         if not names:
             raise ValueError(f"the function given as where chose none of the {len(own)} modules that run")
     else:
@@ -76,10 +76,6 @@ def _next(name: str, calls: dict[str, Call]) -> str:
     siblings = (other for other in behind if other.rpartition(".")[0] == parent)
     follower = next(siblings, name)
     return follower if calls.get(follower) and calls[follower].is_map else name
-
-
-def _chosen(where: Callable[[str, nn.Module], bool], module: nn.Module, *names: str) -> bool:
-    return any(where(name, module) for name in names)
 
 
 def _by_word(model: nn.Module, where: str, calls: dict[str, Call]) -> list[str]:
