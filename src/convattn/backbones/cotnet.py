@@ -23,6 +23,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convattn.backbones.pyramid import check_choices, check_stages
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
@@ -53,22 +54,12 @@ class CoTNetConfig:
     blur_pool: bool = False  # blocks halve the size behind their mixer, by a blur, instead of in front of it or in it
 
     def __post_init__(self) -> None:
-        if not len(self.depths) == len(self.dims) == len(self.mixers) == 4:
-            raise ValueError(f"depths {self.depths}, dims {self.dims} and mixers {self.mixers} need 4 entries")
-        if min(self.depths) < 1:
-            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
+        check_stages(self, "depths", "dims", "mixers")
         for stage in self.mixers:
             for mixer in stage.split("/"):
                 if mixer not in MIXERS:
                     raise ValueError(f"mixer {mixer!r} is unknown; {nearest(mixer, MIXERS)}")
-        for field, value, choices in (
-            ("stem", self.stem, STEMS),
-            ("shortcut", self.shortcut, SHORTCUTS),
-            ("fusion", self.fusion, FUSIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{field} {value!r} is unknown; choose one of {', '.join(choices)}")
-
+        check_choices(self, stem=STEMS, shortcut=SHORTCUTS, fusion=FUSIONS)
         usual = CoTNetConfig.stem_width
         if self.stem != "deep" and self.stem_width != usual:
             raise ValueError(f"stem_width {self.stem_width} is of stem 'deep'; with {self.stem!r} leave it at {usual}")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from convattn.backbones.pyramid import check_choices
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork, check_output_stride
 from convattn.mixers.deformable_gate import ABLATIONS
@@ -47,8 +48,7 @@ class GateOptions:
     sampling: Sampling = "auto"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise ValueError(f"form {self.form!r} is unknown; choose one of {', '.join(FORMS)}")
+        check_choices(self, form=FORMS)
         for name, value in ABLATIONS.get(self.form, {}).items():
             if name in self.given:
                 raise ValueError(f"form {self.form!r} sets {name} to {value!r}; leave out {name} {self.given[name]!r}")
@@ -80,13 +80,7 @@ class DASResNetConfig(GateOptions):
         super().__post_init__()
         if not len(self.dims) == len(self.depths) == 4 or min(self.depths) < 1:
             raise ValueError(f"dims {self.dims} and depths {self.depths} need 4 entries, depths of 1 or more")
-        for name, value, known in (
-            ("block", self.block, BLOCKS),
-            ("stem", self.stem, ("imagenet", "cifar")),
-            ("where", self.where, ("stages", "blocks")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        check_choices(self, block=BLOCKS, stem=("imagenet", "cifar"), where=("stages", "blocks"))
         if not set(self.gated_stages) <= {1, 2, 3, 4}:
             raise ValueError(f"gated_stages {self.gated_stages} must be some of 1, 2, 3, 4")
 

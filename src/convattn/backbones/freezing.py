@@ -7,15 +7,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from convattn.backbones.levels import Level, modules_in_front
 
-__all__ = ["check_frozen_stages", "freeze"]
+__all__ = ["freeze"]
 
 
-def check_frozen_stages(backbone: nn.Module, levels: Sequence[Level], stages: int) -> None:
-    """Refuse what `freeze` cannot do.
-
-    Raises:
-        ValueError: naming the number and how many parts there are, or what the backbone does not tell.
-    """
+def _check(backbone: nn.Module, levels: Sequence[Level], stages: int) -> None:
     if not 0 <= stages <= len(levels) + 1:
         raise ValueError(f"frozen_stages {stages} must be 0 to {len(levels) + 1}: the stem and {len(levels)} stages")
     for level in levels[: max(1, stages - 1)] if stages else ():
@@ -39,9 +34,9 @@ def freeze(backbone: nn.Module, levels: Sequence[Level], stages: int = 0, norms:
         norms: batch norms keep their statistics, weights and biases wherever they are.
 
     Raises:
-        ValueError: as `check_frozen_stages`.
+        ValueError: naming the number and how many parts there are, or what the backbone does not tell.
     """
-    check_frozen_stages(backbone, levels, stages)
+    _check(backbone, levels, stages)
     modules = dict(backbone.named_modules())
     end = _end(backbone, levels, stages, modules) if stages else 0
     first, later = [*modules][:end], [*modules][end:]

@@ -24,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, register_notrace_module, trunc_no
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.pyramid import Pyramid, Stage, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.group_mix_attention import GroupMixAttention
 from convattn.mixers.registry import create_mixer
@@ -58,12 +58,7 @@ class GroupMixFormerConfig:
     stem_stride: int = 4  # 4, or 2 for small images
 
     def __post_init__(self) -> None:
-        if not len(self.dims) == len(self.depths) == len(self.mlp_ratios) == 4:
-            raise ValueError(f"dims {self.dims}, depths {self.depths} and mlp_ratios {self.mlp_ratios} need 4 entries")
-        if min(self.depths) < 1:
-            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
-        if self.stem_stride not in (2, 4):
-            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
+        check_stages(self, "dims", "depths", "mlp_ratios")
         if self.dims[0] % 2:
             raise ValueError(f"dim {self.dims[0]} of stage 1 must be even: the stem is half as wide inside")
         if min(self.mlp_ratios) <= 0:

@@ -14,14 +14,15 @@ as SMT's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from timm.layers import LayerNorm2d, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.pyramid import Pyramid, check_stages
 from convattn.backbones.registry import register_family
-from convattn.backbones.smt import Block, Downsample, Stem, init_weights
+from convattn.backbones.smt import Block, init_weights, stem_and_stages
 from convattn.mixers.registry import check_mixer, create_mixer
 
 __all__ = ["Hybrid", "HybridConfig"]
@@ -50,12 +51,7 @@ class HybridConfig:
         for field in ("mixers", "dims", "depths", "mlp_ratios"):
             if len(getattr(self, field)) != 4:
                 raise ValueError(f"{field} {getattr(self, field)} must have 4 entries, one a stage")
-        if min(self.depths) < 1:
-            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
-        if self.stem_stride not in (2, 4):
-            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
-        if self.stem_kernel % 2 == 0:
-            raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
+        check_stages(self, "dims", "depths")
         if not isinstance(self.mixer_options, Mapping) and len(self.mixer_options) not in (0, 4):
             raise ValueError(
                 f"mixer_options has {len(self.mixer_options)} entries; give one mapping, or 4, one a stage"
@@ -109,24 +105,9 @@ class Hybrid(Pyramid):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        rates = calculate_drop_path_rates(drop_path_rate, list(cfg.depths), stagewise=True)
-        stages = []
-        for index, dim in enumerate(cfg.dims):
-            blocks = [
-                Block(
-                    _mixer(cfg, index, block),
-                    dim,
-                    cfg.mlp_ratios[index],
-                    layer_scale_init=cfg.layer_scale_init,
-                    drop_path=rates[index][block],
-                )
-                for block in range(cfg.depths[index])
-            ]
-            downsample = Downsample(cfg.dims[index - 1], dim) if index else nn.Identity()
-            stages.append(Stage(downsample, blocks, LayerNorm2d(dim, eps=1e-6)))
+        rates = calculate_drop_path_rates(drop_path_rate, sum(cfg.depths))
         super().__init__(
-            Stem(in_chans, cfg.dims[0], cfg.stem_kernel, cfg.stem_stride),
-            stages,
+            *stem_and_stages(cfg, in_chans, partial(_mixer, cfg), iter(rates)),
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
             num_classes=num_classes,

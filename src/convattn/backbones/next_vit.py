@@ -29,7 +29,7 @@ from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, register
 from torch import Tensor, nn
 
 from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
-from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.pyramid import Pyramid, Stage, check_choices, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.efficient_attention import TOKEN_POOLS, EfficientAttention
 from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
@@ -69,31 +69,15 @@ class NextViTConfig:
     final_norm: bool = True  # False: none in front of the head; the authors' form for detection
 
     def __post_init__(self) -> None:
-        per_stage = (self.conv_dims, self.transformer_dims, self.depths, self.convs_per_transformer, self.sr_ratios)
-        if any(len(entries) != 4 for entries in (*per_stage, self.stage_pattern)):
-            raise ValueError(
-                f"conv_dims {self.conv_dims}, transformer_dims {self.transformer_dims}, depths {self.depths}, "
-                f"stage_pattern {self.stage_pattern!r}, convs_per_transformer {self.convs_per_transformer} and "
-                f"sr_ratios {self.sr_ratios} need 4 entries"
-            )
+        dims = ("conv_dims", "transformer_dims")
+        check_stages(self, *dims, "depths", "stage_pattern", "convs_per_transformer", "sr_ratios")
         if set(self.stage_pattern) - set("CHT"):
             raise ValueError(f"stage_pattern {self.stage_pattern!r} must be made of C, H and T, one a stage")
-        for name, choices in (
-            ("conv_block", CONV_BLOCKS),
-            ("token_pool", TOKEN_POOLS),
-            ("norm", tuple(NORMS)),
-            ("act", tuple(ACTIVATIONS)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}")
-        if self.stem_stride not in (2, 4):
-            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
+        check_choices(self, conv_block=CONV_BLOCKS, token_pool=TOKEN_POOLS, norm=NORMS, act=ACTIVATIONS)
         if not 0 <= self.mix_ratio <= 1:
             raise ValueError(f"mix_ratio {self.mix_ratio} must be from 0 to 1")
-        if min(self.depths) < 1 or min(self.convs_per_transformer) < 0:
-            raise ValueError(
-                f"depths {self.depths} must be 1 or more, convs_per_transformer {self.convs_per_transformer} 0 or more"
-            )
+        if min(self.convs_per_transformer) < 0:
+            raise ValueError(f"convs_per_transformer {self.convs_per_transformer} must be 0 or more")
         if self.head_dim < 1 or min(self.sr_ratios) < 1:
             name = "head_dim" if self.head_dim < 1 else "sr_ratios"
             raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")

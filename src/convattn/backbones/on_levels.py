@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from convattn.backbones.freezing import check_frozen_stages, freeze
+from convattn.backbones.freezing import freeze
 from convattn.backbones.levels import Level, fixed_size, size_multiple
 from convattn.config_errors import ConfigError, check
 from convattn.weights.official import name_map, unwrap_model
@@ -32,7 +32,6 @@ class OnLevels(nn.Module):
         self, backbone: nn.Module, levels: Sequence[Level], *, frozen_stages: int = 0, frozen_norms: bool = False
     ):
         super().__init__()
-        check_frozen_stages(backbone, levels, frozen_stages)
         self.levels = tuple(levels)
         self.frozen_stages, self.frozen_norms = frozen_stages, frozen_norms
         self.fixed_size: tuple[int, int] | None = None  # height and width of the only images that it takes

@@ -7,7 +7,7 @@ The levels of the pyramid are the outputs of the stages. Layout is channels-last
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from convattn.backbones.recompute import recompute
 
-__all__ = ["Pyramid", "Stage", "check_images", "check_options", "pool_for", "take_levels"]
+__all__ = [
+    "Pyramid",
+    "Stage",
+    "check_choices",
+    "check_images",
+    "check_options",
+    "check_stages",
+    "pool_for",
+    "take_levels",
+]
 
 torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
@@ -236,6 +245,31 @@ def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
             f"input of {height} x {width} pixels is too small; the nearest size that works is "
             f"{max(height, least_size)} x {max(width, least_size)}"
         )
+
+
+def check_stages(cfg: Any, *fields: str) -> None:
+    """Refuse a family's configuration whose `fields` have not four entries, or whose depths or stem are none.
+
+    Raises:
+        ValueError: naming the field, its value and the rule.
+    """
+    values = [(name, getattr(cfg, name)) for name in fields]
+    if any(len(value) != 4 for _, value in values):
+        *said, last = [f"{name} {value!r}" for name, value in values]
+        raise ValueError(f"{', '.join(said)} and {last} need 4 entries")
+    if min(cfg.depths) < 1:
+        raise ValueError(f"depths {cfg.depths} must be 1 or more in every stage")
+    if getattr(cfg, "stem_stride", 4) not in (2, 4):
+        raise ValueError(f"stem_stride {cfg.stem_stride} must be 4, or 2 for small images")
+    if getattr(cfg, "stem_kernel", 1) % 2 == 0:
+        raise ValueError(f"stem_kernel {cfg.stem_kernel} must be odd")
+
+
+def check_choices(cfg: Any, **choices: Iterable[str]) -> None:
+    """Refuse a configuration with another value in one of these fields; raises ValueError with what there is."""
+    for name, known in choices.items():
+        if getattr(cfg, name) not in known:
+            raise ValueError(f"{name} {getattr(cfg, name)!r} is unknown; choose one of {', '.join(known)}")
 
 
 def check_options(

@@ -13,9 +13,10 @@ behind a convolution have eps 1e-5, all others 1e-6.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.pyramid import Pyramid, Stage
+from convattn.backbones.pyramid import Pyramid, Stage, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.scale_aware_modulation import AGGREGATIONS, ScaleAwareModulation
 from convattn.ops.attention import map_attention, map_tokens
@@ -54,19 +55,12 @@ class SMTConfig:
     layer_scale_init: float = 0.0  # initial value of the scales; 0: no layer scale (timm drops a None on its way here)
 
     def __post_init__(self) -> None:
-        if not len(self.dims) == len(self.depths) == len(self.mlp_ratios) == 4:
-            raise ValueError(f"dims {self.dims}, depths {self.depths} and mlp_ratios {self.mlp_ratios} need 4 entries")
-        if min(self.depths) < 1:
-            raise ValueError(f"depths {self.depths} must be 1 or more in every stage")
+        check_stages(self, "dims", "depths", "mlp_ratios")
         for stacking in (self.stacking,) if isinstance(self.stacking, str) else self.stacking:
             if stacking not in STACKINGS:
                 raise ValueError(f"stacking {stacking!r} is unknown; choose one of {', '.join(STACKINGS)}")
         if not isinstance(self.stacking, str) and len(self.stacking) != 4:
             raise ValueError(f"stacking {self.stacking} must be one word, of stage 3, or four, of every stage")
-        if self.stem_stride not in (2, 4):
-            raise ValueError(f"stem_stride {self.stem_stride} must be 4, or 2 for small images")
-        if self.stem_kernel % 2 == 0:
-            raise ValueError(f"stem_kernel {self.stem_kernel} must be odd")
         if self.aggregation not in (True, False, *AGGREGATIONS):
             names = ", ".join(AGGREGATIONS)
             raise ValueError(f"aggregation {self.aggregation!r} must be True, False or one of {names}")
@@ -277,27 +271,10 @@ class SMT(Pyramid):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate {drop_path_rate} must be at least 0 and below 1")
         last = max(1, sum(cfg.depths) - 1)
         rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
-        stages = []
-        for index, dim in enumerate(cfg.dims):
-            blocks = [
-                Block(
-                    self._mixer(cfg, mixer, index),
-                    dim,
-                    cfg.mlp_ratios[index],
-                    layer_scale_init=cfg.layer_scale_init,
-                    drop_path=next(rates),
-                )
-                for mixer in cfg.mixers(index)
-            ]
-            downsample = Downsample(cfg.dims[index - 1], dim) if index else nn.Identity()
-            stages.append(Stage(downsample, blocks, LayerNorm2d(dim, eps=1e-6)))
         super().__init__(
-            Stem(in_chans, cfg.dims[0], cfg.stem_kernel, cfg.stem_stride),
-            stages,
+            *stem_and_stages(cfg, in_chans, partial(_mixer, cfg), rates),
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
             num_classes=num_classes,
@@ -315,17 +292,38 @@ class SMT(Pyramid):
             return {}
         return {"layer_scale_init": 1e-4 if has_scale else 0.0}
 
-    @staticmethod
-    def _mixer(cfg: SMTConfig, mixer: str, stage: int) -> nn.Module:
-        if mixer == "attention":
-            return LocalSelfAttention(cfg.dims[stage], cfg.heads(stage))
-        return ScaleAwareModulation(
-            cfg.dims[stage],
-            num_heads=cfg.num_heads,
-            kernel_growth=cfg.kernel_growth,
-            aggregation=cfg.aggregation,
-            expansion_ratio=cfg.expansion_ratio,
-        )
+
+def stem_and_stages(
+    cfg: Any, in_chans: int, mixer: Callable[[int, int], nn.Module], rates: Iterator[float]
+) -> tuple[Stem, list[Stage]]:
+    """The skeleton of a configuration around mixers (stage, block); each block takes the next drop path rate."""
+    stages = []
+    for index, dim in enumerate(cfg.dims):
+        blocks = [
+            Block(
+                mixer(index, block),
+                dim,
+                cfg.mlp_ratios[index],
+                layer_scale_init=cfg.layer_scale_init,
+                drop_path=next(rates),
+            )
+            for block in range(cfg.depths[index])
+        ]
+        downsample = Downsample(cfg.dims[index - 1], dim) if index else nn.Identity()
+        stages.append(Stage(downsample, blocks, LayerNorm2d(dim, eps=1e-6)))
+    return Stem(in_chans, cfg.dims[0], cfg.stem_kernel, cfg.stem_stride), stages
+
+
+def _mixer(cfg: SMTConfig, stage: int, block: int) -> nn.Module:
+    if cfg.mixers(stage)[block] == "attention":
+        return LocalSelfAttention(cfg.dims[stage], cfg.heads(stage))
+    return ScaleAwareModulation(
+        cfg.dims[stage],
+        num_heads=cfg.num_heads,
+        kernel_growth=cfg.kernel_growth,
+        aggregation=cfg.aggregation,
+        expansion_ratio=cfg.expansion_ratio,
+    )
 
 
 def init_weights(module: nn.Module) -> None:
