@@ -55,7 +55,7 @@ def page_values(results: Results) -> dict[str, Any]:
     comparison = results.plan.comparison
     return dict(
         title=comparison.title,
-        lead=" ".join(filter(None, [_of(comparison.source), comparison.note, CAUTION])),
+        lead=" ".join(filter(None, [comparison.source and f"{comparison.source}.", comparison.note, CAUTION])),
         budgets=[
             (BUDGETS[budget], [row.sentence for row in rows if row.sentence], list(panels_of(results, rows)))
             for budget, rows in results.rows.items()
@@ -123,7 +123,3 @@ def _over_latency(results: Results, rows: Sequence[Row]) -> Scatter | None:
     """What each design reaches over what an image costs, with the colours of the panels; None before one is known."""
     designs = [(row.design.name, row.costs.median_ms, row.mean) for row in rows]
     return scatter(designs, results.metric, "Means of all seeds; latency as in the table of costs.")
-
-
-def _of(source: str) -> str:
-    return f"{source}." if source else ""

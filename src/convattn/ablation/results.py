@@ -69,14 +69,39 @@ class Results:
             "judged": self.judged,
             "worth": self.worth,
             "seeds": self.plan.seeds,
-            "budgets": {budget: [self._row(row) for row in rows] for budget, rows in self.rows.items()},
+            "budgets": {budget: [self._row_as_data(row) for row in rows] for budget, rows in self.rows.items()},
             "not_built": {d.name: d.missing for d in self.plan.comparison.designs if d.missing},
             "environment": dict(self.plan.environment),
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row_as_data(self, row: Row) -> dict[str, Any]:
+        interval, boot = row.interval, row.bootstrap
         optimizer, factors = self.plan.recipe.optimizer, self.plan.factors.get(row.design.name, Factors())
-        return _row_as_data(row) | {
+        return {
+            "design": row.design.name,
+            "role": row.design.role,
+            "model": row.design.model,
+            "options": dict(row.design.options),
+            "plug_ins": [dict(one) for one in row.design.plug_ins],
+            "note": row.design.note,
+            "published": row.design.published,
+            "parameters": row.costs.parameters,
+            "macs": row.costs.macs,
+            "latency_ms": row.costs.median_ms,
+            "latency_p10_ms": row.costs.p10_ms,
+            "latency_p90_ms": row.costs.p90_ms,
+            "training_images_per_second": row.costs.images_per_second,
+            "memory": row.costs.memory,
+            "updates": row.updates,
+            "seconds": row.seconds,
+            "figures": {str(seed): value for seed, value in row.figures.items()},
+            "mean": row.mean,
+            "difference": None if interval is None else interval.mean,
+            "interval": None if interval is None else [interval.low, interval.high],
+            "bootstrap": None if boot is None else [boot.low, boot.high],
+            "p": None if interval is None else interval.p,
+            "adjusted_p": row.adjusted_p,
+            "sentence": row.sentence,
             "learning_rate": optimizer.lr * factors.lr,
             "weight_decay": optimizer.weight_decay * factors.weight_decay,
         }
@@ -168,33 +193,3 @@ def _judged(plan: Plan) -> str:
     if share is not None:
         return f"{which}, on {100 * share:g} % of the training images, held out anew with each seed"
     return f"{which}, on the validation images, which choose nothing"
-
-
-def _row_as_data(row: Row) -> dict[str, Any]:
-    interval, boot = row.interval, row.bootstrap
-    return {
-        "design": row.design.name,
-        "role": row.design.role,
-        "model": row.design.model,
-        "options": dict(row.design.options),
-        "plug_ins": [dict(one) for one in row.design.plug_ins],
-        "note": row.design.note,
-        "published": row.design.published,
-        "parameters": row.costs.parameters,
-        "macs": row.costs.macs,
-        "latency_ms": row.costs.median_ms,
-        "latency_p10_ms": row.costs.p10_ms,
-        "latency_p90_ms": row.costs.p90_ms,
-        "training_images_per_second": row.costs.images_per_second,
-        "memory": row.costs.memory,
-        "updates": row.updates,
-        "seconds": row.seconds,
-        "figures": {str(seed): value for seed, value in row.figures.items()},
-        "mean": row.mean,
-        "difference": None if interval is None else interval.mean,
-        "interval": None if interval is None else [interval.low, interval.high],
-        "bootstrap": None if boot is None else [boot.low, boot.high],
-        "p": None if interval is None else interval.p,
-        "adjusted_p": row.adjusted_p,
-        "sentence": row.sentence,
-    }

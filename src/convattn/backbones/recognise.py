@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convattn.backbones.registry import create_model, list_families
+from convattn.backbones.registry import create_model, inferred_options, list_families
 from convattn.weights.find import find_weights
 from convattn.weights.official import NAME_MAPS, convert_official, shapes_by_name, to_our_names
 from convattn.weights.read import CheckpointError, unwrap_state_dict
@@ -97,11 +97,7 @@ def _options(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
         found["in_chans"] = kernel.shape[1]
     own = {"num_classes": model.num_classes, "in_chans": model.get_parameter(f"{cfg['first_conv']}.weight").shape[1]}
     different = {key: value for key, value in found.items() if value != own[key]}
-    infer = getattr(model, "infer_options", None)
-    try:
-        return different | (infer(ours) if infer else {})
-    except (ArithmeticError, IndexError, ValueError):  # entries of no such shape; what does not fit is told
-        return different
+    return different | inferred_options(ours, model)
 
 
 def _on_meta(name: str, options: Mapping[str, Any]) -> nn.Module:

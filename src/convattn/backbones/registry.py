@@ -19,7 +19,7 @@ from timm.models import (
     register_model,
     split_model_name_tag,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from convattn.backbones.network_options import is_network_option, network_options
 from convattn.backbones.pyramid import check_options
@@ -40,6 +40,7 @@ __all__ = [
     "create_model",
     "dense_options",
     "image_size_of",
+    "inferred_options",
     "is_network_option",
     "list_families",
     "list_models",
@@ -328,7 +329,8 @@ def _entry(
             if path is None:
                 return model
             content = read_checkpoint(path)
-            found = {key: value for key, value in _options_of(content, model).items() if key not in given}
+            ours = to_our_names(find_weights(content, shapes_by_name(model), str(path)).state, model)
+            found = {key: value for key, value in inferred_options(ours, model).items() if key not in given}
             if found:
                 stated = ", ".join(f"{key}={value}" for key, value in found.items())
                 said = f"{path}: has {stated}, unlike {name}; the model is built as the file says"
@@ -362,13 +364,11 @@ def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
-def _options_of(content: Any, model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint says about the options of `model`, where its family can tell and they differ."""
+def inferred_options(ours: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint under our names says of the options of `model`, where its family can tell and they differ."""
     infer = getattr(model, "infer_options", None)
-    if infer is None:
-        return {}
     try:
-        return infer(to_our_names(find_weights(content, shapes_by_name(model)).state, model))
+        return infer(ours) if infer else {}
     except (ArithmeticError, IndexError, ValueError):  # entries of no such shape; loading says which
         return {}
 

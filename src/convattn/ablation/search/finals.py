@@ -76,9 +76,8 @@ def finalists(
             designs.append(at_latency(Design(family, model.name, model.options), limit_ms, measure, options))
         except (ValueError, RuntimeError) as error:
             designs.append(Design(family, missing=" ".join(str(error).split())))
-    return Comparison(
-        title, tuple(designs), note="Found by figures on images held out, and trained again from scratch."
-    )
+    note_of_all = "Found by figures on images held out, and trained again from scratch."
+    return Comparison(title, tuple(designs), note=note_of_all)
 
 
 def with_latencies(plan: Plan, measured: Mapping[str, Latency]) -> Plan:
@@ -106,8 +105,7 @@ def chosen(plan: Plan, output: Path, metric: Metric) -> tuple[Design, Mapping[st
             means[design.name] = sum(known) / len(known)
     if not means:
         return None
-    sign = -1 if metric.greater_is_better else 1
-    best = min(means, key=lambda name: sign * means[name])
+    best = (max if metric.greater_is_better else min)(means, key=means.__getitem__)
     return next(design for design in found if design.name == best), means
 
 

@@ -74,7 +74,7 @@ class SearchResults:
         )
         ranking, at_random = self.halved.ranking(self.metric), self.halved.best_at_random(self.metric)
         if ranking:
-            best = self._search_figure(self.halved.figures, ranking[0])
+            best = next(found[ranking[0]] for found in reversed(self.halved.figures) if ranking[0] in found)
             yield f"halving found {self.networks[ranking[0]].name} at {self.metric.text(best)} in {self.epochs} epochs"
         if at_random is not None:
             count = len(self.halved.random)
@@ -102,10 +102,10 @@ class SearchResults:
             options, figures = network.options, [found.get(number) for found in self.halved.figures]
             if not any(value is not None for value in (*figures, self.halved.random.get(number))):
                 continue
-            cells = ["  ".join(options["mixers"]), *(_joined(options[key]) for key in ("dims", "depths", "mlp_ratios"))]
+            sizes = (" ".join(map(str, options[key])) for key in ("dims", "depths", "mlp_ratios"))
             values = [_DASH if value is None else self.metric.text(value) for value in figures]
             values.append(self.metric.text(self.halved.random.get(number)))
-            rows.append((network.name, *cells, f"{network.latency_ms:.2f}", *values))
+            rows.append((network.name, "  ".join(options["mixers"]), *sizes, f"{network.latency_ms:.2f}", *values))
         note = f"{self.metric.title} on images held out of the training images, by runs of their own for each length."
         numbers = frozenset(range(5, len(columns)))
         yield Table("Networks trained in the search", columns, tuple(rows), numbers, note)
@@ -156,17 +156,9 @@ class SearchResults:
             "random": self.halved.random.get(network.number),
         }
 
-    @staticmethod
-    def _search_figure(figures: tuple[Mapping[int, float], ...], number: int) -> float | None:
-        return next((found[number] for found in reversed(figures) if number in found), None)
-
 
 def refusals(study: Any) -> dict[str, int]:
     """Why networks of a study were not trained -> how many."""
     reasons = (trial.user_attrs.get("refused") for trial in study.trials)
     known = ("latency", "drawn before")
     return dict(Counter(each if each in known else "cannot be built or run" for each in reasons if each is not None))
-
-
-def _joined(values: Any) -> str:
-    return " ".join(map(str, values))
