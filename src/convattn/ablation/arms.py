@@ -47,14 +47,7 @@ def with_mixers(
 
 
 def with_values(base: str, option: str, values: Sequence[Any], options: Mapping[str, Any] | None = None) -> Comparison:
-    """A base as it is, and with an option at each of some values.
-
-    Args:
-        base: a model's name.
-        option: a keyword of `create_model` for it.
-        values: one design each.
-        options: of the base.
-    """
+    """A base as it is, and with an option, a keyword of `create_model`, at each of some values."""
     own = options or {}
     designs = [Design("base", base, own, role="base")]
     designs += [Design(f"{option}={_as_word(value)}", base, {**own, option: value}) for value in values]

@@ -14,12 +14,7 @@ __all__ = ["build"]
 
 
 def build(design: Design, *, meta: bool = False, **options: Any) -> nn.Module:
-    """The network of a design.
-
-    Args:
-        design: one that can be built.
-        meta: on shapes alone, for counting.
-        **options: further keywords of `create_model`.
+    """The network of a design, with further keywords of `create_model`; with `meta` on shapes alone, for counting.
 
     Raises:
         ValueError: if the design says that it cannot be built, or its options do not fit the model.

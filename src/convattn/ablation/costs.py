@@ -50,10 +50,6 @@ def measure_costs(
 ) -> dict[str, Costs]:
     """Time some updates of each design, count it, and time forward passes of all of them in turn.
 
-    Args:
-        configs: name -> a run of the design.
-        note: called with each name before it is measured.
-
     Raises:
         ConfigError, DataError, OutOfMemory: as `train`, with the design in front.
     """

@@ -41,11 +41,7 @@ class Panel:
 
 
 def write_page(path: Path, results: Results) -> None:
-    """Write the page in one step; it needs nothing else, no script and no network.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the page in one step; it needs nothing else, no script and no network."""
     plots = {BUDGETS[budget]: _over_latency(results, rows) for budget, rows in results.rows.items()}
     write_atomically(path, render_page("ablation.html", **page_values(results), plots=plots).encode())
 

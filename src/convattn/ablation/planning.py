@@ -32,11 +32,9 @@ def plan_comparison(
 
     Args:
         comparison: the designs; those that cannot be built here are named as such in the plan.
-        recipe: the run that all share but for the model.
         num_classes: with which networks are built for controls.
         controls: of "parameters", "latency", "placebo".
         control_of: the design that controls are made for; that with the most parameters by default.
-        note: told what is under way.
         **fields: further ones of `Plan`.
 
     Raises:

@@ -108,12 +108,9 @@ class Results:
 
 
 def read_results(plan: Plan, output: Path, worth: float) -> Results:
-    """The results so far: a design with fewer than two finished pairs has no interval yet.
+    """The results so far, of the runs in `output`: a design with fewer than two finished pairs has no interval yet.
 
-    Args:
-        plan: the comparison.
-        output: the folder of its runs.
-        worth: the smallest difference that matters, in the metric's unit.
+    `worth` is the smallest difference that matters, in the metric's unit.
     """
     metric = words_of(plan.recipe.task.kind).metrics[0]
     rows = {budget: _rows(plan, budget, output, metric, worth) for budget in plan.budgets}

@@ -22,8 +22,6 @@ def sentence(
     """Whether there is a difference, how large, and if none was found what it takes to see one.
 
     Args:
-        design, base: their names.
-        metric: what was measured; says which direction is better and the unit.
         found: the interval of design less base.
         adjusted_p: after Holm, over all comparisons of the table.
         worth: the smallest difference that matters, in the metric's unit.

@@ -12,14 +12,9 @@ _TINY = 1e-300
 
 
 def two_sided_p(t: float, freedom: int) -> float:
-    """The chance of a value at least as far from 0 as `t`, where there is no difference.
+    """The chance of a value at least as far from 0 as `t`, which may be infinite, where there is no difference.
 
-    Args:
-        t: the statistic; may be infinite.
-        freedom: degrees of freedom, 1 or more.
-
-    Raises:
-        ValueError: without a degree of freedom.
+    `freedom` are degrees, 1 or more; ValueError for none.
     """
     if freedom < 1:
         raise ValueError(f"{freedom} degrees of freedom must be 1 or more")

@@ -38,7 +38,6 @@ def run_sweep(
     """Train what is open, and go on with what was stopped; a run that another process has is passed over.
 
     Args:
-        runs: of a plan, in the order in which they are taken.
         output: the folder of all of them, which several machines may share.
         started: called with each run that is taken.
         progress: called with the updates done of a run, after each of its validations and for each that is done.

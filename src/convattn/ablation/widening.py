@@ -1,4 +1,8 @@
-"""The base made wider, so that a design meets a plain network of its size, or of its speed."""
+"""The base made wider, so that a design meets a plain network of its size, or of its speed.
+
+`options` are those with which networks are built here, such as the number of classes. A base whose width is no option,
+or that cannot be had so wide, is refused with a ConfigError.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,16 +33,7 @@ _DAMPING = 0.8  # latency grows with the width, or less where overhead counts, o
 
 
 def of_equal_parameters(base: Design, parameters: int, options: Mapping[str, Any]) -> Design:
-    """The base, wide enough to hold about so many parameters.
-
-    Args:
-        base: to be widened.
-        parameters: wanted.
-        options: with which networks are built here, such as the number of classes.
-
-    Raises:
-        ConfigError: if its width is no option, or it cannot be had.
-    """
+    """The base, wide enough to hold about so many parameters."""
 
     def size(design: Design) -> float:
         return sum(parameter.numel() for parameter in build(design, meta=True, **options).parameters())
@@ -49,17 +44,7 @@ def of_equal_parameters(base: Design, parameters: int, options: Mapping[str, Any
 
 
 def of_equal_latency(base: Design, target: Design, options: Mapping[str, Any], image_size: Any = None) -> Design:
-    """The base, wide enough to take about as long as `target` for one image, each width timed in turn with it.
-
-    Args:
-        base: to be widened.
-        target: whose time is wanted.
-        options: with which networks are built here.
-        image_size: of the image; the model's own by default.
-
-    Raises:
-        ConfigError: if its width is no option, or it cannot be had.
-    """
+    """The base, wide enough to take about as long as `target` for one image, each width timed in turn with it."""
     slow = _sized(build(target, **options), image_size)
 
     def share(design: Design) -> float:
@@ -74,17 +59,7 @@ def of_equal_latency(base: Design, target: Design, options: Mapping[str, Any], i
 
 
 def at_latency(base: Design, limit_ms: float, measure: Callable[[Design], float], options: Mapping[str, Any]) -> Design:
-    """The base, wide or narrow enough to take about so many milliseconds, and how near it came in its note.
-
-    Args:
-        base: to be scaled.
-        limit_ms: wanted.
-        measure: milliseconds of a design.
-        options: with which networks are built here, such as the number of classes.
-
-    Raises:
-        ConfigError: if its width is no option, or it takes no other widths.
-    """
+    """The base, wide or narrow enough to take about so many milliseconds, and how near it came in its note."""
     widths = _widths(base, options)
     scale, tried = 1.0, list[tuple[Design, float]]()
     for _ in range(_TRIES):
@@ -159,11 +134,7 @@ def _first_that_builds(
 
 
 def _widths(base: Design, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Option -> the base's widths.
-
-    Raises:
-        ConfigError: if they are no option.
-    """
+    """Option -> the base's widths."""
     model: Any = build(base, meta=True, **options)
     cfg = getattr(model, "cfg", None)
     found = {name: tuple(getattr(cfg, name)) for name in _WIDTHS if hasattr(cfg, name)}

@@ -261,9 +261,6 @@ class CoTNet(TimmNetwork, ResNet):
         drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
         output_stride: 32, or 16 or 8: later stages then keep the size. Nothing is dilated instead, as in the authors'
             code.
-
-    Raises:
-        ValueError: for an `output_stride` other than these.
     """
 
     family = "cotnet"

@@ -92,9 +92,6 @@ class DASResNet(TimmNetwork, ResNet):
         cfg: the variant.
         num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
         output_stride: 32, or 16 or 8: later stages then keep the size and dilate, as in timm.
-
-    Raises:
-        ValueError: for an `output_stride` other than these.
     """
 
     family = "das"

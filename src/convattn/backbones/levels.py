@@ -97,10 +97,6 @@ def dense_backbone(
 def find_levels(backbone: nn.Module, strides: Sequence[int] = STRIDES) -> tuple[Level, ...]:
     """One level for each stride; of several with a stride the last.
 
-    Args:
-        backbone: with timm's `feature_info`: a model, or what `features_only=True` gives.
-        strides: which.
-
     Raises:
         ValueError: if there is none of a stride, naming those there are.
     """

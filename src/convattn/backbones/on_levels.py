@@ -132,12 +132,10 @@ def describe(
     """Tell a model what it takes (`pretrained_cfg`), and what builds it again where that is known (`built_as`).
 
     Args:
-        model: that gets these attributes, and its backbone's.
-        name: of the heads.
+        name, num_classes: of the heads.
         options: with which the model is built, beside those of the backbone.
         task: whose builder builds it.
         image_size: height and width that it is made for, where the backbone leaves them free.
-        num_classes: of its heads.
         classifier: the modules that tell classes.
     """
     trunk = model.backbone

@@ -71,10 +71,8 @@ def first_difference(
     """Find where the file of a model begins to disagree.
 
     Args:
-        model: the eager model, in evaluation mode.
-        fused: its inference form, which was written.
-        runtime: what wrote the file and ran it.
-        request: how it was written.
+        model, fused: the eager model, in evaluation mode, and its inference form, which was written.
+        runtime, request: what wrote the file and ran it, and how.
         images: (B, C, H, W) on which the file disagreed.
         tolerance: what counts as agreement, for intermediate outputs too.
         folder: for temporary files.
@@ -99,15 +97,7 @@ def first_difference(
 
 
 class _Search:
-    """Bisection over the operations of the exported graph.
-
-    Args:
-        fused: the inference form.
-        runtime: what writes and runs the cuts.
-        request: how they are written.
-        images: what they are compared on.
-        tolerance: what counts as agreement.
-    """
+    """Bisection over the operations of the exported graph."""
 
     def __init__(
         self, fused: nn.Module, runtime: Runtime, request: Request, images: Tensor, tolerance: Tolerance

@@ -142,14 +142,7 @@ def compare(
     agreement: Agreement | None = None,
     paired: Pairing | None = None,
 ) -> Iterator[Comparison]:
-    """One check a trial, in order.
-
-    Args:
-        model: in evaluation mode; images (B, C, H, W) -> a tensor or several.
-        exported: the file as a function.
-        agreement: of the model's task.
-        paired: of the model's task; by default outputs are compared as they are.
-    """
+    """One check a trial, in order, of a model in evaluation mode; without `paired` outputs are compared as they are."""
     for trial in tried:
         found = [
             _compared(exported(images), _outputs(model, images), model, agreement, paired) for images in trial.batches
@@ -176,12 +169,7 @@ def eager(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def compare_outputs(got: Sequence[Tensor], want: Any, of_several: str = "output") -> list[OutputCheck]:
-    """One check an output.
-
-    Args:
-        got: what the file gives, in order.
-        want: what the model gives.
-        of_several: as `output_names` takes it.
+    """One check an output of what the file gives, in order, beside what the model gives.
 
     Raises:
         ValueError: if their number differs.

@@ -66,13 +66,7 @@ class ExportedModel(nn.Module):
     """An exported file as a model: it runs, and has no weights to train, copy or export again.
 
     A file that takes one batch size only is given its batches: more images in several, fewer with black ones behind.
-    Several threads may call it at once.
-
-    Args:
-        path: the file.
-        format: its name in `formats()`.
-        run: the file as a function.
-        metadata: what it says of itself; None for a file of another origin.
+    Several threads may call it at once. `metadata` is what the file says of itself; None for one of another origin.
     """
 
     def __init__(self, path: Path, format: str, run: OpenedFile, metadata: Metadata | None):

@@ -109,16 +109,9 @@ def describe(
     format: str,
     batch: int,
 ) -> Metadata:
-    """The metadata of a file that is to hold `model`.
+    """The metadata of a file that is to hold `model`, which gives `outputs` for the images that it is traced on.
 
-    Args:
-        model: the model that is exported, or its fused form.
-        outputs: what it gives for such images.
-        input_size: (channels, height, width) of the images that it is traced on.
-        precision: of the file.
-        dynamic: what the file leaves free.
-        format: a name in `formats()`.
-        batch: how many images it is traced on; the file takes no other number where `dynamic` is "none".
+    `batch` is how many these are; the file takes no other number where `dynamic` is "none".
     """
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     info: Any = model.feature_info if is_pyramid(model) else None

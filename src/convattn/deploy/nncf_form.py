@@ -67,8 +67,7 @@ def nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...],
     extremes and a correction of biases, cut off what half of the images hold, and err by 2 to 5 times as much.
 
     Args:
-        graph: an `openvino.Model`.
-        batches: its inputs, to find ranges with.
+        graph, batches: an `openvino.Model`, and inputs to find ranges with.
         kept: names of nodes.
         compressed: whether weights are stored in 8 bits, or float32 followed by a quantiser.
     """

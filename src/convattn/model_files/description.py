@@ -101,7 +101,6 @@ def check_description(described: Mapping[str, Any], weights: int) -> None:
     """Refuse what does not describe a network, or one that cannot be meant.
 
     Args:
-        described: the description, of a known format.
         weights: how many numbers the file holds; no honest description counts anything beyond.
 
     Raises:

@@ -102,9 +102,7 @@ def load_pretrained(
     of classes, or one that the file lacks, stays as it was initialised. One `WeightsNote` says so.
 
     Args:
-        model: the network.
-        content: what was read from the file.
-        source: what to call it.
+        content, source: what was read from the file, and what to call that.
         first_conv: name of the convolution on the image; None where that is not known.
         classifier: names of the layers that give the classes, in timm's words.
         head_rows: as in `load_official`.

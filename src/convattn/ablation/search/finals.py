@@ -42,16 +42,7 @@ def finalists(
 ) -> Comparison:
     """The best three, the best of the random search, a hand-made network and the five families at this latency.
 
-    Args:
-        space: of the search.
-        networks: that were drawn.
-        halved: what the search came to.
-        metric: by which.
-        limit_ms: to which the widths of the others are scaled.
-        measure: milliseconds of a design.
-        title: of the comparison.
-        classes: of the images.
-        note: told what is under way.
+    The widths of the others are scaled to `limit_ms`, by what `measure` finds, milliseconds.
 
     Raises:
         ConfigError: if no run of the search was finished.

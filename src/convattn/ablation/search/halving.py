@@ -131,12 +131,7 @@ def halve(
 ) -> Halved:
     """Train by successive halving, then at random for as many epochs; what was trained before is not trained again.
 
-    Args:
-        study: holds the trials of the networks; told of every figure, and of who is out.
-        networks: in the order in which they were drawn, as many as either search needs.
-        rungs: as `rungs_of` gives them.
-        training: how.
-        metric: by which networks are chosen, on the images held out.
+    The study is told of every figure, and of who is out. `networks` are as many as either search needs, as drawn.
     """
     figures: list[Mapping[int, float]] = []
     alive = list(networks[: rungs[0].count])

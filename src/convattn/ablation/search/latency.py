@@ -24,9 +24,8 @@ def latencies(models: Mapping[str, nn.Module], runtime: str, setting: Setting) -
     """Times of one call of each, in turns where there are several; of two layouts the faster one.
 
     Args:
-        models: name -> model.
+        models, setting: what runs, and on what.
         runtime: of `runtime_names()`; all but `eager` run the inference form that `fuse` makes.
-        setting: what they run on.
 
     Raises:
         Unavailable, MissingExtra, CannotRunHere: if the runtime cannot be had. Whatever its converter raises.

@@ -12,11 +12,7 @@ __all__ = ["write_search_page"]
 
 
 def write_search_page(path: Path, found: SearchResults) -> None:
-    """Write the page in one step; it needs nothing else, no script and no network.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write the page in one step; it needs nothing else, no script and no network."""
     values = page_values(found.retrained)
     front, networks = found.tables()
     values["tables"] = [table for table in (front, *values["tables"], networks) if table.rows]
