@@ -20,7 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from timm.layers import DropPath, LayerNorm2d, register_notrace_module, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,7 +28,7 @@ from convattn.backbones.pyramid import Pyramid, Stage, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.group_mix_attention import GroupMixAttention
 from convattn.mixers.registry import create_mixer
-from convattn.ops.fold import add_identity_tap, batch_norm_to_depthwise
+from convattn.ops.fold import TrunkBatchNorm2d, add_identity_tap
 from convattn.ops.linear import Linear2d
 
 __all__ = ["GroupMixFormer", "GroupMixFormerConfig"]
@@ -177,15 +177,6 @@ class Block(nn.Module):
         return x + self.drop_path2(self.channel_mixer(self.norm2(x)))
 
 
-@register_notrace_module
-class FinalNorm(nn.BatchNorm2d):
-    """The norm in front of the classifier."""
-
-    def fused(self) -> nn.Module:
-        """The inference form: a scale and a shift of each channel."""
-        return batch_norm_to_depthwise(self)
-
-
 class GroupMixFormer(Pyramid):
     """The GroupMixFormer backbone.
 
@@ -222,7 +213,7 @@ class GroupMixFormer(Pyramid):
             stages,
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
-            norm=FinalNorm(cfg.dims[-1]),
+            norm=TrunkBatchNorm2d(cfg.dims[-1]),
             num_classes=num_classes,
             in_chans=in_chans,
             global_pool=global_pool,

@@ -166,7 +166,8 @@ def size_multiple(backbone: nn.Module, levels: Sequence[Level]) -> int:
 def _takes(backbone: nn.Module, levels: Sequence[Level], size: tuple[int, int]) -> bool:
     """Whether a backbone runs on images of this height and width; nothing is computed."""
     cfg: Any = backbone.pretrained_cfg
-    images = torch.empty(1, cfg["input_size"][0], *size, device="meta", dtype=_dtype(backbone))
+    dtype = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), torch.float32)
+    images = torch.empty(1, cfg["input_size"][0], *size, device="meta", dtype=dtype)
     try:
         with torch.no_grad():
             level_maps(probe(backbone), images, levels)
@@ -243,7 +244,3 @@ def _way_out(model: nn.Module, task: DenseTask) -> str:
 
 def _stated(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -124,7 +124,9 @@ def create_model(
     kwargs = dict(overrides)
     if is_configuration(name):
         name, stored = read_configuration(name)
-        _check_network_options(stored, name)
+        for option in stored:
+            if not is_network_option(option):
+                raise UnknownOption(f"option {option!r} of {name} says nothing of the network; remove it from the file")
         kwargs = stored | kwargs
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
@@ -271,13 +273,6 @@ def _timm_name(name: str) -> str:
     if tag:
         official_weights(f"{architecture}.{tag}")
     return _TIMM_NAMES[architecture] + (f".{tag}" if tag else "")
-
-
-def _check_network_options(options: Mapping[str, Any], name: str) -> None:
-    """Refuse options out of a file that say where weights come from."""
-    for option in options:
-        if not is_network_option(option):
-            raise UnknownOption(f"option {option!r} of {name} says nothing of the network; remove it from the file")
 
 
 def _sizes(image_size: int, stride: int) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def resolve(
     if dynamic is None:
         dynamic = "batch" if "batch" in runtime.DYNAMIC else runtime.DYNAMIC[0]
     if dynamic not in runtime.DYNAMIC:
-        raise ValueError(f"{format} cannot leave {_freedom(dynamic)} free; dynamic can be {', '.join(runtime.DYNAMIC)}")
+        left = {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[dynamic]
+        raise ValueError(f"{format} cannot leave {left} free; dynamic can be {', '.join(runtime.DYNAMIC)}")
     if precision not in runtime.PRECISIONS:
         others = [name for name, other in formats().items() if precision in other.PRECISIONS]
         elsewhere = f"; {precision} can be had in {', '.join(others)}" if others else ""
@@ -66,7 +67,3 @@ def resolve(
     if tolerance is not None:
         limits = Tolerance(tolerance, None, limits.least_paired)
     return Resolved(format, runtime, dynamic, precision, limits)
-
-
-def _freedom(dynamic: Dynamic) -> str:
-    return {"none": "nothing", "batch": "the batch size", "all": "batch, height and width"}[dynamic]

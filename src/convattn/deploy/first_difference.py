@@ -22,6 +22,9 @@ from convattn.deploy.runtimes.runtime import Request, Runtime
 __all__ = ["FirstDifference", "NotFound", "Point", "first_difference"]
 
 
+_OUTPUTS = (Tensor, torch.SymInt, int)  # what a network can give
+
+
 class NotFound(RuntimeError):
     """Where the difference begins could not be found; says why."""
 
@@ -171,7 +174,7 @@ def _cuts(graph: fx.Graph) -> list[_Cut]:
         if node.op == "call_function" and last_use[node] > index:
             alive.append(node)
         values = [value for value in alive if value is not node and _is_compared(value)]
-        if _computes(node) and all(_can_be_output(value) for value in alive):
+        if _computes(node) and all(isinstance(value.meta.get("val"), _OUTPUTS) for value in alive):
             cuts.append(_Cut(node, (node, *values)))
     return cuts
 
@@ -182,10 +185,6 @@ def _computes(node: fx.Node) -> bool:
         return False
     schema = getattr(node.target, "_schema", None)
     return schema is None or all(given.alias_info is None or given.alias_info.is_write for given in schema.returns)
-
-
-def _can_be_output(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor | torch.SymInt | int)
 
 
 def _is_compared(node: fx.Node) -> bool:

@@ -147,7 +147,10 @@ def compare(
         found = [
             _compared(exported(images), _outputs(model, images), model, agreement, paired) for images in trial.batches
         ]
-        outputs = tuple(_together(parts) for parts in zip(*(one.outputs for one in found), strict=True))
+        outputs = tuple(
+            OutputCheck(same[0].name, max(each.relative_error for each in same), min(each.cosine for each in same))
+            for same in zip(*(one.outputs for one in found), strict=True)  # the same output on all batches
+        )
         shares = [one.paired for one in found if one.paired is not None]
         check = ParityCheck(
             images=trial.images,
@@ -247,11 +250,6 @@ def _cosine(got: Tensor, want: Tensor) -> float:
     got, want = got.reshape(len(got), -1), want.reshape(len(want), -1)
     least = F.cosine_similarity(got, want, dim=1, eps=1e-300).min().item()
     return min(least, 1.0) if least == least else -1.0
-
-
-def _together(parts: Sequence[OutputCheck]) -> OutputCheck:
-    """The same output on several batches of one size."""
-    return OutputCheck(parts[0].name, max(part.relative_error for part in parts), min(part.cosine for part in parts))
 
 
 def _mean(shares: Sequence[dict[str, float]]) -> dict[str, float]:

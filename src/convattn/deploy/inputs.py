@@ -95,19 +95,15 @@ def _read_some(
     source: str | Path, most: int, transform: Transform, shape: Shape
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     files = open_unlabelled(source)
-    images, set_aside = [], []
-    for index in _evenly(len(files), most):
+    count, images, set_aside = len(files), [], []
+    for index in range(count) if count <= most else [at * count // most for at in range(most)]:  # evenly spread
         try:
             images.append(_prepared(transform(files.read(index)), shape))
         except ImageError as error:
             set_aside.append(str(error))
     if not images:
-        raise DataError(f"{source}: none of its {len(files)} images can be read; the first: {set_aside[0]}")
+        raise DataError(f"{source}: none of its {count} images can be read; the first: {set_aside[0]}")
     return images, tuple(set_aside)
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return list(range(count)) if count <= most else [at * count // most for at in range(most)]
 
 
 def _prepared(image: Tensor, shape: Shape) -> Tensor:

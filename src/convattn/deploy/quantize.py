@@ -65,7 +65,8 @@ def quantise(
         MissingExtra: if NNCF is not installed.
     """
     graph = with_forks_biased(graph)
-    batches, few = _batches(graph, calibration), _batches(graph, _spread(calibration, _PROBED))
+    spread = calibration[:: math.ceil(len(calibration) / _PROBED)]  # evenly: neighbours in a folder are alike
+    batches, few = _batches(graph, calibration), _batches(graph, spread)
     apart = _layers_of(graph, in_float32)
     if known is not None:
         left = (*apart, *(layer.name for layer in known if layer.kept))
@@ -85,11 +86,6 @@ def _layers_of(graph: Any, modules: Sequence[str]) -> tuple[str, ...]:
     """The names of the nodes with weights that compute what these modules do."""
     names = [node.get_friendly_name() for node in graph.get_ordered_ops() if node.get_type_name() in WEIGHTED]
     return tuple(name for name in names if name.startswith(tuple(f"{module}." for module in modules)))
-
-
-def _spread(images: Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """At most so many, evenly spread: neighbours in a folder are alike."""
-    return images[:: math.ceil(len(images) / count)]
 
 
 def _batches(graph: Any, images: Sequence[Tensor]) -> list[np.ndarray]:

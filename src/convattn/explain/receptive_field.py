@@ -54,10 +54,11 @@ class ReceptiveField:
         """For each threshold the first square of side 3, 5, … around the middle with a larger share; none is `None`."""
         values = self.scaled()
         height, width = values.shape
-        middle, total = (height // 2, width // 2), float(values.sum())
+        total, row, column = float(values.sum()), height // 2, width // 2
         found: list[Area] = []
         sides = range(1, min(height, width) // 2)
-        shares = [float(_square(values, middle, reach).sum()) / total for reach in sides] if total else []
+        squares = (values[row - r : row + r + 1, column - r : column + r + 1] for r in sides)
+        shares = [float(square.sum()) / total for square in squares] if total else []
         for threshold in thresholds:
             reach = next((r for r, share in zip(sides, shares, strict=False) if share > threshold), None)
             side = None if reach is None else 2 * reach + 1
@@ -131,11 +132,6 @@ def _probe_of(model: nn.Module, layer: LayerChoice) -> Callable[[Tensor], Tensor
 def _middle(output: Tensor) -> Tensor:
     height, width = output.shape[2:]
     return output[:, :, height // 2, width // 2].relu().sum()
-
-
-def _square(values: Tensor, middle: tuple[int, int], reach: int) -> Tensor:
-    row, column = middle
-    return values[row - reach : row + reach + 1, column - reach : column + reach + 1]
 
 
 def _size(values: Tensor) -> str:

@@ -65,7 +65,9 @@ def fourier_spectrum(
         for name, amplitude in of_layers(model, image, chosen, lambda layer, x: _amplitude(layer, x, images)).items():
             sums[name] = sums[name] + amplitude if name in sums else amplitude
         on_image(1)
-    attends = {name: _attends(layer.module) for name, layer in chosen.items()}
+    # by the name of a class: it decides where a mark stands in a figure, and no more
+    classes = {name: " ".join(type(part).__name__ for part in layer.module.modules()) for name, layer in chosen.items()}
+    attends = {name: "attention" in names.lower() for name, names in classes.items()}
     return Spectra({name: total / len(images) for name, total in sums.items()}, attends, len(images))
 
 
@@ -98,11 +100,6 @@ def _amplitude(layer: Layer, maps: Tensor, images: Tensor) -> Tensor:
     return log_amplitude(maps).cpu()
 
 
-def _attends(module: nn.Module) -> bool:
-    """Whether it, or a part of it, is called an attention: where a mark stands in a figure, and no more."""
-    return any("attention" in type(part).__name__.lower() for part in module.modules())
-
-
 def draw_spectra(spectra: Mapping[str, Spectra]) -> Any:
     """A `matplotlib` figure: for each model a curve a layer, coloured by depth.
 
@@ -110,10 +107,10 @@ def draw_spectra(spectra: Mapping[str, Spectra]) -> Any:
         MissingExtra: without matplotlib.
     """
     figure = figure_of(4.4 * len(spectra), 3.4)
-    plots = axes_of(figure, 1, len(spectra))
+    plots, colours = axes_of(figure, 1, len(spectra)), require("matplotlib", "explain").colormaps["viridis"]
     for axes, (name, one) in zip(plots, spectra.items(), strict=True):
-        colours = _depth_colours(len(one.amplitudes))
-        for colour, layer in zip(colours, one.amplitudes, strict=True):
+        for at, layer in enumerate(one.amplitudes):
+            colour = colours(0.9 * at / max(len(one.amplitudes) - 1, 1))
             frequencies, curve = one.curve(layer)
             axes.plot(frequencies, curve, color=colour, label=layer, linewidth=1.6)
         axes.set(xlabel="frequency (units of π)", title=f"{name}, {one.images} image{'s' * (one.images != 1)}")
@@ -148,8 +145,3 @@ def draw_high_frequencies(spectra: Mapping[str, Spectra]) -> Any:
     axes.set_title("The highest frequency; filled: attention, dotted: a smaller map", fontsize=10)
     axes.legend(frameon=False)
     return figure
-
-
-def _depth_colours(count: int) -> list[Any]:
-    colour_map = require("matplotlib", "explain").colormaps["viridis"]
-    return [colour_map(0.9 * at / max(count - 1, 1)) for at in range(count)]

@@ -128,7 +128,9 @@ def _with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> n
     _load(model, tensors, assign=True)
     beside = [*facts.buffers.values(), *facts.hidden.values()]
     if beside:  # such as tables of positions: they want real numbers
-        _check_memory(beside)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in beside)
+        if size > _LARGEST_TABLES:  # the weights give no reason for them
+            raise ValueError(f"it wants {size / 2**30:,.1f} GiB of tables beside its weights")
         with torch.device("cpu"):
             return _filled(build(recipe), tensors)
     for name, tensor in _named_tensors(model):
@@ -136,13 +138,6 @@ def _with_weights(recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> n
             tensor.data = torch.empty_like(fresh[name], dtype=tensor.dtype, device="cpu").copy_(tensor)
     _tie(model, map(sorted, facts.ties))
     return model
-
-
-def _check_memory(beside: Iterable[Tensor]) -> None:
-    """Refuse tables that the weights give no reason for, before they are made."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in beside)
-    if size > _LARGEST_TABLES:
-        raise ValueError(f"it wants {size / 2**30:,.1f} GiB of tables beside its weights")
 
 
 def _with_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> nn.Module:

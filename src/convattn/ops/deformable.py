@@ -74,7 +74,8 @@ def deformable_conv2d(
     wide_x, offset = x.to(exact), offset.to(exact)
     mask = None if mask is None else mask.to(exact)
     if sampling == "auto":
-        sampling = _fastest(x.device)
+        elsewhere: Sampling = "torchvision" if _HAS_TORCHVISION_KERNEL else "grid_sample"
+        sampling = "rows" if x.device.type == "cpu" else elsewhere
     if sampling == "torchvision":
         wide_bias = None if bias is None else bias.to(exact)
         sides = (stride, stride), (padding, padding), (dilation, dilation)
@@ -141,12 +142,6 @@ def deformable_conv2d_reference(
         kernel = weight[:, :, a, b].unflatten(0, (groups, -1))
         out = out + torch.einsum("goc,bgchw->bgohw", kernel, seen)
     return out.flatten(1, 2) if bias is None else out.flatten(1, 2) + bias[:, None, None]
-
-
-def _fastest(device: torch.device) -> Sampling:
-    if device.type == "cpu":
-        return "rows"
-    return "torchvision" if _HAS_TORCHVISION_KERNEL else "grid_sample"
 
 
 def _positions(offset: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:

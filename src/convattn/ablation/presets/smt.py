@@ -14,10 +14,6 @@ def _row(name: str, parameters: int, gmacs: float, **options: object) -> Design:
     return Design(name, "smt_tiny", options, parameters=parameters, gmacs=gmacs)
 
 
-def _missing(name: str, why: str) -> Design:
-    return Design(name, missing=why)
-
-
 PRESETS = {
     "smt_stacking": Comparison(
         "SMT: what stage 3 is stacked of",
@@ -46,7 +42,7 @@ PRESETS = {
             _row("2 heads", 11_467_112, 2.4388, num_heads=2),
             _row("8 heads", 11_630_440, 2.5319, num_heads=8),
             _row("one kernel in all heads", 11_461_480, 2.4356, kernel_growth=0),
-            _missing("6 heads", "widths 64, 128 and 256 are no multiples of 6"),
+            Design("6 heads", missing="widths 64, 128 and 256 are no multiples of 6"),
         ),
         _SOURCE,
         note="The base has 4 heads with kernels 3, 5, 7, 9.",
