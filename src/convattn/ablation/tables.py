@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from convattn.ablation.costs import Costs
 from convattn.ablation.plan import Budget, Plan
 from convattn.ablation.results import Results, Row
 from convattn.ablation.sentence import time_in_words
@@ -71,12 +72,11 @@ def _cells(results: Results, row: Row) -> Iterator[str]:
     yield _DASH if row.design.published is None else f"{row.design.published:g} %"
 
 
-def _costs(costs: object) -> Iterator[str]:
-    macs, median = getattr(costs, "macs", None), getattr(costs, "median_ms", None)
-    yield short_count(getattr(costs, "parameters", 0))
-    yield _DASH if macs is None else short_count(macs)
-    yield _DASH if median is None else f"{median:.2f}"
-    yield f"{getattr(costs, 'images_per_second', 0):,.0f}"
+def _costs(costs: Costs) -> Iterator[str]:
+    yield short_count(costs.parameters)
+    yield _DASH if costs.macs is None else short_count(costs.macs)
+    yield _DASH if costs.median_ms is None else f"{costs.median_ms:.2f}"
+    yield f"{costs.images_per_second:,.0f}"
 
 
 def _note(results: Results, budget: Budget) -> str:

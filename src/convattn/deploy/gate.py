@@ -42,12 +42,9 @@ Pairing = Callable[[Sequence[Tensor], Sequence[Tensor]], Pairs | None]
 class Tolerance:
     """What counts as agreement; both are to be met by every output on every input."""
 
-    relative_error: float
-    """Largest max|exported - eager| / max|eager|."""
-    least_cosine: float | None = None
-    """Least cosine of the angle between the outputs for one image; None does not ask."""
-    least_paired: float = 0.0
-    """Least share of what was found that both found, where a task has its findings paired."""
+    relative_error: float  # largest max|exported - eager| / max|eager|
+    least_cosine: float | None = None  # least cosine of the angle between the outputs for one image; None does not ask
+    least_paired: float = 0.0  # least share of what was found that both found, where a task has its findings paired
 
 
 TOLERANCES: dict[Precision, Tolerance] = {

@@ -63,35 +63,22 @@ class Preprocessing:
 class Metadata:
     """What an exported file holds and how it is fed."""
 
-    model: str
-    """Its name; the class of a model that was not built by name."""
+    model: str  # its name; the class of a model that was not built by name
     format: str
     precision: Precision
     dynamic: Dynamic
-    input_size: tuple[int, int, int]
-    """Channels, height and width of the images; those of the trace where height and width are free."""
-    batch: int | None
-    """The only batch size that the file takes; None where it is free."""
-    outputs: tuple[str, ...]
-    """Their names in order."""
-    returns: Returns | None
-    """In what the model gives them; None where a file of version 1 does not tell."""
-    channels: tuple[int, ...]
-    """Of each level of a pyramid."""
-    reductions: tuple[int, ...]
-    """The stride of each level of a pyramid."""
-    preprocessing: Preprocessing | None
-    """None if the model did not say."""
-    task: str | None
-    """The kind of its room; None of a network without a head."""
-    details: dict[str, Any]
-    """What the room says of it."""
-    versions: dict[str, str]
-    """Of this package, torch and the runtime's libraries."""
-    opset: int | None
-    """Of ONNX; None elsewhere."""
-    checksum: str = ""
-    """The runtime's `digest` of the file, once it is sealed."""
+    input_size: tuple[int, int, int]  # channels, height and width; those of the trace where height and width are free
+    batch: int | None  # the only batch size that the file takes; None where it is free
+    outputs: tuple[str, ...]  # their names in order
+    returns: Returns | None  # in what the model gives them; None where a file of version 1 does not tell
+    channels: tuple[int, ...]  # of each level of a pyramid
+    reductions: tuple[int, ...]  # the stride of each level of a pyramid
+    preprocessing: Preprocessing | None  # None if the model did not say
+    task: str | None  # the kind of its room; None of a network without a head
+    details: dict[str, Any]  # what the room says of it
+    versions: dict[str, str]  # of this package, torch and the runtime's libraries
+    opset: int | None  # of ONNX; None elsewhere
+    checksum: str = ""  # the runtime's `digest` of the file, once it is sealed
 
     def to_json(self) -> str:
         """All fields, the version of the layout and the checksum of both as a JSON object."""

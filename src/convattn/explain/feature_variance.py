@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convattn.explain.figures import axes_of, figure_of
 from convattn.explain.layers import Layer, LayerChoice, find_layers
-from convattn.explain.spectrum import of_layers
+from convattn.explain.spectrum import mean_of_layers
 
 __all__ = ["draw_variances", "feature_map_variance"]
 
@@ -35,12 +35,7 @@ def feature_map_variance(
         ValueError: for a map of a single position.
     """
     chosen = {layer.name: layer for layer in find_layers(model, layers)}
-    sums = dict.fromkeys(chosen, 0.0)
-    for image in images.split(1):
-        for name, variance in of_layers(model, image, chosen, _variance).items():
-            sums[name] += variance
-        on_image(1)
-    return {name: total / len(images) for name, total in sums.items()}
+    return mean_of_layers(model, images, chosen, _variance, on_image)
 
 
 def _variance(layer: Layer, maps: Tensor) -> float:

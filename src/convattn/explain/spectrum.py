@@ -60,15 +60,11 @@ def fourier_spectrum(
         ValueError: for a map that is not square, naming the size of images to take.
     """
     chosen = {layer.name: layer for layer in find_layers(model, layers)}
-    sums: dict[str, Tensor] = {}
-    for image in images.split(1):
-        for name, amplitude in of_layers(model, image, chosen, lambda layer, x: _amplitude(layer, x, images)).items():
-            sums[name] = sums[name] + amplitude if name in sums else amplitude
-        on_image(1)
+    means = mean_of_layers(model, images, chosen, lambda layer, maps: _amplitude(layer, maps, images), on_image)
     # by the name of a class: it decides where a mark stands in a figure, and no more
     classes = {name: " ".join(type(part).__name__ for part in layer.module.modules()) for name, layer in chosen.items()}
     attends = {name: "attention" in names.lower() for name, names in classes.items()}
-    return Spectra({name: total / len(images) for name, total in sums.items()}, attends, len(images))
+    return Spectra(means, attends, len(images))
 
 
 def log_amplitude(maps: Tensor) -> Tensor:
@@ -77,16 +73,24 @@ def log_amplitude(maps: Tensor) -> Tensor:
     return torch.fft.fftshift((torch.fft.fft2(wide).abs() + _LEAST).log().mean((0, 1)))
 
 
-def of_layers(
-    model: nn.Module, images: Tensor, layers: Mapping[str, Layer], reckon: Callable[[Layer, Tensor], Any]
+def mean_of_layers(
+    model: nn.Module,
+    images: Tensor,
+    layers: Mapping[str, Layer],
+    reckon: Callable[[Layer, Tensor], Any],
+    on_image: Callable[[int], object],
 ) -> dict[str, Any]:
-    """Layer -> what is reckoned of its map (B, C, H, W) as soon as it is there: no map is kept or copied."""
+    """Layer -> the mean over images of what is reckoned of its map (1, C, H, W), of which none is kept or copied."""
+    sums: dict[str, Any] = dict.fromkeys(layers, 0)
     with (
         captures(model, layers, keep=lambda name, output: reckon(layers[name], layers[name].as_map(output))) as kept,
         torch.no_grad(),
     ):
-        model(images)
-    return kept.outputs
+        for image in images.split(1):
+            model(image)
+            sums = {name: total + kept.outputs[name] for name, total in sums.items()}
+            on_image(1)
+    return {name: total / len(images) for name, total in sums.items()}
 
 
 def _amplitude(layer: Layer, maps: Tensor, images: Tensor) -> Tensor:

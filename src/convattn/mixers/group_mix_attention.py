@@ -166,7 +166,13 @@ class GroupAggregator(nn.Module):
 class SegmentConvs(nn.Module):
     """The aggregators of segments 0 to 3 as a layer of their own, over quarters of the channels: (B, C, H, W), kept."""
 
-    def __init__(self, dim: int, aggregators: str | Sequence[str], kernels: Sequence[int], pool_pointwise: bool):
+    def __init__(
+        self,
+        dim: int,
+        aggregators: str | Sequence[str] = "dwconv",
+        kernels: Sequence[int] = (3, 5, 7),
+        pool_pointwise: bool = False,
+    ):
         super().__init__()
         check_divides(dim, 4, "into 4 segments")
         self.branches = segment_aggregators(dim // 4, aggregator_kinds(aggregators, 4), kernels, pool_pointwise)

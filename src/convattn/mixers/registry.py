@@ -74,9 +74,7 @@ def _deformable_gate(**form: Any) -> MixerKind:
 _OWN = {
     "sam": MixerKind(ScaleAwareModulation),
     "gma": MixerKind(GroupMixAttention),
-    "group_aggregator": MixerKind(
-        partial(SegmentConvs, aggregators="dwconv", kernels=(3, 5, 7), pool_pointwise=False),
-    ),
+    "group_aggregator": MixerKind(SegmentConvs),
     "mhca": MixerKind(MultiHeadConvolutionalAttention),
     "e_mhsa": MixerKind(EfficientAttention),
     "sr_mhsa": MixerKind(SpatialReductionAttention),
