@@ -176,10 +176,19 @@ class LocalAggregation(nn.Module):
 # (B, heads, G, S, H', W', Q); G groups, S channels that share a weight, Q weights of a group.
 
 
-class _Gather(torch.autograd.Function):
-    """The result: at each output position the neighbours, each times its tap's weight, summed."""
+class _Linear(torch.autograd.Function):
+    """Two operands and a stencil, kept for the gradients by one operand and the other."""
 
     generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        first, second, ctx.stencil, *_ = inputs
+        ctx.save_for_backward(first, second)
+
+
+class _Gather(_Linear):
+    """The result: at each output position the neighbours, each times its tap's weight, summed."""
 
     @staticmethod
     def forward(value: Tensor, weight: Tensor, stencil: _Stencil) -> Tensor:
@@ -188,11 +197,6 @@ class _Gather(torch.autograd.Function):
         for tap in range(1, len(neighbours)):
             out.addcmul_(neighbours[tap][:, None], weight[:, :, tap])
         return out
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Stencil], output: Tensor) -> None:
-        value, weight, ctx.stencil = inputs
-        ctx.save_for_backward(value, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -205,10 +209,8 @@ class _Gather(torch.autograd.Function):
         )
 
 
-class _Scatter(torch.autograd.Function):
+class _Scatter(_Linear):
     """The gradient by the values: each output position hands its gradient back to its neighbours, times the weights."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad: Tensor, weight: Tensor, stencil: _Stencil, size: torch.Size) -> Tensor:
@@ -218,11 +220,6 @@ class _Scatter(torch.autograd.Function):
             for head in range(weight.shape[1]):
                 neighbours.addcmul_(grad[:, head], weight[:, head, tap])
         return stencil.crop(padded)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Stencil, torch.Size], output: Tensor) -> None:
-        grad, weight, ctx.stencil, _ = inputs
-        ctx.save_for_backward(grad, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -236,20 +233,13 @@ class _Scatter(torch.autograd.Function):
         )
 
 
-class _Correlate(torch.autograd.Function):
+class _Correlate(_Linear):
     """The gradient by the weights: gradient times neighbour, summed over the channels that share the weight."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad: Tensor, value: Tensor, stencil: _Stencil) -> Tensor:
         neighbours = stencil.views(stencil.pad(value), *grad.shape[4:6])
         return torch.stack([(grad * view[:, None]).sum(3, keepdim=True) for view in neighbours], dim=2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, _Stencil], output: Tensor) -> None:
-        grad, value, ctx.stencil = inputs
-        ctx.save_for_backward(grad, value)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
