@@ -51,8 +51,7 @@ def plan_comparison(
     check_names(comparison)
     configs = {
         design.name: replace(
-            recipe,
-            model=replace(recipe.model, name=design.model, options=design.options, plug_ins=design.plug_ins),
+            recipe, model=replace(recipe.model, name=design.model, options=design.options, plug_ins=design.plug_ins)
         )
         for design in comparison.buildable
     }

@@ -32,12 +32,7 @@ __all__ = ["Hybrid", "HybridConfig"]
 class HybridConfig:
     """What a hybrid is made of; every field is also a keyword of `create_model`."""
 
-    mixers: tuple[str, ...] = (
-        "sam",
-        "cot",
-        "cot+e_mhsa",
-        "e_mhsa",
-    )  # of each stage; "a+b": by turns from block to block
+    mixers: tuple[str, ...] = ("sam", "cot", "cot+e_mhsa", "e_mhsa")  # of each stage; "a+b": by turns
     mixer_options: Mapping[str, Mapping[str, Any]] | tuple[Mapping[str, Mapping[str, Any]], ...] = ()
     # mixer -> its options: one mapping for all stages, or one for each
     dims: tuple[int, ...] = (64, 128, 256, 512)

@@ -273,10 +273,7 @@ def check_choices(cfg: Any, **choices: Iterable[str]) -> None:
 
 
 def check_options(
-    num_classes: int = 0,
-    global_pool: str | None = None,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
+    num_classes: int = 0, global_pool: str | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
 ) -> None:
     """Refuse what timm's layers would take and fail at, or give nonsense for, when they run.
 

@@ -12,13 +12,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.models import (
-    build_model_with_cfg,
-    generate_default_cfgs,
-    is_model,
-    register_model,
-    split_model_name_tag,
-)
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model, split_model_name_tag
 from torch import Tensor, nn
 
 from convattn.backbones.network_options import is_network_option, network_options

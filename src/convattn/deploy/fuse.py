@@ -35,10 +35,7 @@ class FusionReport(list[FusedPart]):
     """
 
     def __init__(
-        self,
-        parts: Iterable[FusedPart] = (),
-        left: dict[str, str] | None = None,
-        kept: dict[str, str] | None = None,
+        self, parts: Iterable[FusedPart] = (), left: dict[str, str] | None = None, kept: dict[str, str] | None = None
     ):
         super().__init__(parts)
         self.left = left or {}

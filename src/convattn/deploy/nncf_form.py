@@ -84,11 +84,7 @@ def nncf_quantised(graph: Any, batches: list[np.ndarray], kept: tuple[str, ...],
     in_float = nncf.IgnoredScope(types=sorted(kinds), names=names, validate=False)
     with muted():
         quantised = nncf.quantize(
-            graph,
-            nncf.Dataset(batches),
-            subset_size=len(batches),
-            ignored_scope=in_float,
-            advanced_parameters=advanced,
+            graph, nncf.Dataset(batches), subset_size=len(batches), ignored_scope=in_float, advanced_parameters=advanced
         )
     _narrow(quantised, graph, batches)
     return quantised

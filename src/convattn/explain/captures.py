@@ -41,26 +41,18 @@ def captures(
     """
     kept, outputs, inputs, keep = Captured(), [*outputs], [*inputs], keep or _copy
 
-    def keep_output(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            kept.outputs[name] = keep(name, output)
-
-        return hook
-
-    def keep_input(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            kept.inputs[name] = keep(name, args[0])
+    def keep_in(place: dict[str, Any], name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, *output: Any) -> None:
+            place[name] = keep(name, output[0] if output else args[0])
 
         return hook
 
     with ExitStack() as stack:
         stack.enter_context(evaluated(model))
         for name in outputs:
-            handle = model.get_submodule(name).register_forward_hook(keep_output(name))
-            stack.callback(handle.remove)
+            stack.callback(model.get_submodule(name).register_forward_hook(keep_in(kept.outputs, name)).remove)
         for name in inputs:
-            handle = model.get_submodule(name).register_forward_pre_hook(keep_input(name))
-            stack.callback(handle.remove)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(keep_in(kept.inputs, name)).remove)
         yield kept
         idle = [name for name in outputs if name not in kept.outputs] + [n for n in inputs if n not in kept.inputs]
         if idle:

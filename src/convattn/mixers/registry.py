@@ -91,26 +91,11 @@ _OWN = {
 }
 
 # Those of timm that keep the size and need no fixed one. `sk` and `splat` are convolutions with attention inside.
-_TIMM_GATES = (
-    "se",
-    "ese",
-    "eca",
-    "ecam",
-    "ceca",
-    "ge",
-    "gc",
-    "cbam",
-    "lcbam",
-    "coord",
-    "scoord",
-    "ela",
-    "strip",
-    "bat",
-)
+_GATES = ("se", "ese", "eca", "ecam", "ceca", "ge", "gc", "cbam", "lcbam", "coord", "scoord", "ela", "strip", "bat")
 # timm's channel attentions by one kernel take its size from the width, and pass over what they are told.
 _WITHOUT = dict.fromkeys(("eca", "ecam", "ceca"), ("kernel_size",))
 _TIMM = {
-    **{name: MixerKind(get_attn(name), is_gate=True, without=_WITHOUT.get(name, ())) for name in _TIMM_GATES},
+    **{name: MixerKind(get_attn(name), is_gate=True, without=_WITHOUT.get(name, ())) for name in _GATES},
     "gca": MixerKind(get_attn("gca"), is_gate=True, build_identity=_identity_context),
     "nl": MixerKind(get_attn("nl"), is_gate=True, build_identity=get_attn("nl")),  # its last norm has weights of 0
     "sk": MixerKind(get_attn("sk")),

@@ -25,12 +25,7 @@ Sampling = Literal["auto", "rows", "grid_sample"]
 
 
 def deformable_attention(
-    value: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    locations: Tensor,
-    weights: Tensor,
-    *,
-    sampling: Sampling = "auto",
+    value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor, *, sampling: Sampling = "auto"
 ) -> Tensor:
     """Weighted sums of what is read at places of several levels.
 

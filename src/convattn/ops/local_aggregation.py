@@ -153,12 +153,7 @@ class LocalAggregation(nn.Module):
     def forward(self, value: Tensor, weight: Tensor) -> Tensor:
         """(B, C, H, W) and (B, heads, kernel_size², Cw, H', W') -> (B, heads · C, H', W')."""
         return local_aggregation(
-            value,
-            weight,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
+            value, weight, kernel_size=self.kernel_size, stride=self.stride, dilation=self.dilation, groups=self.groups
         )
 
     def kernel_macs(self, inputs: tuple[Tensor, ...], output: Tensor) -> int:

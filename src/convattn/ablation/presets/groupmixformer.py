@@ -103,13 +103,7 @@ PRESETS = {
         "GroupMixFormer: other attentions in its place",
         (
             _BASE,
-            _row(
-                "window attention",
-                10_573_624,
-                3.5537,
-                attention="window_mhsa",
-                attention_options=_WINDOW,
-            ),
+            _row("window attention", 10_573_624, 3.5537, attention="window_mhsa", attention_options=_WINDOW),
             _row(
                 "spatial reduction 2",
                 13_903_680,
