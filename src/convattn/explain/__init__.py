@@ -1,4 +1,4 @@
-"""What a model looks at, one file per method."""
+"""What a model looks at, one file per method. What draws raises `MissingExtra` without matplotlib."""
 
 from convattn.explain.blocks import available_methods
 from convattn.explain.contexts import (

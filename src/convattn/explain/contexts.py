@@ -119,9 +119,6 @@ def draw_shares(shares: Mapping[str, Mapping[str, Tensor]]) -> Any:
     """A `matplotlib` figure: for each model the share of the dynamic context over its blocks.
 
     The line is the median over channels and images; the band holds the middle 80 %.
-
-    Raises:
-        MissingExtra: without matplotlib.
     """
     figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
@@ -141,11 +138,7 @@ def draw_shares(shares: Mapping[str, Mapping[str, Tensor]]) -> Any:
 
 
 def draw_local_weights(weights: Tensor, columns: int = 8) -> Any:
-    """A `matplotlib` figure: the kernels of one position, (kernels, k, k), all in one scale, 0 being white.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """A `matplotlib` figure: the kernels of one position, (kernels, k, k), all in one scale, 0 being white."""
     kernels = weights.detach().float().cpu()
     rows = -(-len(kernels) // columns)
     figure = figure_of(0.9 * min(columns, len(kernels)), 0.95 * rows)

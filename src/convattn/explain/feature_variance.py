@@ -45,11 +45,7 @@ def _variance(layer: Layer, maps: Tensor) -> float:
 
 
 def draw_variances(variances: Mapping[str, Mapping[str, float]]) -> Any:
-    """A `matplotlib` figure: one line a model over normalised depth.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """A `matplotlib` figure: one line a model over normalised depth."""
     figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for name, values in variances.items():

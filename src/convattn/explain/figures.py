@@ -16,11 +16,7 @@ _GREATEST = 16  # of enlarging by bilinear steps
 
 
 def figure_of(width: float, height: float) -> Any:
-    """An empty `matplotlib.figure.Figure` of so many inches, that no window manager knows of.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """An empty `matplotlib.figure.Figure` of so many inches, that no window manager knows of."""
     return require("matplotlib.figure", "explain").Figure((width, height), layout="constrained", dpi=_INCH)
 
 

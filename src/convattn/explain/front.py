@@ -71,9 +71,6 @@ def draw_front(points: Sequence[Point], cost: str = "latency", value: str = "top
         points: as `points_of` gives them, or one's own.
         cost: a key of the costs, or what the axis says.
         value: what the other axis says.
-
-    Raises:
-        MissingExtra: without matplotlib.
     """
     figure = figure_of(5.4, 3.8)
     (axes,) = axes_of(figure)

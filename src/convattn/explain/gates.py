@@ -145,9 +145,6 @@ def draw_offsets(points: SamplingPoints, picture: Image.Image, image: int = 0) -
         points: of one gate.
         picture: what the model saw, at the size it saw it.
         image: which of the batch.
-
-    Raises:
-        MissingExtra: without matplotlib.
     """
     mean = points.mean_offsets()[image]
     height, width = mean.shape[1:]

@@ -157,11 +157,7 @@ def areas_table(fields: Mapping[str, ReceptiveField]) -> Table:
 
 
 def draw_receptive_fields(fields: Mapping[str, ReceptiveField]) -> Any:
-    """A `matplotlib` figure: the scaled map of each model, red to green around 0, side by side.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """A `matplotlib` figure: the scaled map of each model, red to green around 0, side by side."""
     figure = figure_of(3.6 * len(fields), 4.2)
     for axes, (name, field) in zip(axes_of(figure, 1, len(fields)), fields.items(), strict=True):
         axes.imshow(field.scaled().numpy(), cmap="RdYlGn", vmin=-1, vmax=1)

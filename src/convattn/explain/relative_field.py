@@ -116,11 +116,7 @@ def _of_heads(query: Tensor, key: Tensor, num_heads: int, form: Form) -> Tensor:
 
 
 def draw_relative_fields(fields: Mapping[str, RelativeField]) -> Any:
-    """A `matplotlib` figure: one line a model over its blocks, bars for the deviation over heads.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """A `matplotlib` figure: one line a model over its blocks, bars for the deviation over heads."""
     figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
     for name, field in fields.items():

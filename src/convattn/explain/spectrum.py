@@ -105,11 +105,7 @@ def _amplitude(layer: Layer, maps: Tensor, images: Tensor) -> Tensor:
 
 
 def draw_spectra(spectra: Mapping[str, Spectra]) -> Any:
-    """A `matplotlib` figure: for each model a curve a layer, coloured by depth.
-
-    Raises:
-        MissingExtra: without matplotlib.
-    """
+    """A `matplotlib` figure: for each model a curve a layer, coloured by depth."""
     figure = figure_of(4.4 * len(spectra), 3.4)
     plots, colours = axes_of(figure, 1, len(spectra)), require("matplotlib", "explain").colormaps["viridis"]
     for axes, (name, one) in zip(plots, spectra.items(), strict=True):
@@ -129,9 +125,6 @@ def draw_high_frequencies(spectra: Mapping[str, Spectra]) -> Any:
     """A `matplotlib` figure: how strong the highest frequency is along depth; filled marks where attention is.
 
     A dotted line stands wherever a map is smaller than the one before.
-
-    Raises:
-        MissingExtra: without matplotlib.
     """
     figure = figure_of(5.4, 3.4)
     (axes,) = axes_of(figure)
