@@ -92,11 +92,7 @@ def placebo_of(design: Design) -> Design:
 
 
 def check_names(comparison: Comparison) -> Comparison:
-    """The comparison, if each design can have a folder of its own.
-
-    Raises:
-        ConfigError: naming those that are called alike.
-    """
+    """The comparison, if each design can have a folder of its own; ConfigError naming those that are called alike."""
     folders = Counter(slug(design.name) for design in comparison.designs)
     doubled = [design.name for design in comparison.designs if folders[slug(design.name)] > 1]
     if doubled:

@@ -211,11 +211,7 @@ def store_plan(plan: Plan, output: Path) -> None:
 
 
 def read_plan(output: Path) -> Plan | None:
-    """The plan in a folder; None where there is none.
-
-    Raises:
-        ConfigError: if it is damaged.
-    """
+    """The plan in a folder; None where there is none, ConfigError if it is damaged."""
     path = output / _NAME
     if not path.is_file():
         return None

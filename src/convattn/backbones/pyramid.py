@@ -214,11 +214,7 @@ class Pyramid(nn.Module):
 
 
 def take_levels(indices: int | list[int] | None, count: int) -> tuple[list[int], int]:
-    """Which of so many levels timm's `indices` mean, and the deepest of them.
-
-    Raises:
-        ValueError: for a level that does not exist.
-    """
+    """Which of `count` levels timm's `indices` mean, and the deepest of them; ValueError for one that is not there."""
     try:
         return feature_take_indices(count, indices)
     except AssertionError:
@@ -227,11 +223,7 @@ def take_levels(indices: int | list[int] | None, count: int) -> tuple[list[int],
 
 @register_notrace_function
 def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
-    """Refuse what is no batch of images (B, in_chans, H, W), H and W at least `least_size`.
-
-    Raises:
-        ValueError: naming what came and what to do.
-    """
+    """Refuse, by a ValueError, what is no batch of images (B, in_chans, H, W), H and W at least `least_size`."""
     if x.ndim != 4:
         raise ValueError(f"input of shape {tuple(x.shape)}: expected a batch of images (B, {in_chans}, H, W)")
     channels, height, width = x.shape[1:]
@@ -248,11 +240,7 @@ def check_images(x: Tensor, in_chans: int, least_size: int) -> None:
 
 
 def check_stages(cfg: Any, *fields: str) -> None:
-    """Refuse a family's configuration whose `fields` have not four entries, or whose depths or stem are none.
-
-    Raises:
-        ValueError: naming the field, its value and the rule.
-    """
+    """Refuse, by a ValueError, a configuration whose `fields` have not four entries, or depths or stem of no sense."""
     values = [(name, getattr(cfg, name)) for name in fields]
     if any(len(value) != 4 for _, value in values):
         *said, last = [f"{name} {value!r}" for name, value in values]
@@ -275,11 +263,7 @@ def check_choices(cfg: Any, **choices: Iterable[str]) -> None:
 def check_options(
     num_classes: int = 0, global_pool: str | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
 ) -> None:
-    """Refuse what timm's layers would take and fail at, or give nonsense for, when they run.
-
-    Raises:
-        ValueError: naming the option, its value and the rule.
-    """
+    """Refuse, by a ValueError, what timm's layers would take and fail at, or give nonsense for, when they run."""
     if num_classes < 0:
         raise ValueError(f"num_classes {num_classes} must be 0 (no head) or more")
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):

@@ -92,10 +92,6 @@ class TimmNetwork:
 
 
 def check_output_stride(output_stride: int) -> None:
-    """Refuse what timm's networks cannot keep their maps at.
-
-    Raises:
-        ValueError: for a value other than 8, 16 and 32.
-    """
+    """Refuse, by a ValueError, what timm's networks cannot keep their maps at."""
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")

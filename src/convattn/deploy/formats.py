@@ -48,11 +48,7 @@ def formats() -> dict[str, Runtime]:
 
 
 def format_of(path: Path, format: str | None = None) -> str:
-    """The name of the format to write `path` in: `format` if given, else by the suffix.
-
-    Raises:
-        ValueError: for an unknown format or suffix.
-    """
+    """The name of the format to write `path` in: `format`, or else by the suffix; ValueError for an unknown one."""
     if format is not None:
         if format not in formats():
             raise ValueError(f"format {format!r} is unknown; choose one of {', '.join(formats())}")

@@ -37,11 +37,7 @@ def staging(path: Path) -> Iterator[Path]:
 
 
 def require_space(path: Path, folder: Path, needed: int) -> None:
-    """Make sure that about `needed` bytes are free in `folder`, for the file that is to be `path`.
-
-    Raises:
-        OSError: naming both figures, if they are not.
-    """
+    """Make sure that about `needed` bytes are free in `folder`, for the file that is to be `path`; OSError if not."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         cause = f"it takes about {needed / 2**20:,.0f} MiB and {free / 2**20:,.0f} are free"

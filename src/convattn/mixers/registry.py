@@ -131,11 +131,7 @@ def create_mixer(name: str, dim: int, **options: Any) -> nn.Module:
 
 
 def check_mixer(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse an unknown mixer or option, before anything is built.
-
-    Raises:
-        ValueError: naming the nearest.
-    """
+    """Refuse an unknown mixer or option, before anything is built, by a ValueError that names the nearest."""
     if not isinstance(name, str):
         raise ValueError(f"mixer is a {type(name).__name__}; give a name: {', '.join(list_mixers())}")
     if name not in _MIXERS:

@@ -59,11 +59,7 @@ def save_model(model: nn.Module, path: str | Path, *, metrics: Mapping[str, floa
 
 
 def check_can_be_saved(model: nn.Module) -> None:
-    """Refuse what `save_model` would refuse, before hours are spent on it.
-
-    Raises:
-        CheckpointError: as `save_model`.
-    """
+    """Refuse, by the same CheckpointError, what `save_model` would refuse, before hours are spent on it."""
     _recipe(_bare(model))
 
 

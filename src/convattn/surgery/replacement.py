@@ -72,11 +72,7 @@ class Replacement(nn.Module):
 
 
 def find_convolutions(model: nn.Module, match: Match) -> list[str]:
-    """Names of the convolutions that `match` means by any of their names; the first of each.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Names of the convolutions that `match` means by any of their names, the first of each; ValueError if none."""
     if match != "conv3x3" and not callable(match):
         raise ValueError(f"match {match!r} is unknown; choose conv3x3 or a function (name, convolution) -> bool")
     chosen = _is_conv3x3 if isinstance(match, str) else match

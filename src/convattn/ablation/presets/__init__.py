@@ -14,11 +14,7 @@ PRESETS: dict[str, Comparison] = {
 
 
 def preset(name: str) -> Comparison:
-    """A paper's table.
-
-    Raises:
-        UnknownName: naming the nearest.
-    """
+    """A paper's table; UnknownName names the nearest."""
     if name not in PRESETS:
         raise UnknownName(f"unknown preset {name!r}; {nearest(name, PRESETS)}; convattn ablate --list shows all")
     return PRESETS[name]

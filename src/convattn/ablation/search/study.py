@@ -77,11 +77,7 @@ def open_study(path: Path, asked: Mapping[str, Any], *, maximise: bool) -> Study
 
 
 def check_meets(space: Space, limit_ms: float, classes: int, measure: Measure, runtime: str) -> None:
-    """Refuse a latency that not even the smallest networks of the space keep.
-
-    Raises:
-        ConfigError: naming the fastest.
-    """
+    """Refuse a latency that not even the smallest networks keep, by a ConfigError that names the fastest."""
     fastest: tuple[float, str] | None = None
     reason = ""
     for options in space.smallest():
