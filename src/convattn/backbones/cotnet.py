@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from convattn.backbones.pyramid import check_choices, check_stages
 from convattn.backbones.registry import register_family
-from convattn.backbones.timm_network import TimmNetwork, check_output_stride
+from convattn.backbones.timm_network import TimmNetwork
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
 from convattn.nearest import nearest
 from convattn.ops.fold import as_linear, fold_chain
@@ -276,7 +276,6 @@ class CoTNet(TimmNetwork, ResNet):
         drop_path_rate: float = 0.0,
         output_stride: int = 32,
     ):
-        check_output_stride(output_stride)
         super().__init__(
             tuple(_BlockMaker(cfg, stage) for stage in range(4)),
             cfg.depths,

@@ -19,7 +19,7 @@ from torch import nn
 
 from convattn.backbones.pyramid import check_choices
 from convattn.backbones.registry import register_family
-from convattn.backbones.timm_network import TimmNetwork, check_output_stride
+from convattn.backbones.timm_network import TimmNetwork
 from convattn.mixers.deformable_gate import ABLATIONS
 from convattn.mixers.registry import create_mixer
 from convattn.ops.deformable import Sampling
@@ -107,7 +107,6 @@ class DASResNet(TimmNetwork, ResNet):
         drop_path_rate: float = 0.0,
         output_stride: int = 32,
     ):
-        check_output_stride(output_stride)
         super().__init__(
             BLOCKS[cfg.block],
             cfg.depths,

@@ -18,7 +18,7 @@ from torch import nn
 
 from convattn.backbones.das import GateOptions
 from convattn.backbones.registry import register_family
-from convattn.backbones.timm_network import TimmNetwork, check_output_stride
+from convattn.backbones.timm_network import TimmNetwork
 
 __all__ = ["DASMobileNetV2", "DASMobileNetV2Config"]
 
@@ -92,7 +92,6 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
         drop_path_rate: float = 0.0,
         output_stride: int = 32,
     ):
-        check_output_stride(output_stride)
         groups = zip(_GROUPS, cfg.depths, strict=True)
         layers = [[f"{kind}_r{depth}_k3_s{stride}_e{ratio}_c{dim}"] for (kind, stride, ratio, dim), depth in groups]
         super().__init__(

@@ -261,11 +261,17 @@ def check_choices(cfg: Any, **choices: Iterable[str]) -> None:
 
 
 def check_options(
-    num_classes: int = 0, global_pool: str | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+    num_classes: int = 0,
+    global_pool: str | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    output_stride: int = 32,
 ) -> None:
     """Refuse, by a ValueError, what timm's layers would take and fail at, or give nonsense for, when they run."""
     if num_classes < 0:
         raise ValueError(f"num_classes {num_classes} must be 0 (no head) or more")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")
     for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= rate < 1:
             raise ValueError(f"{name} {rate} must be at least 0 and below 1")

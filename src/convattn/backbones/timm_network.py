@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convattn.backbones.pyramid import check_images, pool_for, take_levels
 from convattn.backbones.recompute import Recomputed
 
-__all__ = ["TimmNetwork", "check_output_stride"]
+__all__ = ["TimmNetwork"]
 
 torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
 
@@ -89,9 +89,3 @@ class TimmNetwork:
     def no_weight_decay(self) -> set[str]:
         """Names of parameters with two or more dimensions that must not decay: none."""
         return set()
-
-
-def check_output_stride(output_stride: int) -> None:
-    """Refuse, by a ValueError, what timm's networks cannot keep their maps at."""
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")

@@ -1,6 +1,6 @@
 """The inference form of a model: every block that offers one is replaced by it, on a copy."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,20 +26,12 @@ class FusedPart:
 
 
 class FusionReport(list[FusedPart]):
-    """What `fuse` did, a row a part; `print` shows it as a table.
+    """What `fuse` did, a row a part; `print` shows it as a table."""
 
-    Args:
-        parts: the rows.
-        left: for each batch norm that is still there, by its dotted name, why.
-        kept: for each block that has an inference form and stays as it is, by its dotted name, why.
-    """
-
-    def __init__(
-        self, parts: Iterable[FusedPart] = (), left: dict[str, str] | None = None, kept: dict[str, str] | None = None
-    ):
-        super().__init__(parts)
-        self.left = left or {}
-        self.kept = kept or {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, str] = {}  # for each batch norm that is still there, by its dotted name, why
+        self.kept: dict[str, str] = {}  # for each block that has an inference form and stays as it is, why
 
     def to_markdown(self) -> str:
         """The rows as a table, below it what is left and what is kept; a line if there is nothing of either."""
@@ -78,7 +70,8 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     model = copied(model).eval().requires_grad_(False)
     offering = {name: part for name, part in model.named_modules() if any(_offers(name, part))}
-    report = FusionReport(kept={name: why for name, part in offering.items() if (why := hung_inside(part))})
+    report = FusionReport()
+    report.kept = {name: why for name, part in offering.items() if (why := hung_inside(part))}
     inputs = inputs_of(model, [*offering, ""])
     model = _simplify(model, "", report, inputs)
     sizes = {name: _size(module) for name, module in model.named_modules()}
