@@ -23,7 +23,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.pyramid import check_choices, check_stages
+from convattn.backbones.pyramid import StridedOptions, check_choices, check_stages
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork
 from convattn.mixers.contextual_transformer import FUSIONS, CoTAttention, CoXtAttention
@@ -257,42 +257,24 @@ class CoTNet(TimmNetwork, ResNet):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate: as in timm's `ResNet`.
-        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
-        output_stride: 32, or 16 or 8: later stages then keep the size. Nothing is dilated instead, as in the authors'
-            code.
+        options: as in timm; where later stages keep the size, nothing is dilated instead, as in the authors' code.
     """
 
     family = "cotnet"
 
-    def __init__(
-        self,
-        cfg: CoTNetConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        output_stride: int = 32,
-    ):
+    def __init__(self, cfg: CoTNetConfig, options: StridedOptions):
         super().__init__(
             tuple(_BlockMaker(cfg, stage) for stage in range(4)),
             cfg.depths,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            output_stride=output_stride,
-            global_pool=global_pool,
             stem_width=cfg.stem_width,
             stem_type="deep" if cfg.stem == "deep" else "",
             avg_down=cfg.shortcut == "pool",
             channels=cfg.dims,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
+            **vars(options),
         )
         self.cfg = cfg
         if cfg.stem == "small":
-            self.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(self.in_chans, 64, 3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             for level in self.feature_info:
                 level["reduction"] //= 2

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from convattn.backbones.pyramid import check_choices
+from convattn.backbones.pyramid import StridedOptions, check_choices
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork
 from convattn.mixers.deformable_gate import ABLATIONS
@@ -90,34 +90,13 @@ class DASResNet(TimmNetwork, ResNet):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
-        output_stride: 32, or 16 or 8: later stages then keep the size and dilate, as in timm.
+        options: as in timm; where later stages keep the size, they dilate.
     """
 
     family = "das"
 
-    def __init__(
-        self,
-        cfg: DASResNetConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        output_stride: int = 32,
-    ):
-        super().__init__(
-            BLOCKS[cfg.block],
-            cfg.depths,
-            channels=cfg.dims,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            output_stride=output_stride,
-        )
+    def __init__(self, cfg: DASResNetConfig, options: StridedOptions):
+        super().__init__(BLOCKS[cfg.block], cfg.depths, channels=cfg.dims, **vars(options))
         self.cfg = cfg
         if cfg.stem == "cifar":
             self._shrink_stem()

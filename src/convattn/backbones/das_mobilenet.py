@@ -17,6 +17,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 from convattn.backbones.das import GateOptions
+from convattn.backbones.pyramid import StridedOptions
 from convattn.backbones.registry import register_family
 from convattn.backbones.timm_network import TimmNetwork
 
@@ -75,23 +76,12 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate, drop_path_rate: as in timm.
-        output_stride: 32, or 16 or 8: later stages then keep the size and dilate, as in timm.
+        options: as in timm; where later stages keep the size, they dilate.
     """
 
     family = "das"
 
-    def __init__(
-        self,
-        cfg: DASMobileNetV2Config,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        output_stride: int = 32,
-    ):
+    def __init__(self, cfg: DASMobileNetV2Config, options: StridedOptions):
         groups = zip(_GROUPS, cfg.depths, strict=True)
         layers = [[f"{kind}_r{depth}_k3_s{stride}_e{ratio}_c{dim}"] for (kind, stride, ratio, dim), depth in groups]
         super().__init__(
@@ -99,12 +89,7 @@ class DASMobileNetV2(TimmNetwork, EfficientNet):
             num_features=cfg.head_dim,
             round_chs_fn=partial(round_channels, multiplier=cfg.channel_multiplier),
             act_layer=nn.ReLU6,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            output_stride=output_stride,
+            **vars(options),
         )
         self.cfg = cfg
         for number in cfg.group_numbers:

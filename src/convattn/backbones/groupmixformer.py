@@ -24,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.pyramid import Pyramid, Stage, check_stages
+from convattn.backbones.pyramid import Pyramid, Stage, TimmOptions, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.group_mix_attention import GroupMixAttention
 from convattn.mixers.registry import create_mixer
@@ -182,24 +182,14 @@ class GroupMixFormer(Pyramid):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
-        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
+        options: as of every network.
     """
 
     family = "groupmixformer"
 
-    def __init__(
-        self,
-        cfg: GroupMixFormerConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ):
+    def __init__(self, cfg: GroupMixFormerConfig, options: TimmOptions):
         last = max(1, sum(cfg.depths) - 1)
-        rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
+        rates = (options.drop_path_rate * block / last for block in range(sum(cfg.depths)))
         stages = []
         for index, dim in enumerate(cfg.dims):
             blocks = [
@@ -209,15 +199,12 @@ class GroupMixFormer(Pyramid):
             embedding = PatchEmbedding(cfg.dims[max(0, index - 1)], dim, stride=2 if index else 1)
             stages.append(Stage(embedding, blocks))
         super().__init__(
-            Stem(in_chans, cfg.dims[0], cfg.stem_stride),
+            Stem(options.in_chans, cfg.dims[0], cfg.stem_stride),
             stages,
+            options,
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
             norm=TrunkBatchNorm2d(cfg.dims[-1]),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
         )
         self.cfg = cfg
         norms = (LayerNorm2d(dim, eps=1e-6, affine=False) if cfg.level_norm else nn.Identity() for dim in cfg.dims)

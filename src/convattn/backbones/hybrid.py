@@ -20,7 +20,7 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import nn
 
-from convattn.backbones.pyramid import Pyramid, check_stages
+from convattn.backbones.pyramid import Pyramid, TimmOptions, check_stages
 from convattn.backbones.registry import register_family
 from convattn.backbones.smt import Block, init_weights, stem_and_stages
 from convattn.mixers.registry import check_mixer, create_mixer
@@ -81,8 +81,7 @@ class Hybrid(Pyramid):
 
     Args:
         cfg: the mixers, widths and depths.
-        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
-        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
+        options: as of every network.
 
     Raises:
         ValueError: for an unknown mixer or option, or a width that a mixer cannot take, naming the stage.
@@ -90,25 +89,13 @@ class Hybrid(Pyramid):
 
     min_input_size = 4
 
-    def __init__(
-        self,
-        cfg: HybridConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ):
-        rates = calculate_drop_path_rates(drop_path_rate, sum(cfg.depths))
+    def __init__(self, cfg: HybridConfig, options: TimmOptions):
+        rates = calculate_drop_path_rates(options.drop_path_rate, sum(cfg.depths))
         super().__init__(
-            *stem_and_stages(cfg, in_chans, partial(_mixer, cfg), iter(rates)),
+            *stem_and_stages(cfg, options.in_chans, partial(_mixer, cfg), iter(rates)),
+            options,
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
         )
         self.cfg = cfg
         mixers = {

@@ -29,7 +29,7 @@ from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, register
 from torch import Tensor, nn
 
 from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
-from convattn.backbones.pyramid import Pyramid, Stage, check_choices, check_stages
+from convattn.backbones.pyramid import Pyramid, Stage, TimmOptions, check_choices, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.efficient_attention import TOKEN_POOLS, EfficientAttention
 from convattn.mixers.multi_head_convolutional_attention import MultiHeadConvolutionalAttention
@@ -304,28 +304,18 @@ class NextViT(Pyramid):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
-        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first. The two
-            narrow branches of a transformer block are dropped at r and 1 - r of it.
+        options: as of every network; the two narrow branches of a transformer block are dropped at r and 1 - r of
+            the block's rate.
     """
 
     family = "nextvit"
 
-    def __init__(
-        self,
-        cfg: NextViTConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ):
+    def __init__(self, cfg: NextViTConfig, options: TimmOptions):
         norm_layer, act_layer = NORMS[cfg.norm], ACTIVATIONS[cfg.act]
         trunk_norm = TrunkBatchNorm2d if cfg.norm == "bn" else norm_layer
         dims = [cfg.width(stage, cfg.blocks(stage)[-1]) for stage in range(4)]
         last = max(1, sum(cfg.depths) - 1)
-        rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
+        rates = (options.drop_path_rate * block / last for block in range(sum(cfg.depths)))
         in_dims = (cfg.stem_dims[-1], *dims)
         stages = [
             Stage(
@@ -336,16 +326,13 @@ class NextViT(Pyramid):
             for stage in range(4)
         ]
         super().__init__(
-            Stem(in_chans, cfg.stem_dims, cfg.stem_stride, norm_layer, act_layer),
+            Stem(options.in_chans, cfg.stem_dims, cfg.stem_stride, norm_layer, act_layer),
             stages,
+            options,
             dims=dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
             # with extra norms the last stage ends with it
             norm=trunk_norm(dims[-1]) if cfg.final_norm and not cfg.extra_norm else None,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
         )
         self.cfg = cfg
         self.pooled_runs = _pooled_runs(cfg)

@@ -8,6 +8,7 @@ The levels of the pyramid are the outputs of the stages. Layout is channels-last
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -21,15 +22,59 @@ from convattn.backbones.recompute import recompute
 __all__ = [
     "Pyramid",
     "Stage",
+    "StridedOptions",
+    "TimmOptions",
     "check_choices",
     "check_images",
-    "check_options",
     "check_stages",
     "pool_for",
     "take_levels",
 ]
 
 torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has not
+
+
+@dataclass(frozen=True)
+class TimmOptions:
+    """What every network takes as timm's do; each field is also a keyword of `create_model`.
+
+    Raises:
+        ValueError: for what timm's layers would take and fail at, or give nonsense for, when they run.
+    """
+
+    num_classes: int = 1000  # width of the classifier; 0 leaves it out, and `forward` returns pooled features
+    in_chans: int = 3  # channels of the image
+    global_pool: str = "avg"  # of the head: also max, avgmax, catavgmax, each with fast in front; "" for none
+    drop_rate: float = 0.0  # dropout in front of the classifier
+    drop_path_rate: float = 0.0  # chance of dropping a branch in the last block; rises linearly from 0 in the first
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes {self.num_classes} must be 0 (no head) or more")
+        for name, rate in (("drop_rate", self.drop_rate), ("drop_path_rate", self.drop_path_rate)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} {rate} must be at least 0 and below 1")
+        try:
+            SelectAdaptivePool2d(pool_type=self.global_pool)
+        except AssertionError:
+            raise ValueError(
+                f"global_pool {self.global_pool!r} is unknown; choose one of timm's: 'avg', 'max', 'avgmax', "
+                "'catavgmax', each also with 'fast' in front, or '' for none"
+            ) from None
+        if self.global_pool == "" and self.num_classes:
+            raise ValueError("global_pool '' leaves a map, which a classifier cannot take; give num_classes=0")
+
+
+@dataclass(frozen=True)
+class StridedOptions(TimmOptions):
+    """The same of networks whose later stages can keep the size."""
+
+    output_stride: int = 32  # or 16 or 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride {self.output_stride} must be 8, 16 or 32")
 
 
 class Stage(nn.Module):
@@ -60,17 +105,14 @@ class Pyramid(nn.Module):
     Args:
         stem: (B, in_chans, H, W) -> the input of the first stage.
         stages: one module a level, each (B, C, H, W) -> (B, C', H', W').
+        options: the head and the images.
         dims: channels of each level.
         reductions: input stride of each level.
         norm: applied to the last level before the head; identity by default.
-        num_classes: width of the classifier; 0 leaves it out, and `forward` returns pooled features.
-        in_chans: channels of the image.
-        global_pool: pooling of the head, in timm's words (`avg`, `max`, `avgmax`, `catavgmax`, each also with `fast` in
-            front; or `""` for none, without classes).
-        drop_rate: dropout in front of the classifier.
     """
 
     family: ClassVar[str | None] = None  # names the map to the authors' checkpoint, where there is one
+    options_class: ClassVar[type[TimmOptions]] = TimmOptions
     measures_once: ClassVar[bool] = True  # batch norms, under gradient checkpointing too
     min_input_size: ClassVar[int] = 1  # shortest side that the arithmetic allows
 
@@ -78,21 +120,17 @@ class Pyramid(nn.Module):
         self,
         stem: nn.Module,
         stages: Sequence[nn.Module],
+        options: TimmOptions,
         *,
         dims: Sequence[int],
         reductions: Sequence[int],
         norm: nn.Module | None = None,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
     ):
         super().__init__()
-        check_options(num_classes, global_pool, drop_rate)
-        self.in_chans = in_chans
-        self.num_classes = num_classes
+        self.in_chans = options.in_chans
+        self.num_classes = options.num_classes
         self.num_features = dims[-1]
-        self.drop_rate = drop_rate
+        self.drop_rate = options.drop_rate
         self.feature_info: list[dict[str, Any]] = [
             dict(num_chs=dim, reduction=reduction, module=f"stages.{index}")
             for index, (dim, reduction) in enumerate(zip(dims, reductions, strict=True))
@@ -100,7 +138,9 @@ class Pyramid(nn.Module):
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = nn.Identity() if norm is None else norm
-        self.head = ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head = ClassifierHead(
+            dims[-1], options.num_classes, pool_type=options.global_pool, drop_rate=options.drop_rate
+        )
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -260,37 +300,11 @@ def check_choices(cfg: Any, **choices: Iterable[str]) -> None:
             raise ValueError(f"{name} {getattr(cfg, name)!r} is unknown; choose one of {', '.join(known)}")
 
 
-def check_options(
-    num_classes: int = 0,
-    global_pool: str | None = None,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-    output_stride: int = 32,
-) -> None:
-    """Refuse, by a ValueError, what timm's layers would take and fail at, or give nonsense for, when they run."""
-    if num_classes < 0:
-        raise ValueError(f"num_classes {num_classes} must be 0 (no head) or more")
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride {output_stride} must be 8, 16 or 32")
-    for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} {rate} must be at least 0 and below 1")
-    try:
-        SelectAdaptivePool2d(pool_type=global_pool or "")
-    except AssertionError:
-        raise ValueError(
-            f"global_pool {global_pool!r} is unknown; choose one of timm's: 'avg', 'max', 'avgmax', 'catavgmax', each "
-            "also with 'fast' in front, or '' for none"
-        ) from None
-    if global_pool == "" and num_classes:
-        raise ValueError("global_pool '' leaves a map, which a classifier cannot take; give num_classes=0")
-
-
 def pool_for(num_classes: int, current: str, wanted: str | None) -> str:
     """The pooling of a head that gets `num_classes`: the wanted or else the current one, or the mean if that is none.
 
     Raises:
-        ValueError: as `check_options`.
+        ValueError: as `TimmOptions`.
     """
     pool = current if wanted is None else wanted
     if wanted is None and not pool and num_classes:
@@ -299,5 +313,4 @@ def pool_for(num_classes: int, current: str, wanted: str | None) -> str:
             stacklevel=3,
         )
         pool = "avg"
-    check_options(num_classes, pool)
-    return pool
+    return TimmOptions(num_classes, global_pool=pool).global_pool

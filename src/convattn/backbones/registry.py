@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from torch import Tensor, nn
 
 from convattn.backbones.network_options import is_network_option, network_options
-from convattn.backbones.pyramid import check_options
 from convattn.backbones.timm_weights import create_timm
 from convattn.model_configuration import is_configuration, read_configuration
 from convattn.nearest import UnknownName, nearest
@@ -43,7 +41,6 @@ __all__ = [
     "register_family",
 ]
 
-_CHECKED = inspect.signature(check_options).parameters.keys()
 _PYRAMID_LEVELS = dict(out_indices=(0, 1, 2, 3), feature_cls="getter", flatten_sequential=True)
 
 _TIMM = "timm:"  # in front of a name: timm's
@@ -164,7 +161,7 @@ def register_family(
 
     Args:
         module_name: `__name__` of the family's file.
-        model_class: called as `model_class(cfg=row, **options)`.
+        model_class: called as `model_class(row, options)`, options of its `options_class`.
         variants: our name -> frozen dataclass with the variant's differences.
         image_sizes: the size in pixels that a variant without official weights is made for, where it is not 224.
         reductions: the stride of the map in front of the head, of a variant where it is not 32.
@@ -294,7 +291,8 @@ def _entry(
     layers: Mapping[str, str],
 ) -> Callable[..., nn.Module]:
     fields = {field.name for field in dataclasses.fields(config)}
-    options = {*inspect.signature(model_class).parameters} - {"cfg"}
+    of_timm: Any = model_class.options_class  # type: ignore[attr-defined]
+    options = {field.name for field in dataclasses.fields(of_timm)}
 
     def entry(
         pretrained: bool = False, head_rows: HeadRows = None, classes: Sequence[str] = (), **kwargs: Any
@@ -308,11 +306,11 @@ def _entry(
         def build(cfg: Any, device: Any = None, dtype: torch.dtype | None = None, **model_options: Any) -> nn.Module:
             for key in model_options.keys() - options:  # timm's factory has taken out what it knows
                 raise UnknownOption(f"unknown option {key!r} of {name}; {nearest(key, fields | options)}")
-            check_options(**{key: model_options[key] for key in _CHECKED & model_options.keys()})
+            shared = of_timm(**model_options)
 
             def network(cfg: Any) -> nn.Module:
                 with nullcontext() if device is None else torch.device(device):
-                    return model_class(cfg=cfg, **model_options).to(dtype=dtype)
+                    return model_class(cfg, shared).to(dtype=dtype)
 
             model = network(cfg)
             if path is None:

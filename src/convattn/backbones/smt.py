@@ -24,7 +24,7 @@ from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convattn.backbones.pyramid import Pyramid, Stage, check_stages
+from convattn.backbones.pyramid import Pyramid, Stage, TimmOptions, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.scale_aware_modulation import AGGREGATIONS, ScaleAwareModulation
 from convattn.ops.attention import map_attention, map_tokens
@@ -254,33 +254,20 @@ class SMT(Pyramid):
 
     Args:
         cfg: the variant.
-        num_classes, in_chans, global_pool, drop_rate: as in `Pyramid`.
-        drop_path_rate: probability of dropping a branch in the last block; rises linearly from 0 in the first.
+        options: as of every network.
     """
 
     family = "smt"
     min_input_size = 4
 
-    def __init__(
-        self,
-        cfg: SMTConfig,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-    ):
+    def __init__(self, cfg: SMTConfig, options: TimmOptions):
         last = max(1, sum(cfg.depths) - 1)
-        rates = (drop_path_rate * block / last for block in range(sum(cfg.depths)))
+        rates = (options.drop_path_rate * block / last for block in range(sum(cfg.depths)))
         super().__init__(
-            *stem_and_stages(cfg, in_chans, partial(_mixer, cfg), rates),
+            *stem_and_stages(cfg, options.in_chans, partial(_mixer, cfg), rates),
+            options,
             dims=cfg.dims,
             reductions=[cfg.stem_stride * 2**index for index in range(4)],
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
         )
         self.cfg = cfg
         self.apply(init_weights)

@@ -11,7 +11,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from convattn.backbones.pyramid import check_images, pool_for, take_levels
+from convattn.backbones.pyramid import StridedOptions, check_images, pool_for, take_levels
 from convattn.backbones.recompute import Recomputed
 
 __all__ = ["TimmNetwork"]
@@ -22,6 +22,7 @@ torch.fx.wrap("check_images")  # it asks for sizes, which a symbolic trace has n
 class TimmNetwork:
     """Mixed into a subclass of a timm network in front of it; see `Pyramid` for what the methods promise."""
 
+    options_class = StridedOptions
     measures_once = True  # batch norms, under gradient checkpointing too
     min_input_size = 1  # pixels of the shortest side
     hidden_levels = 0  # timm's levels in front of the first of `feature_info`: two of one stride would be ambiguous
