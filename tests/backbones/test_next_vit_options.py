@@ -3,11 +3,18 @@
 import pytest
 import torch
 from timm.layers import DropPath, LayerNorm2d
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.resnet import Bottleneck
 from torch import nn
 
 import convattn
-from convattn.backbones.next_vit import NextConvBlock, NextTransformerBlock, NextViTConfig
-from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
+from convattn.backbones.next_vit import (
+    OTHER_BLOCKS,
+    NextConvBlock,
+    NextTransformerBlock,
+    NextViTConfig,
+    TransformerStyleBlock,
+)
 from toys import build_toy, lively, randomise_norms, relative_error
 
 TOY = "nextvit_small"
@@ -154,7 +161,7 @@ def test_norm_and_activation_are_exchanged_everywhere(norm, act):
     assert num_parameters(model) == num_parameters(build_toy(TOY))
 
 
-OTHERS = {"bottleneck": BottleneckBlock, "convnext": ConvNeXtStyleBlock, "transformer": TransformerStyleBlock}
+OTHERS = {"bottleneck": Bottleneck, "convnext": ConvNeXtBlock, "transformer": TransformerStyleBlock}
 
 
 @pytest.mark.parametrize("conv_block", OTHERS)
@@ -180,7 +187,7 @@ def test_other_blocks_stand_where_the_convolution_blocks_are(conv_block):
     ],
 )
 def test_other_blocks_are_what_the_field_calls_so(conv_block, parameters):
-    block = TransformerStyleBlock(64, 8) if conv_block == "transformer" else OTHERS[conv_block](64)
+    block = OTHER_BLOCKS[conv_block](64, 8, 0.0)
     assert num_parameters(block) == parameters
     assert block(torch.randn(2, 64, 5, 3)).shape == (2, 64, 5, 3)
 

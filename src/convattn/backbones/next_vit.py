@@ -26,9 +26,10 @@ from typing import Any
 import torch
 import torch.fx
 from timm.layers import ConvMlp, DropPath, LayerNorm2d, make_divisible, register_notrace_function, trunc_normal_
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from convattn.backbones.next_vit_blocks import BottleneckBlock, ConvNeXtStyleBlock, TransformerStyleBlock
 from convattn.backbones.pyramid import Pyramid, Stage, TimmOptions, check_choices, check_stages
 from convattn.backbones.registry import register_family
 from convattn.mixers.efficient_attention import TOKEN_POOLS, EfficientAttention
@@ -42,7 +43,6 @@ torch.fx.wrap("check_pools")  # it asks for sizes, which a symbolic trace has no
 
 NORMS: dict[str, type[nn.Module]] = {"bn": nn.BatchNorm2d, "ln": LayerNorm2d}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
-CONV_BLOCKS = ("next", "bottleneck", "convnext", "transformer")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class NextViTConfig:
         check_stages(self, *dims, "depths", "stage_pattern", "convs_per_transformer", "sr_ratios")
         if set(self.stage_pattern) - set("CHT"):
             raise ValueError(f"stage_pattern {self.stage_pattern!r} must be made of C, H and T, one a stage")
-        check_choices(self, conv_block=CONV_BLOCKS, token_pool=TOKEN_POOLS, norm=NORMS, act=ACTIVATIONS)
+        check_choices(self, conv_block=("next", *OTHER_BLOCKS), token_pool=TOKEN_POOLS, norm=NORMS, act=ACTIVATIONS)
         if not 0 <= self.mix_ratio <= 1:
             raise ValueError(f"mix_ratio {self.mix_ratio} must be from 0 to 1")
         if min(self.convs_per_transformer) < 0:
@@ -262,6 +262,33 @@ class NextTransformerBlock(nn.Module):
         return nn.Sequential(*parts, Residual(_fused_mlp(self.norm2, self.mlp)))
 
 
+class TransformerStyleBlock(nn.Module):
+    """x + attention(norm(x)) over all positions, then x + mlp(norm(x)) with a GELU MLP of four times the width."""
+
+    def __init__(self, dim: int, head_dim: int, drop_path: float):
+        super().__init__()
+        self.norm1 = LayerNorm2d(dim)
+        self.attention = EfficientAttention(dim, head_dim=head_dim)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = LayerNorm2d(dim)
+        self.mlp = ConvMlp(dim, 4 * dim, act_layer=nn.GELU)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = x + self.drop_path1(self.attention(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+# What table 7 of the paper sets against its convolution block, in the same place: what the field calls by that name,
+# with its own norm and activation. ResNet's goes 1×1 to a quarter of the width and back; ConvNeXt's has no layer scale.
+OTHER_BLOCKS: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "bottleneck": lambda dim, head_dim, rate: Bottleneck(dim, dim // Bottleneck.expansion, drop_path=DropPath(rate)),
+    "convnext": lambda dim, head_dim, rate: ConvNeXtBlock(dim, ls_init_value=None, drop_path=rate),
+    "transformer": TransformerStyleBlock,
+}
+
+
 class Residual(nn.Module):
     """x + branch(x)."""
 
@@ -375,15 +402,8 @@ def _blocks(cfg: NextViTConfig, stage: int, in_dim: int, rates: Iterator[float])
             yield NextConvBlock(in_dim, dim, stride, cfg, next(rates))
         else:
             embed = ChannelEmbed(in_dim, dim, stride, NORMS[cfg.norm])
-            yield nn.Sequential(embed, _OTHER_BLOCKS[cfg.conv_block](dim, cfg.head_dim, next(rates)))
+            yield nn.Sequential(embed, OTHER_BLOCKS[cfg.conv_block](dim, cfg.head_dim, next(rates)))
         in_dim = dim
-
-
-_OTHER_BLOCKS: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "bottleneck": lambda dim, head_dim, rate: BottleneckBlock(dim, rate),
-    "convnext": lambda dim, head_dim, rate: ConvNeXtStyleBlock(dim, rate),
-    "transformer": TransformerStyleBlock,
-}
 
 
 @register_notrace_function
