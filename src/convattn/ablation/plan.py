@@ -63,36 +63,20 @@ class Factors:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is fixed.
+    """Everything that is fixed."""
 
-    Args:
-        comparison: what is compared; designs that could not be built have `missing` set.
-        recipe: the run that all share but for the model.
-        costs: by the designs' names.
-        seeds: how many, from 0.
-        budgets: one or both.
-        minutes: of the clock that `Costs.update_seconds` goes by, for each run of equal time; the base's epochs
-            where None.
-        choice: the figure of the last epoch, or of the one that is best on held-out images.
-        tune: learning rates that every design tries first, as multiples of the recipe's.
-        tune_decay: weight decays, likewise; every pair of both is tried.
-        factors: what each design keeps of them; found by the trials, and not stored.
-        asked: the words that it was made of: what is asked otherwise is another comparison.
-        environment: where the costs were measured.
-    """
-
-    comparison: Comparison
-    recipe: RunConfig
-    costs: Mapping[str, Costs]
-    seeds: int = 5
-    budgets: tuple[Budget, ...] = ("epochs",)
-    minutes: float | None = None
-    choice: Choice = "last"
-    tune: tuple[float, ...] = ()
-    tune_decay: tuple[float, ...] = ()
-    factors: Mapping[str, Factors] = field(default_factory=dict)
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    environment: tuple[tuple[str, str], ...] = ()
+    comparison: Comparison  # designs that could not be built have `missing` set
+    recipe: RunConfig  # the run that all share but for the model
+    costs: Mapping[str, Costs]  # by the designs' names
+    seeds: int = 5  # how many, from 0
+    budgets: tuple[Budget, ...] = ("epochs",)  # one or both
+    minutes: float | None = None  # of each run of equal time, by the clock of `Costs`; None: as the base's epochs take
+    choice: Choice = "last"  # the figure of the last epoch, or of the one that is best on held-out images
+    tune: tuple[float, ...] = ()  # learning rates that every design tries first, as multiples of the recipe's
+    tune_decay: tuple[float, ...] = ()  # weight decays, likewise; every pair of both is tried
+    factors: Mapping[str, Factors] = field(default_factory=dict)  # what each design keeps; by its trials, not stored
+    asked: Mapping[str, Any] = field(default_factory=dict)  # the words it was made of; by others it is another one
+    environment: tuple[tuple[str, str], ...] = ()  # where the costs were measured
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

@@ -39,19 +39,12 @@ def _identity_context(dim: int, **options: Any) -> nn.Module:
 
 @dataclass(frozen=True)
 class MixerKind:
-    """What the package knows of a mixer.
+    """What the package knows of a mixer."""
 
-    Args:
-        build: called as `build(dim, **options)`.
-        is_gate: whether its output takes the place of its input.
-        build_identity: builds one that starts as the identity by itself; without it a scale of 0 goes behind it.
-        without: parameters of `build` that would have no effect.
-    """
-
-    build: Callable[..., nn.Module]
-    is_gate: bool = False
-    build_identity: Callable[..., nn.Module] | None = None
-    without: tuple[str, ...] = ()
+    build: Callable[..., nn.Module]  # called as `build(dim, **options)`
+    is_gate: bool = False  # whether its output takes the place of its input
+    build_identity: Callable[..., nn.Module] | None = None  # of one that starts so; else a scale of 0 goes behind it
+    without: tuple[str, ...] = ()  # parameters of `build` that would have no effect
 
     @property
     def options(self) -> set[str]:

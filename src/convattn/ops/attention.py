@@ -15,8 +15,7 @@ def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
 
     Args:
         query: tokens (B, N, C); head h owns channels [h·C/heads, (h+1)·C/heads).
-        key: tokens (B, M, C).
-        value: tokens (B, M, C).
+        key, value: tokens (B, M, C).
         num_heads: number of heads; divides C.
 
     Returns:
@@ -31,8 +30,7 @@ def map_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> 
 
     Args:
         query: map (B, C, H, W).
-        key: tokens (B, M, C), such as `map_tokens` makes of a map.
-        value: tokens (B, M, C).
+        key, value: tokens (B, M, C), such as `map_tokens` makes of a map.
         num_heads: number of heads; divides C.
 
     Returns:

@@ -13,8 +13,7 @@ def factorised_attention(query: Tensor, key: Tensor, value: Tensor, num_heads: i
 
     Args:
         query: tokens (B, N, C); head h owns channels [h·C/heads, (h+1)·C/heads).
-        key: tokens (B, M, C).
-        value: tokens (B, M, C).
+        key, value: tokens (B, M, C).
         num_heads: number of heads; divides C.
         scale: factor of the result.
 

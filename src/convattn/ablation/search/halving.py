@@ -39,21 +39,13 @@ class Rung:
 
 @dataclass(frozen=True)
 class Training:
-    """How the networks of a search are trained: the recipe, without the images that judge.
+    """How the networks of a search are trained: the recipe, without the images that judge."""
 
-    Args:
-        recipe: with images held out of the training images.
-        updates_per_epoch: of the recipe.
-        update_seconds: expected.
-        output: the folder of the search.
-        sweep: trains runs, or goes on with them.
-    """
-
-    recipe: RunConfig
+    recipe: RunConfig  # with images held out of the training images
     updates_per_epoch: int
-    update_seconds: float
-    output: Path
-    sweep: Callable[[list[PlannedRun]], object]
+    update_seconds: float  # expected
+    output: Path  # the folder of the search
+    sweep: Callable[[list[PlannedRun]], object]  # trains runs, or goes on with them
 
     def run(self, network: Network, epochs: int) -> PlannedRun:
         """Of a network, so many epochs."""

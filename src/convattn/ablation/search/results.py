@@ -19,31 +19,18 @@ _DASH = "–"
 
 @dataclass(frozen=True)
 class SearchResults:
-    """All of it.
+    """All of it."""
 
-    Args:
-        retrained: the comparison of what was found with the others.
-        halved: figures of the search, which are too high.
-        networks: those that were trained in it, by their numbers.
-        drawn: how many there were.
-        refused: why others were not trained -> how many.
-        space: how many networks there are, in words.
-        limit_ms: the latency asked for.
-        runtime: in which, and on what images.
-        chosen: the best of those found, by the images held out; None while runs are missing.
-        held_out: means of those found on these images.
-    """
-
-    retrained: Results
-    halved: Halved
-    networks: Mapping[int, Network]
-    drawn: int
-    refused: Mapping[str, int]
-    space: str
-    limit_ms: float
-    runtime: str
-    chosen: Design | None
-    held_out: Mapping[str, float]
+    retrained: Results  # the comparison of what was found with the others
+    halved: Halved  # figures of the search, which are too high
+    networks: Mapping[int, Network]  # those that were trained in it, by their numbers
+    drawn: int  # how many there were
+    refused: Mapping[str, int]  # why others were not trained -> how many
+    space: str  # how many networks there are, in words
+    limit_ms: float  # the latency asked for
+    runtime: str  # in which, and on what images
+    chosen: Design | None  # the best of those found, by the images held out; None while runs are missing
+    held_out: Mapping[str, float]  # means of those found on these images
 
     @property
     def metric(self) -> Metric:
