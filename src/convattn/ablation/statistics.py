@@ -53,11 +53,7 @@ class Interval:
 
 
 def paired_differences(base: Mapping[int, float], design: Mapping[int, float]) -> tuple[float, ...]:
-    """The design's figure less the base's for each seed that has both, by rising seed.
-
-    Args:
-        base, design: seed -> figure.
-    """
+    """The design's figure less the base's, each by seed, for each seed that has both, by rising seed."""
     return tuple(design[seed] - base[seed] for seed in sorted(base.keys() & design.keys()))
 
 
@@ -91,14 +87,7 @@ def paired_interval(differences: Sequence[float], *, test_over_train: float | No
 
 
 def bootstrap_interval(differences: Sequence[float]) -> Interval:
-    """The interval of the means of seeds drawn anew with replacement (percentiles of 10,000 draws).
-
-    Args:
-        differences: one a seed, ten or more.
-
-    Raises:
-        ValueError: for fewer than ten, with which it is too narrow.
-    """
+    """The interval of the means of ten seeds or more, drawn anew with replacement (percentiles of 10,000 draws)."""
     if len(differences) < LEAST_FOR_BOOTSTRAP:
         raise ValueError(
             f"{len(differences)} seeds make a bootstrap interval too narrow; take {LEAST_FOR_BOOTSTRAP} or more"
@@ -142,9 +131,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided p that two fixed networks are equally often right on the images where one alone is.
 
     It says nothing of training again: another seed gives another pair of networks.
-
-    Args:
-        only_first, only_second: images that only the first, only the second, gets right.
     """
     count, fewer = only_first + only_second, min(only_first, only_second)
     if not count:

@@ -253,12 +253,7 @@ def _mixer(cfg: CoTNetConfig, mixer: str, width: int, stride: int) -> nn.Module:
 
 
 class CoTNet(TimmNetwork, ResNet):
-    """The CoTNet backbone.
-
-    Args:
-        cfg: the variant.
-        options: as in timm; where later stages keep the size, nothing is dilated instead, as in the authors' code.
-    """
+    """The CoTNet backbone; where later stages keep the size nothing is dilated instead, as in the authors' code."""
 
     family = "cotnet"
 

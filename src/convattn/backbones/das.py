@@ -86,12 +86,7 @@ class DASResNetConfig(GateOptions):
 
 
 class DASResNet(TimmNetwork, ResNet):
-    """timm's ResNet with gates behind its stages.
-
-    Args:
-        cfg: the variant.
-        options: as in timm; where later stages keep the size, they dilate.
-    """
+    """timm's ResNet with gates behind its stages; stages that keep the size dilate."""
 
     family = "das"
 

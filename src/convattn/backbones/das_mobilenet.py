@@ -72,12 +72,7 @@ class DASMobileNetV2Config(GateOptions):
 
 
 class DASMobileNetV2(TimmNetwork, EfficientNet):
-    """timm's MobileNetV2 with gates behind its groups.
-
-    Args:
-        cfg: the variant.
-        options: as in timm; where later stages keep the size, they dilate.
-    """
+    """timm's MobileNetV2 with gates behind its groups; stages that keep the size dilate."""
 
     family = "das"
 

@@ -178,12 +178,7 @@ class Block(nn.Module):
 
 
 class GroupMixFormer(Pyramid):
-    """The GroupMixFormer backbone.
-
-    Args:
-        cfg: the variant.
-        options: as of every network.
-    """
+    """The GroupMixFormer backbone: a variant, and what every network takes."""
 
     family = "groupmixformer"
 

@@ -79,10 +79,6 @@ class HybridConfig:
 class Hybrid(Pyramid):
     """A pyramid of any mixers.
 
-    Args:
-        cfg: the mixers, widths and depths.
-        options: as of every network.
-
     Raises:
         ValueError: for an unknown mixer or option, or a width that a mixer cannot take, naming the stage.
     """

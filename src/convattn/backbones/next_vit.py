@@ -324,15 +324,10 @@ def _fused_mlp(norm: nn.Module, mlp: ConvMlp) -> nn.Sequential:
 
 
 class NextViT(Pyramid):
-    """The Next-ViT backbone.
+    """The Next-ViT backbone; the two narrow branches of a transformer block are dropped at r and 1 - r of its rate.
 
     With `token_pool` "1d" (the authors' arithmetic) the last N mod sr² of a map's N positions are left out of keys and
     values, and a map of fewer than sr² positions cannot be pooled at all.
-
-    Args:
-        cfg: the variant.
-        options: as of every network; the two narrow branches of a transformer block are dropped at r and 1 - r of
-            the block's rate.
     """
 
     family = "nextvit"

@@ -78,13 +78,7 @@ class StridedOptions(TimmOptions):
 
 
 class Stage(nn.Module):
-    """downsample -> blocks -> norm: (B, C, H, W) -> (B, C', H', W').
-
-    Args:
-        downsample: changes width and size, or identity.
-        blocks: the units that keep the shape.
-        norm: applied to the output of the last block, or identity.
-    """
+    """downsample -> blocks -> norm: (B, C, H, W) -> (B, C', H', W'); the blocks keep the shape."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module | None = None):
         super().__init__()

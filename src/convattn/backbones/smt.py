@@ -250,12 +250,7 @@ class Block(nn.Module):
 
 
 class SMT(Pyramid):
-    """The SMT backbone.
-
-    Args:
-        cfg: the variant.
-        options: as of every network.
-    """
+    """The SMT backbone: a variant, and what every network takes."""
 
     family = "smt"
     min_input_size = 4

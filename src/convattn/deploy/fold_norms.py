@@ -53,10 +53,7 @@ def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def fold_norms(model: nn.Module) -> tuple[list[Fold], dict[str, str]]:
-    """Fold every batch norm that can be, in place.
-
-    Args:
-        model: evaluated. One that does not run on images alone is left as it is.
+    """Fold every batch norm that can be, in place, in an evaluated model that runs on images alone.
 
     Returns:
         The folds made, in the order of the forward pass; and for each batch norm that is left, by name, why.

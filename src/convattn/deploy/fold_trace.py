@@ -70,13 +70,10 @@ class Dataflow:
 
 
 def trace_dataflow(model: nn.Module) -> list[Dataflow]:
-    """Run a copy of `model` on the meta device, on one image of a usual size and on two, of an odd size if it can.
+    """Run a copy of an evaluated model on shapes alone: one image of a usual size, and two, of an odd size if it can.
 
     Padding to a multiple shows at an odd size only. What other people's hooks would see counts as read by somebody
     else.
-
-    Args:
-        model: evaluated; it is left as it is.
 
     Returns:
         One dataflow a batch; none if the model runs on none of the sizes as images (B, C, H, W).

@@ -27,9 +27,7 @@ Inputs = Mapping[str, tuple[Any, Any]]  # dotted name -> arguments by position a
 def inputs_of(model: nn.Module, names: Collection[str]) -> Inputs:
     """What the modules of these names are called with on a small image of noise; of those that do not run nothing.
 
-    Args:
-        model: evaluated; it is left as it is, and nobody who listens to it hears of this.
-        names: of modules in it.
+    The model is evaluated; nobody who listens to it hears of this.
     """
     found: dict[str, tuple[Any, Any]] = {}
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
@@ -53,12 +51,9 @@ def inputs_of(model: nn.Module, names: Collection[str]) -> Inputs:
 
 
 def disagreement(block: nn.Module, form: nn.Module, inputs: tuple[Any, Any] | None) -> str | None:
-    """In what way `form` is unlike `block`, for people; None if it is not, or if nothing is known to try it on.
+    """In what way `form` is unlike the evaluated `block`, for people; None if it is not, or without inputs.
 
-    Args:
-        block: evaluated.
-        form: what is to take its place.
-        inputs: what `block` is called with, a value of `inputs_of`.
+    `inputs` is what `block` is called with, a value of `inputs_of`.
     """
     like = next(block.parameters(), None)
     if inputs is None or like is None:

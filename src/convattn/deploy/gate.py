@@ -108,12 +108,8 @@ def trials(dynamic: Dynamic, shape: tuple[int, int, int], photographs: Tensor) -
     """What a file, once opened, is tried on in turn: the traced shape, and others where it promises to take them.
 
     A runtime may keep what it made for earlier shapes. So every size is tried in several batches, each behind another,
-    and the traced shape and the first other size come a second time at the end.
-
-    Args:
-        dynamic: what the file leaves free.
-        shape: (channels, height, width) that it was traced at.
-        photographs: (N, C, H, W) of that shape.
+    and the traced shape (channels, height, width) and the first other size come a second time at the end. `photographs`
+    (N, C, H, W) have that shape.
     """
     batch = 1 if dynamic == "none" else 2
     traced = [

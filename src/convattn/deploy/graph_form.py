@@ -13,13 +13,10 @@ __all__ = ["graph_form"]
 
 
 def graph_form(model: nn.Module) -> nn.Module:
-    """A copy of `model` for export to a graph runtime: same outputs, in the operations those do best.
+    """A copy of `model`, usually fused, for export to a graph runtime: same outputs, in the operations those do best.
 
     Whatever a block knows better than its eager form, it offers as `graph_form()`; what it returns is taken as it is,
     and blocks that offer nothing are searched. A block with a hook in it stays. Exact but for rounding.
-
-    Args:
-        model: usually `fuse(model)`; it is left as it is.
     """
     return exchange(copied(model), _offered).eval()
 

@@ -114,16 +114,9 @@ def _score_of_box(found: list[dict[str, Tensor]], target: Target, box_xyxy: Tens
 
 
 def find_object(found: dict[str, Tensor], label: int | None, box_xyxy: Tensor | None, image: int = 0) -> int:
-    """Which of the objects found in one image is meant: the one that overlaps a box most, or the surest.
+    """Which of the objects found in one image is meant: the one that overlaps a box (4,) most, or the surest.
 
-    Args:
-        found: `boxes` (n, 4), `scores` and `labels` (n,).
-        label: of this class alone.
-        box_xyxy: (4,).
-        image: what errors call it.
-
-    Raises:
-        ValueError: if there is none.
+    `found` has `boxes` (n, 4), `scores` and `labels` (n,), of which those of `label` count; ValueError for none.
     """
     kept = torch.ones_like(found["labels"], dtype=torch.bool) if label is None else found["labels"] == label
     if not kept.any():

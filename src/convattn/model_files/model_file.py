@@ -94,10 +94,6 @@ def load_model(path: str | Path) -> nn.Module:
 def build_within(built_as: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """The model of a description from another kind of file, bounded by the weights beside it as that of a model file.
 
-    Args:
-        built_as: of the model: its name and options, and its task where that builds it.
-        tensors: its weights.
-
     Raises:
         ValueError: if an option describes no network, or one that the weights do not fill. As `create_model` otherwise.
     """

@@ -25,14 +25,7 @@ class Replacement(nn.Module):
     Source: for strides CoTNet, arXiv 2107.12292: 3×3 average pool in front of the block, padding counted in the mean.
 
     The convolution is set aside, outside the module tree, for `detach`. A state dict that still has its weights loads:
-    they go to the convolution set aside.
-
-    Args:
-        conv: what is replaced.
-        mixer: (B, C', H, W) -> (B, C', H, W), C' the convolution's output channels.
-
-    Raises:
-        ValueError: if no pool gives the convolution's output size.
+    they go to the convolution set aside. ValueError if no pool gives the convolution's output size.
     """
 
     is_inserted = True

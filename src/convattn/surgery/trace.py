@@ -62,12 +62,7 @@ def trace(model: nn.Module, input_size: Size | None = None) -> dict[str, Call]:
     """Run a copy of `model` on the meta device and record every module that returned, by its first name.
 
     Other people's hooks are not called. Projections inside the attentions that `surgery.attentions` knows are recorded
-    as the maps they can give.
-
-    Args:
-        model: any model of images; it is left as it is.
-        input_size: a side, (height, width) or (channels, height, width); by default what the model says it takes, else
-            the usual sizes are tried.
+    as the maps they can give. Without `input_size` it is what the model says it takes, else the usual sizes are tried.
 
     Returns:
         Dotted name -> what the module did, in the order in which the modules returned.

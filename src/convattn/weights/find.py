@@ -48,13 +48,8 @@ class Part:
 def find_weights(content: Any, shapes: Mapping[str, Size], name: str = "checkpoint") -> Part:
     """The part of a checkpoint whose names and shapes agree most with a model's; averaged weights among equals.
 
-    Args:
-        content: what was read, or a state dict.
-        shapes: of the model's entries, under every name that they may have.
-        name: what to call it in an error.
-
-    Raises:
-        CheckpointError: if it holds no tensors. Where nothing in it is the model's, the largest dictionary is returned.
+    Where nothing in it is the model's, that is the largest dictionary. `shapes` are those of the model's entries, under
+    every name that they may have; CheckpointError, with `name`, if there are no tensors.
     """
     candidates = []
     for place, tensors in dictionaries(content):

@@ -40,12 +40,7 @@ class Network:
 
 
 def open_study(path: Path, asked: Mapping[str, Any], *, maximise: bool) -> Study:
-    """The study in a file, or a new one.
-
-    Args:
-        path: of the file; in optuna's journal format.
-        asked: what the search is, as JSON has it; a study of anything else is refused.
-        maximise: whether a greater figure is better.
+    """The study in a file of optuna's journal format, or a new one, of what is `asked`, as JSON has it.
 
     Raises:
         ConfigError: if the file is none, or holds another search. MissingExtra: without optuna.
