@@ -124,17 +124,8 @@ class FusedSEConv(nn.Module):
 class MixerBottleneck(nn.Module):
     """ReLU(x' + norm(1×1(mixer(ReLU(norm(1×1(x))))))), x' the shortcut: ResNet's bottleneck around any mixer.
 
-    Names are those of timm's `Bottleneck`, which lacks the places for pools.
-
-    Args:
-        in_channels: of the input.
-        width: of the mixer.
-        out_channels: of the output.
-        pool: in front of the mixer, or identity.
-        mixer: (B, width, H, W) -> (B, width, H', W').
-        blur: behind the mixer, or identity.
-        downsample: brings the shortcut to the output's shape; None where it has it.
-        drop_path: on the branch.
+    Names are those of timm's `Bottleneck`, which lacks the places for pools: `pool` stands in front of the mixer
+    (B, width, H, W) -> (B, width, H', W'), `blur` behind it.
     """
 
     def __init__(

@@ -42,19 +42,9 @@ class Replacement(nn.Module):
         """(B, C, H, W) -> (B, C', H', W')."""
         return self.mixer(self.project(self.pool(x)))
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *lists: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *lists)
+        *_, unexpected_keys, _ = lists  # in front of the errors
         for conv in self.set_aside:
             for name, parameter in conv.named_parameters():
                 key = prefix + name

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log10
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from convattn.config_errors import ConfigError, check
 from convattn.mixers.registry import check_mixer, create_mixer, list_mixers
 from convattn.nearest import UnknownName, nearest
 
-__all__ = ["MIXERS", "MODEL", "Space", "Trial"]
+__all__ = ["MIXERS", "MODEL", "Space"]
 
 MODEL = "hybrid"
 MIXERS = ("sam", "gma", "e_mhsa", "mhca", "cot", "das", "window_mhsa")
@@ -33,14 +33,6 @@ _REDUCTIONS = (1, 2, 4)
 _HEADS = (32, 16, 8)  # channels of a head: the first that divides the width
 _WINDOW = 7
 _SMALL = 64  # pixels
-
-
-class Trial(Protocol):
-    """What draws; optuna's."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +63,8 @@ class Space:
         """Of the first convolution."""
         return 2 if self.image_side <= _SMALL else 4
 
-    def draw(self, trial: Trial) -> dict[str, Any]:
-        """The options of a network; some are refused by `create_model`, or cannot run on such small maps."""
+    def draw(self, trial: Any) -> dict[str, Any]:
+        """Options that a trial of optuna's draws, some refused by `create_model`, some of no use on such small maps."""
         mixers, dims, depths, ratios, further = [], [], [], [], []
         for stage in _STAGES:
             names = [trial.suggest_categorical(f"mixer{stage}", self.mixers)]
