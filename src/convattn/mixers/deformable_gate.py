@@ -126,7 +126,10 @@ class DeformableGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         logits = self.norm2(self.mixer(self.compress(x)))
-        return _gated(x, logits, self.gain) if self.gate else logits.to(x.dtype)
+        if not self.gate:
+            return logits.to(x.dtype)
+        weights = logits.sigmoid().to(x.dtype)
+        return x * weights if self.gain == 1 else x * (weights * self.gain)
 
     def fused(self) -> nn.Module:
         """The inference form: batch norms folded."""
@@ -139,6 +142,8 @@ class FusedDeformableGate(nn.Module):
     A batch norm of the compression folds into its 1×1, one in front of the sigmoid into the deformable kernel or the
     1×1 behind it. Other norms depend on the image and stay.
     """
+
+    forward = DeformableGate.forward  # with other parts
 
     @torch.no_grad()
     def __init__(self, block: DeformableGate):
@@ -160,16 +165,6 @@ class FusedDeformableGate(nn.Module):
         self.mixer = nn.Sequential(*layers)
         self.norm2 = form.norm2
         self.gate, self.gain = form.gate, form.gain
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        logits = self.norm2(self.mixer(self.compress(x)))
-        return _gated(x, logits, self.gain) if self.gate else logits.to(x.dtype)
-
-
-def _gated(x: Tensor, logits: Tensor, gain: float) -> Tensor:
-    weights = logits.sigmoid().to(x.dtype)
-    return x * weights if gain == 1 else x * (weights * gain)
 
 
 def compressed_width(dim: int, alpha: float) -> int:
