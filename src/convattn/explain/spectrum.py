@@ -82,14 +82,15 @@ def mean_of_layers(
 ) -> dict[str, Any]:
     """Layer -> the mean over images of what is reckoned of its map (1, C, H, W), of which none is kept or copied."""
     sums: dict[str, Any] = dict.fromkeys(layers, 0)
-    with (
-        captures(model, layers, keep=lambda name, output: reckon(layers[name], layers[name].as_map(output))) as kept,
-        torch.no_grad(),
-    ):
-        for image in images.split(1):
+
+    def keep(name: str, output: Any) -> Any:
+        return reckon(layers[name], layers[name].as_map(output))
+
+    for image in images.split(1):
+        with captures(model, layers, keep=keep) as kept, torch.no_grad():
             model(image)
-            sums = {name: total + kept.outputs[name] for name, total in sums.items()}
-            on_image(1)
+        sums = {name: total + kept.outputs[name] for name, total in sums.items()}
+        on_image(1)
     return {name: total / len(images) for name, total in sums.items()}
 
 
