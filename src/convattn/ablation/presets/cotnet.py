@@ -1,5 +1,6 @@
 """CoTNet's tables (arXiv 2107.12292)."""
 
+from dataclasses import replace
 from typing import Any
 
 from convattn.ablation.design import Comparison, Design
@@ -51,14 +52,7 @@ PRESETS = {
     "cotnet_se": Comparison(
         "SE-CoTNetD: CoT and squeeze-and-excitation by stage",
         (
-            Design(
-                "SE everywhere",
-                "se_cotnetd_50",
-                {"mixers": ("se",) * 4},
-                role="base",
-                parameters=26_217_896,
-                gmacs=4.3680,
-            ),
+            replace(_se("SE everywhere", 26_217_896, 4.3680, "se", "se", "se", "se"), role="base"),
             _se("CoT in stage 4", 23_726_696, 4.2081, "se", "se", "se", "cot"),
             _se("SE-CoTNetD-50", 23_107_784, 4.0483),
             _se("CoT in stages 3 and 4", 22_488_872, 3.8885, "se", "se", "cot", "cot"),

@@ -1,5 +1,6 @@
 """DAS's tables (arXiv 2311.12091). Published accuracies are on Stanford Dogs."""
 
+from dataclasses import replace
 from typing import Any
 
 from convattn.ablation.design import Comparison, Design, plug_in
@@ -47,14 +48,7 @@ def _row(name: str, network: str, parameters: int, gmacs: float | None = None, *
 
 def _forms(network: str) -> Comparison:
     rows = (
-        Design(
-            f"form {form}",
-            network,
-            {"form": form},
-            parameters=costs[network][0],
-            gmacs=costs[network][1],
-            published=published,
-        )
+        replace(_row(f"form {form}", network, *costs[network], form=form), published=published)
         for form, (published, costs) in _FORMS.items()
     )
     return Comparison(
