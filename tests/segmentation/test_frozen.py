@@ -74,6 +74,10 @@ def test_it_is_told():
 
 def test_one_image_needs_more_than_frozen_norms_of_the_backbone():
     model = build_segmenter(frozen_norms=True).train()
-    with pytest.raises(ValueError, match=r"UperNet cannot learn from one image at a time: .* the head semantic_fpn"):
+    refusal = r"cannot learn from one image at a time .* 2 images or more .* the head semantic_fpn and larger crops"
+    with pytest.raises(ValueError, match=refusal):
         model(torch.randn(1, 3, 64, 64))
-    build_segmenter(head="semantic_fpn", frozen_norms=True).train()(torch.randn(1, 3, 64, 64))
+    other = build_segmenter(head="semantic_fpn", frozen_norms=True).train()
+    other(torch.randn(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=refusal):
+        other(torch.randn(1, 3, 32, 32))

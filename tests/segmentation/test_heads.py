@@ -184,7 +184,7 @@ def test_whole_channels_are_dropped_in_training_only():
 def test_a_single_image_is_refused_where_the_norm_behind_the_mean_measures_it(levels):
     head = UPerHead(WIDTHS, 8, 5, 0.1).double()
     one = [level[:1] for level in levels]
-    with pytest.raises(ValueError, match=r"cannot learn from one image at a time: .* give 2 images or more a process"):
+    with pytest.raises(ValueError, match=r"cannot learn from one image at a time .* give 2 images or more a process"):
         head.train()(one)
     head.train()(levels)
     head.eval()(one)

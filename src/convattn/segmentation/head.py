@@ -1,5 +1,6 @@
 """What heads are made of: a unit of convolution, norm and ReLU, and the layer that tells the classes."""
 
+import torch
 from torch import Tensor, nn
 
 from convattn.ops.fold import fold_chain
@@ -13,6 +14,9 @@ class Unit(nn.Module):
     Args:
         in_channels, out_channels: C and C'.
         kernel_size: odd.
+
+    Raises:
+        ValueError: in training on one position of one image, of which a norm measures nothing.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
@@ -23,7 +27,15 @@ class Unit(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+        x = self.conv(x)
+        if self.bn.training and x.numel() == x.shape[1] and not _measures_elsewhere(self.bn):
+            raise ValueError(
+                "a head cannot learn from one image at a time where its map is a single position, as that of UperNet's "
+                "mean is and the coarsest level of a small image: its batch norm would measure one number a channel; "
+                "give 2 images or more a process, or synchronise the norms of several processes (sync_batch_norm), or "
+                "take the head semantic_fpn and larger crops"
+            )
+        return self.act(self.bn(x))
 
     def fused(self) -> nn.Module:
         """The inference form: batch norm folded into the convolution."""
@@ -55,6 +67,12 @@ class Head(nn.Module):
         with old.weight.device:
             self.conv_seg = nn.Conv2d(old.in_channels, num_classes, 1, dtype=old.weight.dtype)
         _start(self.conv_seg)
+
+
+def _measures_elsewhere(norm: nn.Module) -> bool:
+    """Whether a norm measures the images of other processes, too."""
+    is_shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+    return is_shared and torch.distributed.get_world_size() > 1
 
 
 def _start(classifier: nn.Conv2d) -> None:

@@ -50,8 +50,6 @@ class UPerHead(Head):
         Raises:
             ValueError: in training on a single image, of which the coarsest mean is one number a channel.
         """
-        if self.training:
-            self._check_batch(levels[0].shape[0])
         *finer, coarsest = levels
         maps = [lateral(level) for lateral, level in zip(self.lateral_convs, finer, strict=True)]
         maps.append(self._pool(coarsest))
@@ -65,18 +63,3 @@ class UPerHead(Head):
     def _pool(self, x: Tensor) -> Tensor:
         pooled = [resized(pool(x), x.shape[-2:]) for pool in self.psp_modules]
         return self.bottleneck(torch.cat([x, *pooled], 1))
-
-    def _check_batch(self, images: int) -> None:
-        norm = self.psp_modules[0][1].bn  # type: ignore[index]
-        if norm.training and images == 1 and not _measures_elsewhere(norm):
-            raise ValueError(
-                "UperNet cannot learn from one image at a time: behind the mean over all positions a batch norm would "
-                "measure one number a channel; give 2 images or more a process, or synchronise the norms of several "
-                "processes (sync_batch_norm), or take the head semantic_fpn"
-            )
-
-
-def _measures_elsewhere(norm: nn.Module) -> bool:
-    """Whether a norm measures the images of other processes, too."""
-    is_shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
-    return is_shared and torch.distributed.get_world_size() > 1
