@@ -16,7 +16,8 @@ from convattn.ablation.design import Design
 from convattn.ablation.plan import Plan, PlannedRun, read_plan, store_plan
 from convattn.ablation.planning import plan_comparison
 from convattn.ablation.results import read_results
-from convattn.ablation.search.finals import FAMILIES, chosen, finalists, with_latencies
+from convattn.ablation.search import finals
+from convattn.ablation.search.finals import chosen, finalists, with_latencies
 from convattn.ablation.search.halving import Halved, Rung, Training, halve, random_count, rungs_of
 from convattn.ablation.search.latency import latencies
 from convattn.ablation.search.page import write_search_page
@@ -258,7 +259,7 @@ def _show_plan(task: _Task) -> int:
     costs = _costs_of_hand_made(task)
     an_epoch = costs.updates_per_epoch * costs.update_seconds
     halving = sum(rung.count * rung.epochs for rung in task.rungs)
-    designs = 5 + len(FAMILIES)  # three found, one at random, one made by hand
+    designs = 5 + len(finals.FAMILIES)  # three found, one at random, one made by hand
     schedule = task.recipe.schedule.length(costs.updates_per_epoch) / costs.updates_per_epoch
     again = designs * task.options.seeds * schedule * len(task.options.budgets.split(","))
     parts = {"successive halving": halving, "random search": halving, "training again": again}
