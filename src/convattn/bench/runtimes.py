@@ -143,8 +143,7 @@ def _call(model: nn.Module, runtime: str, setting: Setting, layout: str) -> Call
     form, images = pytorch_form(model, runtime, setting, layout)
     run: Callable[[Tensor], object] = form
     if runtime == "compile":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's
+        with warnings.catch_warnings(action="ignore"):  # the compiler's
             run = compiled(form, images)
 
     def call() -> object:

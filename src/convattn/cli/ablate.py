@@ -94,11 +94,9 @@ def _continued(plan: Plan, output: Path, options: Options) -> Plan:
 
 
 def _new_plan(options: Options) -> Plan:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told by the runs
+    with warnings.catch_warnings(action="ignore"):  # told by the runs
         recipe, images = shared_recipe(options)
-        display = notes()
-        with display.status("planning") as status:
+        with notes().status("planning") as status:
             return plan_comparison(
                 _comparison(options, recipe),
                 recipe,

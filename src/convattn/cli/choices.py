@@ -45,8 +45,7 @@ def choose_recipe(config: RunConfig) -> tuple[RunConfig, str]:
         return _recipe(SMALL_IMAGES), (
             f"{source}: recipe {SMALL_IMAGES}, since a pipe cannot be looked into; for photographs name {_PHOTOGRAPHS}"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told when the run opens them
+    with warnings.catch_warnings(action="ignore"):  # told when the run opens them
         labels = getattr(config.task, "validation_labels", None)
         data, _ = open_training(source, validation=config.data.validation, validation_labels=labels)
     assert data is not None  # no pipe
@@ -133,8 +132,7 @@ def _with_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
     from convattn.backbones.registry import create_model  # torch
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             create_model(model.name, pretrained=True, **model.options)
     except (OSError, RuntimeError, ValueError) as error:
         from convattn.weights.errors import CheckpointError
@@ -162,8 +160,7 @@ def _fitted(config: RunConfig, given: Collection[str]) -> RunConfig:
     source, task = config.data.source, room(config.task.kind)
     if is_stream(source):
         return config
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told when the run opens them
+    with warnings.catch_warnings(action="ignore"):  # told when the run opens them
         train, _ = task.open_training(config)
     config, lines = task.fitted(config, train)
     for line in lines:

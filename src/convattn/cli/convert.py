@@ -21,8 +21,7 @@ def command(options: Options) -> int:
     content = read_checkpoint(options.source)
     found = recognise(content, str(options.source))
     model = found.build()
-    with warnings.catch_warnings(record=True) as caught:  # told below
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:  # told below
         load_official(model, content)
     state = find_weights(content, shapes_by_name(model)).state
     notes = [str(warning.message).removeprefix("state dict: ") for warning in caught]

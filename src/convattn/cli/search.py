@@ -130,8 +130,7 @@ def _task(options: Options) -> _Task:
     except ValueError as error:
         raise UsageError(str(error)) from None
     Space(mixers_of(options))  # an unknown mixer is told before the images are looked at
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told by the runs
+    with warnings.catch_warnings(action="ignore"):  # told by the runs
         recipe, images = shared_recipe(options)
     if recipe.task.kind != DEFAULT:
         raise UsageError(
@@ -180,8 +179,7 @@ def _halved(task: _Task, study: Study, networks: Sequence[Network], failed: list
 def _costs_of_hand_made(task: _Task) -> Costs:
     """What an update takes here: that of the hand-made network stands for all."""
     model = replace(task.recipe.model, name=MODEL, options=task.space.hand_made(), plug_ins=())
-    with warnings.catch_warnings(), notes().status("measuring an update"):
-        warnings.simplefilter("ignore")  # told by the runs
+    with warnings.catch_warnings(action="ignore"), notes().status("measuring an update"):  # told by the runs
         return measure_costs({"": replace(task.recipe, model=model)})[""]
 
 
@@ -190,8 +188,7 @@ def _plan(task: _Task, networks: Sequence[Network], halved: Halved) -> Plan:
     output, options, limit = task.output / _RETRAINED, task.options, limit_ms_of(task.options)
     plan = read_plan(output)
     if plan is None:
-        with warnings.catch_warnings(), notes().status("planning") as status:
-            warnings.simplefilter("ignore")  # told by the runs
+        with warnings.catch_warnings(action="ignore"), notes().status("planning") as status:  # told by the runs
 
             def note(line: str) -> None:
                 status.update(plain(line))

@@ -187,8 +187,7 @@ def examined(
     by_content: dict[bytes, list[tuple[Found, Hashable]]] = defaultdict(list)
     for split, data in splits.items():
         seen = all_seen[split] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; what matters is an error
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata; what matters is an error
             for one in _in_threads(data, look):
                 seen.append(one)
                 if on_images is not None:
@@ -286,9 +285,8 @@ def telling(notes: list[str]) -> Iterator[None]:
     """Keep what is told of data as a list of lines."""
     others: list[warnings.WarningMessage] = []  # to be warned of anew: all, if an error ends this
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True, action="always", category=DataWarning) as told:
             others = told
-            warnings.simplefilter("always", DataWarning)
             yield
         others = [one for one in told if not issubclass(one.category, DataWarning)]
         notes += [str(one.message) for one in told if issubclass(one.category, DataWarning)]

@@ -88,8 +88,7 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     else:
         name = name or str(source)
         source = read_bytes(source, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters raises
         return decode_image(source, name)
 
 

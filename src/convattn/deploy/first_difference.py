@@ -105,8 +105,7 @@ class _Search:
     def __init__(
         self, fused: nn.Module, runtime: Runtime, request: Request, images: Tensor, tolerance: Tolerance
     ) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        with warnings.catch_warnings(action="ignore"):  # the exporter warns about its own internals
             shapes = dynamic_shapes(request.dynamic)
             self.graph_module = torch.export.export(fused, (request.images,), dynamic_shapes=shapes).module()
         self.runtime, self.request, self.images, self.tolerance = runtime, request, images, tolerance

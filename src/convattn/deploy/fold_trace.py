@@ -133,8 +133,7 @@ def _run(network: nn.Module, watched: Sequence[nn.Module], flow: Dataflow, image
             handles.append(module.register_forward_pre_hook(partial(_enter, flow.running, name)))
             handles.append(module.register_forward_hook(partial(_leave, flow.running), always_call=True))
     try:
-        with warnings.catch_warnings(), torch.inference_mode(), _Recorder(flow):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), torch.inference_mode(), _Recorder(flow):
             output = network(images)
     finally:
         for handle in handles:

@@ -40,8 +40,7 @@ def inputs_of(model: nn.Module, names: Collection[str]) -> Inputs:
     for size in ((sizes[0][0], 64, 64), *sizes):
         image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         try:
-            with warnings.catch_warnings(), _plainly(like):
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"), _plainly(like):
                 network(image.to(like.device, like.dtype))
         except Exception:  # somebody else's code: whatever it raises, it does not run on this input
             found.clear()

@@ -71,8 +71,7 @@ def _filled(outlines: Sequence[np.ndarray], height: int, width: int) -> np.ndarr
     if not outlines:  # of a crowd, which nobody looks at
         return np.zeros((height, width), dtype=np.uint8)
     coco = require("pycocotools.mask", "detection")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools 2.0.11 about numpy 2
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of pycocotools 2.0.11 about numpy 2
         merged = coco.merge(coco.frPyObjects([outline.tolist() for outline in outlines], height, width))
         return coco.decode(merged)
 

@@ -154,8 +154,8 @@ def _with_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> nn.Module:
 @functools.lru_cache(maxsize=8)
 def _facts_of_built(recipe: str, with_numbers: bool, dtype: torch.dtype | None) -> ModelFacts:
     """The facts of what a recipe builds; kept, since a run saves the same model every epoch."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # they were given when the model itself was built
+    # Its warnings were given when the model itself was built.
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
         try:
             with torch.device("cpu" if with_numbers else "meta"):
                 model = build(json.loads(recipe))

@@ -215,8 +215,7 @@ class SegmentationRoom(TaskRoom):
 def _takes_one_size(config: Any) -> bool:
     """Whether the backbone of a configuration takes images of one size alone; its weights are not looked at."""
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # told when the run builds it
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # told when the run builds it
             network = create_segmenter(config.model.name, config.task.head, 2, width=16, **config.model.options)
     except (TypeError, ValueError):  # as above
         return False

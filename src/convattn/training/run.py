@@ -93,9 +93,8 @@ class Run:
         seed_everything(loop.seed)
         self.memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
         self.notes: list[str] = []  # what the user should know of how it was built
-        with warnings.catch_warnings():
-            if not processes.is_main:  # one of them tells what is odd about data and weights
-                warnings.simplefilter("ignore")
+        # One of them tells what is odd about data and weights.
+        with warnings.catch_warnings(action=None if processes.is_main else "ignore"):
             self.data, model = self._build(config)
             self.room = room(config.task.kind)
             self.task = self.room.build(

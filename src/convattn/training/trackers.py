@@ -66,8 +66,7 @@ class Trackers:
 
     def _try(self, name: str, do: Callable[[], None]) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 do()
         except Exception as error:  # whatever a tracker's service raises
             self._open.pop(name, None)

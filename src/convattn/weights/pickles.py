@@ -115,8 +115,8 @@ def _refused(path: Path, name: str) -> CheckpointError:
 
 def _load(path: Path, named: list[str], unknown: type) -> Any:
     stand_ins: list[Any] = [(_stand_in(name, unknown), name) for name in named]
-    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other pickle protocols; what the reader cannot read, it raises at
+    # It warns of other pickle protocols; what it cannot read, it raises at.
+    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings(action="ignore"):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
