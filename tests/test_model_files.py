@@ -133,6 +133,8 @@ def test_open_model_takes_files_folders_and_names(file, tmp_path):
     assert open_model("timm:test_byobnet", num_classes=4, pretrained=False).num_classes == 4
     with pytest.raises(ValueError, match=r"unknown model 'smt_nan'; nearest: smt_nano"):
         open_model("smt_nan", pretrained=False)
+    with pytest.raises(ValueError, match=r"unknown timm model 'resnet/18'; nearest: resnet18"):
+        open_model("timm:resnet/18", pretrained=False)
     with pytest.raises(CheckpointError, match=r"gone.safetensors: no such file"):
         open_model("gone.safetensors")
     with pytest.raises(CheckpointError, match=r"runs/gone: no such file"):
