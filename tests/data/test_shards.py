@@ -54,6 +54,13 @@ def test_names_serve_as_labels_and_braces_as_paths(tmp_path, samples):
         open_evaluation(f"{tmp_path}/shards/{{0000..0003}}.tar")
 
 
+def test_folders_in_braces_are_no_shards(tmp_path):
+    for number in range(2):
+        write_pictures(tmp_path / f"photos-{number}")
+    with pytest.raises(DataError, match=r"photos-0: no such file"):
+        open_data(tmp_path / "photos-{0..1}", "train")
+
+
 def test_shards_of_both_splits_in_one_folder_are_told_apart_by_name(tmp_path, samples):
     for split, count in (("train", 6), ("validation", 2)):
         write_shards(tmp_path / split, samples[:count])
