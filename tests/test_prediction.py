@@ -64,6 +64,7 @@ def test_pictures_in_memory_are_taken(model, pictures):
     picture = Image.open(pictures / "bright" / "000.png")
     array = np.asarray(picture)
     assert said(model, picture) == said(model, array) == ["bright"]
+    assert said(model, np.stack([array, np.zeros_like(array)])) == ["bright", "dark"]
     assert said(model, [array[..., 0], np.dstack([array, array[..., :1]]), picture.convert("L")]) == ["bright"] * 3
     assert said(
         model, (Image.new("RGB", size, colour) for size, colour in (((9, 30), "black"), ((40, 7), "white")))
@@ -127,7 +128,7 @@ def test_what_cannot_be_seen_is_refused(model, pictures):
     broken.write_bytes(b"")
     with pytest.raises(ImageError, match=r"000.png: the file is empty"):
         list(convattn.predict(model, pictures))
-    for array in (np.zeros((4, 4, 3), np.float32), np.zeros((3, 5, 5), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)):
+    for array in (np.zeros((4, 4, 3), np.float32), np.zeros((3, 5, 5), np.uint8), np.zeros((1, 2, 4, 4, 3), np.uint8)):
         with pytest.raises(ImageError, match=r"picture 0: an array of shape .* give \(H, W, 3\) uint8, RGB"):
             list(convattn.predict(model, array))
     for thing in (3, None, [None]):

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from convattn.shown import brief
+
 __all__ = ["UnknownName", "nearest"]
 
 
@@ -14,4 +16,4 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """ "nearest: a, b" for an error message, or what there is where nothing is near."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(choices[:12]) or 'none'}"
+    return f"nearest: {', '.join(close)}" if close else f"known: {brief(choices, 12) or 'none'}"

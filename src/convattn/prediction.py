@@ -51,8 +51,8 @@ def predict(
     Args:
         model: as `open_model` or `create_model` gives it; an exported file too.
         pictures: files, folders (searched however deep), patterns such as `photos/*.jpg`, lists of files (.csv, .tsv
-            or .parquet with a column `path`, .txt with a path a line), PIL images, arrays (H, W, 3) uint8, or several
-            of these.
+            or .parquet with a column `path`, .txt with a path a line), PIL images, arrays (H, W, 3) uint8, several of
+            these, or a batch (B, H, W, 3) uint8.
         batch_size: pictures in a batch.
         progress: show a bar on standard error, if that is a terminal.
         **options: of the task, such as `top=3` for a classifier.
@@ -94,7 +94,9 @@ def predicted(
 
 def find_pictures(pictures: Pictures) -> list[Picture]:
     """Every picture by itself: folders searched, patterns and lists resolved; DataError names where there is none."""
-    if isinstance(pictures, str | Path | Image.Image | np.ndarray) or not isinstance(pictures, Iterable):
+    is_batch = isinstance(pictures, np.ndarray) and pictures.ndim == 4
+    is_one = isinstance(pictures, str | Path | Image.Image | np.ndarray) and not is_batch
+    if is_one or not isinstance(pictures, Iterable):
         pictures = [cast(Picture, pictures)]
     found: list[Picture] = []
     for source in pictures:

@@ -295,7 +295,7 @@ def test_a_pyramid_is_no_classifier(tmp_path, capsys):
         (1, ["predict", "gone.safetensors", "a.png"], "gone.safetensors: no such file"),
         (1, ["predict", "gone.onnx", "a.png"], "gone.onnx: no such file"),
         (2, ["predict", "{run}"], "no image given; write convattn predict MODEL IMAGE..."),
-        (2, ["predict", "{run}", "a.png", "--top", "0"], "--top 0 must be 1 or more"),
+        (2, ["predict", "{run}", "a.png", "--top", "0"], "convattn predict: --top 0 must be 1 or more"),
         (1, ["eval", "{run}", "--data", "nowhere"], "nowhere: no such folder"),
         (2, ["eval", "{run}", "--data", "digits", "--batch-size", "0"], "--batch-size 0 must be 1 or more"),
         (

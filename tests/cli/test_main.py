@@ -35,6 +35,12 @@ def test_unknown_command_names_the_nearest(capsys):
     assert capsys.readouterr().err == "convattn: unknown command 'trian'; nearest: train\n"
 
 
+def test_that_more_names_are_known_than_are_listed_is_said(capsys):
+    assert main(["qqq"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f", search and {len(COMMANDS) - 12} more")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_option_is_bad_usage(name, capsys):
     assert main([name, "--no-such-option"]) == 2

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from convattn.cli.main import main
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError, DataWarning
 from convattn.data.held_out import share_of
 from convattn.data.sources import open_training
@@ -63,7 +64,7 @@ def test_what_cannot_be_cut_is_said(photos, tmp_path):
     with pytest.raises(DataError, match=r"or hold some of the images out: --data.validation 0.2"):
         open_training(photos)
     for share in ("0", "1", "1.5", "-0.1", "nan"):
-        with pytest.raises(DataError, match=f"data.validation {share}: a share of the images must be above 0"):
+        with pytest.raises(ConfigError, match=f"data.validation {share}: a share of the images must be above 0"):
             open_training(photos, validation=share)
     assert share_of(None) is share_of("val") is None
     with pytest.raises(DataError, match=r"digits: has validation images of its own"):

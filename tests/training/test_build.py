@@ -390,7 +390,9 @@ def test_a_warm_up_may_be_counted_in_updates(built):
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(built):
-    with pytest.raises(ConfigError, match=r"a warm-up of 40 updates must be below the 40 updates of the run"):
+    with pytest.raises(
+        ConfigError, match=r"a warm-up of 40 updates must be below the 40 updates of the run; set schedule"
+    ):
         rates(built, warmup_epochs=0, warmup_updates=40)
 
 

@@ -18,6 +18,11 @@ __all__ = ["UsageError", "check_at_least", "check_page", "parse", "words_of"]
 
 _Options = TypeVar("_Options")
 
+_OF_NUMBERS = {
+    ": invalid literal for int() with base 10: ": " takes INT, not ",
+    ": could not convert string to float: ": " takes FLOAT, not ",
+}
+
 
 class UsageError(ValueError):
     """A command was called in a way that it does not take; the exit status is 2."""
@@ -131,11 +136,15 @@ def _one_line(message: str) -> str:
         return f"missing {', '.join(arguments[0])}"
     text = " ".join(line.strip() for line in sections[0] if not line.startswith("    "))
     text = text.partition(" Got errors:")[0].strip().removesuffix(".").removeprefix("Error parsing ")
-    text = re.sub(r"^config\.((?:\w+\.)*)(\w+): (?=\2\.)", r"\1", text).removeprefix("config.")
+    text = (
+        re.sub(r"^config\.((?:\w+\.)*)(\w+): (?=\2\.)", r"\1", text).removeprefix("config.").removeprefix("Options: ")
+    )
     near = [
         name for section, names in zip(sections, arguments, strict=True) if "Perhaps" in section[0] for name in names
     ]
     text = re.sub(r": no type matching (.*) could be instantiated from \[(.*)\]", _as_expected, text)
+    for theirs, ours in _OF_NUMBERS.items():
+        text = text.replace(theirs, ours)
     return text[:1].lower() + text[1:] + (f"; nearest: {', '.join(near)}" if near else "")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from convattn.config_errors import ConfigError
 from convattn.data.dataset import DataError, tell
 from convattn.data.files import LabelledFiles, PlainFiles, listing
 from convattn.data.images import ImageError
@@ -26,7 +27,7 @@ class ReadableFiles(Protocol):
 
 
 def share_of(validation: str | Path | None) -> float | None:
-    """The share of the images that is held out, where that and no place is said; DataError unless between 0 and 1."""
+    """The share of the images that is held out, where that and no place is said; ConfigError unless in (0, 1)."""
     try:
         share = float(str(validation))
     except ValueError:
@@ -34,7 +35,7 @@ def share_of(validation: str | Path | None) -> float | None:
     if Path(str(validation)).exists():
         return None
     if not 0 < share < 1:
-        raise DataError(f"data.validation {validation}: a share of the images must be above 0 and below 1, as 0.2")
+        raise ConfigError(f"data.validation {validation}: a share of the images must be above 0 and below 1, as 0.2")
     return share
 
 

@@ -196,7 +196,10 @@ def build_schedule(
     if warmup is None:
         warmup = round(schedule.warmup_epochs * updates_per_epoch)
     if warmup and warmup >= updates:
-        raise ConfigError(f"a warm-up of {warmup} updates must be below the {updates} updates of the run")
+        raise ConfigError(
+            f"a warm-up of {warmup} updates must be below the {updates} updates of the run; "
+            "set schedule.warmup_epochs, or schedule.warmup_updates with schedule.warmup_epochs 0"
+        )
     # Counted in updates (one update an "epoch" to timm), so that a warm-up may end within an epoch.
     factor_from = schedule.warmup_factor
     # Milestones count from the start, and what multiplies a schedule does not move it.
