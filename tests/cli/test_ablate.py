@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from convattn.cli.comparing import shared_recipe
 from convattn.cli.main import main
 from convattn.cli.options.ablate import key_and_values, options_of, read
 from forked_runs import ForkedProgram
@@ -55,6 +57,16 @@ def test_two_processes_share_the_runs_and_train_none_twice(pictures, tmp_path, c
     assert main([*words, "--json"]) == 0  # nothing is left to train
     found = json.loads(capsys.readouterr().out)
     assert [list(row["figures"]) for row in found["budgets"]["epochs"]] == [["0", "1", "2"]] * 3
+
+
+@pytest.mark.filterwarnings("ignore::convattn.data.dataset.DataWarning")  # which folder is which
+@pytest.mark.parametrize("folder", ["val", "Validation", "TEST"])
+def test_where_images_are_held_out_the_others_judge_whatever_letters_name_them(folder, tmp_path):
+    (write_pictures(tmp_path, train=4, val=2) / "val").rename(tmp_path / folder)
+    words = ["--base", "smt_nano", "--mixers", "none,se", "--data", str(tmp_path), "--hold-out", "0.5"]
+    config, train = shared_recipe(read(words))
+    assert config.data.evaluations == (f"test={tmp_path / folder}",)
+    assert {Path(path).relative_to(tmp_path).parts[0] for path in train.paths} == {"train"}
 
 
 def test_a_dry_run_trains_nothing(pictures, tmp_path, capsys, monkeypatch):

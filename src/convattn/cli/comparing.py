@@ -14,7 +14,7 @@ from convattn.cli.arguments import UsageError
 from convattn.cli.choices import choose_recipe, tell, with_scaled_warmup
 from convattn.cli.console import print_table, progress_bar, say, warn
 from convattn.cli.options import ablate, search
-from convattn.data.split_words import SPLITS
+from convattn.data.splits import find_split
 from convattn.nearest import nearest
 from convattn.recipes import RECIPES
 from convattn.rooms import room
@@ -113,9 +113,9 @@ def print_tables(*tables: Table) -> None:
 
 def _tested(source: str) -> tuple[str, ...]:
     """The images of the validation or test split, which judge where others choose; none where there is no such."""
-    for split in ("test", "val"):
-        for word in SPLITS[split]:
-            folder = Path(source) / word
-            if folder.is_dir():
-                return (f"{TEST}={folder.resolve()}",)
+    if Path(source).is_dir():
+        for split in ("test", "val"):
+            found = find_split(Path(source), split)
+            if found is not None and len(found.tars) < 2:
+                return (f"{TEST}={found.path.resolve()}",)
     return ()
