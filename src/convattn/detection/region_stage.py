@@ -49,12 +49,11 @@ class RegionRules:
     eps: float  # added to what losses are divided by
     shares_gradient: bool  # each of several stages passes on its share of the gradient
     averages: Literal["logits", "probabilities"]  # of several stages
-    one_mask_head: bool  # for several stages: it learns from the first's regions
     in_original_pixels: bool  # boxes are scaled before suppression
 
 
-MMDET_REGIONS = RegionRules(True, True, 1e-6, EPS, False, "logits", False, True)
-DETECTRON2_REGIONS = RegionRules(False, False, 4e-8, 0.0, True, "probabilities", True, False)
+MMDET_REGIONS = RegionRules(True, True, 1e-6, EPS, False, "logits", True)
+DETECTRON2_REGIONS = RegionRules(False, False, 4e-8, 0.0, True, "probabilities", False)
 
 
 @dataclass(frozen=True)
