@@ -116,7 +116,7 @@ def test_one_size_counts_and_traces_alike_in_every_form():
 def test_a_benchmark_is_of_any_size():
     assert Setting(image_size=(224, 224)) == Setting(image_size=[3, 224, 224]) == Setting(image_size=224)
     assert str(Setting(image_size=(224, 320))) == "batch 1, 224 x 320 px, fp32, cpu"
-    assert Setting(2, image_size=(1, 8, 8)).size_text == "1 x 8 x 8"
+    assert Setting(batch_size=2, image_size=(1, 8, 8)).size_text == "1 x 8 x 8"
     table = convattn.benchmark(
         ["smt_nano"], runtimes=["eager"], image_sizes=(32, (32, 48)), repeats=1, warmup=0, memory=False, reference=None
     )
