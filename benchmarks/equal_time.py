@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ _WARM_UP, _TIMED = 2, 12  # updates
 
 
 @dataclass(frozen=True)
-class Suite:
+class Suite(ABC):
     """What is trained, and for how long."""
 
     figures: ClassVar[tuple[str, ...]]  # names of metrics
@@ -59,9 +60,9 @@ class Suite:
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/equal_time")
     """Keep the runs here; `convattn runs` draws their curves."""
 
+    @abstractmethod
     def configs(self) -> dict[str, RunConfig]:
         """The run of each network, but for its length, seed and folder."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from convattn.data.dataset import Labelled
 from convattn.data.images import ImageError
+from convattn.data.labelled import Labelled
 from convattn.data.loader import Samples, SeededSamples, TrainingLoader, evaluation_loader
 from convattn.data.transforms import PictureAlone
 from convattn.data.workers import worker_options

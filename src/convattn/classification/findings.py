@@ -14,7 +14,8 @@ from convattn.classification.gallery import choose_samples, gallery
 from convattn.classification.options import EvaluationOptions
 from convattn.classification.real_labels import RealLabels, read_real_labels
 from convattn.data.class_names import class_names
-from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.dataset import DataError
+from convattn.data.labelled import ImageDataset
 from convattn.data.transforms import input_config
 from convattn.model_files import is_place
 from convattn.page import Confusion

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convattn.data.dataset import ImageDataset
 from convattn.data.images import as_png
+from convattn.data.labelled import ImageDataset
 from convattn.data.transforms import input_config, picture_seen, transforms_for
 from convattn.explain.grad_cam import grad_cam
 from convattn.explain.overlay import overlay

@@ -7,8 +7,9 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from convattn.data.class_names import own_names
-from convattn.data.dataset import DataError, ImageDataset, Labelled
+from convattn.data.dataset import DataError
 from convattn.data.known_classes import KnownClasses, LabelError
+from convattn.data.labelled import ImageDataset, Labelled
 from convattn.data.names import NumberedClasses
 from convattn.data.spelling import spelled
 from convattn.shown import brief

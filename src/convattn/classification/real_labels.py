@@ -15,7 +15,8 @@ from PIL import Image
 from timm.data import RealLabelsImagenet
 from torch import Tensor
 
-from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.dataset import DataError
+from convattn.data.labelled import ImageDataset
 from convattn.task import Batch, Meter
 
 __all__ = ["RealDataset", "RealLabels", "RealScores", "read_real_labels"]

@@ -19,10 +19,11 @@ from convattn.classification.scores import Scores
 from convattn.classification.task import Classification, balanced_weights
 from convattn.classification.teacher import Student, fit_teacher
 from convattn.config_errors import ConfigError
-from convattn.data.dataset import DataError, ImageDataset
+from convattn.data.dataset import DataError
 from convattn.data.files import listing
 from convattn.data.held_out import share_of
 from convattn.data.joined_dataset import JoinedDataset
+from convattn.data.labelled import ImageDataset
 from convattn.data.names import NumberedClasses
 from convattn.data.sources import is_stream, open_evaluation, open_training, open_unlabelled
 from convattn.data.stream import StreamLoader

@@ -6,7 +6,8 @@ Images are 8×8, 17 levels of grey. Alpaydin and Kaynak, UCI machine learning re
 import numpy as np
 from PIL import Image
 
-from convattn.data.dataset import DataError, Labelled
+from convattn.data.dataset import DataError
+from convattn.data.labelled import Labelled
 from convattn.extras import require
 from convattn.sizes import Size, image_shape
 

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from PIL import Image
 
-from convattn.data.dataset import DataError, Labelled, tell
+from convattn.data.dataset import DataError, tell
 from convattn.data.file_names import WHAT_COUNTS
 from convattn.data.images import read_bytes, read_image
+from convattn.data.labelled import Labelled
 from convattn.data.names import Names
 from convattn.data.stated_labels import StatedLabels, places_of
 from convattn.shown import brief

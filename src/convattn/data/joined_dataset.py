@@ -6,7 +6,7 @@ from typing import overload
 
 from PIL import Image
 
-from convattn.data.dataset import ImageDataset, Labelled
+from convattn.data.labelled import ImageDataset, Labelled
 
 __all__ = ["JoinedDataset"]
 

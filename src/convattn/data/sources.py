@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from convattn.data.dataset import DataError, ImageDataset, tell
+from convattn.data.dataset import DataError, tell
 from convattn.data.digits import open_digits
 from convattn.data.file_names import WHAT_COUNTS, is_image_name, is_service_path, is_unread_name, tell_unread
 from convattn.data.files import Files, LabelledFiles, PlainFiles, listing
 from convattn.data.flat import open_by_label_file, open_by_synset
 from convattn.data.folder import Content, content_of, images_below, list_folder, open_class_folders
 from convattn.data.held_out import hold_out, share_of
+from convattn.data.labelled import ImageDataset
 from convattn.data.lists import LIST_SUFFIXES, is_list_name, open_list, paths_in_list
 from convattn.data.names import Names
 from convattn.data.shards import are_shards, open_shards

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from convattn.data.dataset import DataError, Labelled
+from convattn.data.dataset import DataError
 from convattn.data.file_names import is_shard_name
 from convattn.data.images import ImageError, read_image
 from convattn.data.known_classes import KnownClasses, LabelError
+from convattn.data.labelled import Labelled
 from convattn.data.loader import SeededSamples, collate
 from convattn.data.shards import grouped, image_suffix, label_in, label_parts
 from convattn.data.tars import members_of, problem_with

@@ -3,7 +3,7 @@
     {"version": 2, "model": "smt_tiny", "format": "onnx", "precision": "fp32", "dynamic": "batch",
      "input_size": [3, 224, 224], "batch": null, "outputs": ["output"], "returns": "tensor", "channels": [],
      "reductions": [], "preprocessing": {"mean": […], "std": […], "interpolation": "bicubic", "crop_pct": 0.9,
-     "crop_mode": "center"}, "task": "classification", "details": {"num_classes": 1000, …},
+     "crop_mode": "center"}, "task": "…", "details": {"num_classes": 1000, …},
      "versions": {"convattn": "…", …}, "opset": 20, "checksum": "…", "own_checksum": "…"}
 
 The details are the words of the task's room: what it says of the model here, and checks when the file is read.

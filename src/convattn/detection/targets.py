@@ -170,7 +170,9 @@ def _bitmaps(image: int, masks: Any, count: int, size: tuple[int, int]) -> Tenso
             f"image {image} of {size[1]} × {size[0]} pixels has {count} boxes and masks of shape "
             f"{tuple(pixels.shape)}; give ({count}, {size[0]}, {size[1]})"
         )
-    least, most = (float(pixels.min()), float(pixels.max())) if count else (0.0, 1.0)
+    if pixels.dtype == torch.bool or not count:
+        return pixels
+    least, most = torch.stack(torch.aminmax(pixels)).tolist()
     if not 0 <= least <= most <= 1:
         raise ValueError(f"masks of image {image} hold numbers from {least:g} to {most:g}; give 0 and 1")
     return pixels

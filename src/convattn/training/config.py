@@ -144,7 +144,7 @@ class OptimizerConfig:
     layer_decay: float | None = None
     """Learning rate of each layer over that of the layer behind it; the same for all by default."""
     backbone_lr: float | None = None
-    """Learning rate of a segmenter's or detector's backbone over that of its heads; the same by default."""
+    """Learning rate of the backbone over that of the heads that stand on it; the same by default."""
     clip_grad: float | None = None
     """Largest norm of the gradient; not clipped by default."""
 
