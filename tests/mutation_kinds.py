@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from official_files import read_state_dict
 from PIL import Image
 from torch import nn
 
@@ -33,7 +32,7 @@ from convattn.training.checkpoint import read_checkpoint, save_checkpoint
 from convattn.training.config import ConfigError
 from convattn.training.journal import LogError, read_log
 from convattn.training.output import stored_config
-from convattn.weights.read import CheckpointError
+from convattn.weights.read import CheckpointError, read_state_dict
 from mutations import mutated, mutated_json
 from run_folders import write_run
 from tiny_archives import write_shards, write_tar

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 import convattn
-from convattn.weights.read import read_checkpoint, unwrap_state_dict
 from toys import build_toy
 
 TOY = "smt_large"  # has every kind of entry: layer scale too
@@ -18,11 +17,6 @@ def official_toy(**options: Any) -> tuple[torch.nn.Module, dict[str, torch.Tenso
     """A toy model and its weights under the authors' names."""
     model = build_toy(TOY, **options)
     return model, convattn.to_official(model)
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a file, as they are named there."""
-    return unwrap_state_dict(read_checkpoint(path), name=str(path))
 
 
 def save_with_yacs_node(content: dict[str, Any], path: Path) -> None:

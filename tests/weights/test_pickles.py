@@ -24,9 +24,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from official_files import read_state_dict
 
-from convattn.weights.read import CheckpointError
+from convattn.weights.read import CheckpointError, read_state_dict
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 

@@ -8,9 +8,9 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
-from official_files import read_state_dict, save_with_yacs_node
+from official_files import save_with_yacs_node
 
-from convattn.weights.read import CheckpointError
+from convattn.weights.read import CheckpointError, read_state_dict
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 

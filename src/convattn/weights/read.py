@@ -20,6 +20,7 @@ __all__ = [
     "is_averaged",
     "is_state",
     "read_checkpoint",
+    "read_state_dict",
     "unwrap_state_dict",
 ]
 
@@ -80,6 +81,15 @@ def read_checkpoint(path: str | Path) -> Any:
                 f"{path}: refused, because its {size:,} bytes claim to be {claimed:,} bytes of weights"
             )
     return content
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The largest dictionary of tensors in a checkpoint, as they are named there; averaged weights among equals.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, or if there is none.
+    """
+    return unwrap_state_dict(read_checkpoint(path), name=str(path))
 
 
 def check_name(path: Path) -> None:
